@@ -1,0 +1,2 @@
+//! meshhook
+::pgrx::pg_module_magic!();
