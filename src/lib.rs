@@ -1,2 +1,70 @@
-//! meshhook
-::pgrx::pg_module_magic!();
+//! meshhook: webhook-first, deterministic, durable workflows inside PostgreSQL.
+//!
+//! This package is the extension: it loads state, asks `meshhook_engine` what follows, and stores the
+//! answer. It decides nothing about workflows itself and does no network I/O. `ARCHITECTURE.md` is the map.
+
+// A panic must unwind into an ERROR; aborting would restart the whole cluster.
+#[cfg(not(panic = "unwind"))]
+compile_error!("meshhook must be built with panic = \"unwind\"");
+
+use pgrx::prelude::*;
+
+mod error;
+mod guc;
+mod installation;
+mod job;
+mod operations;
+mod owner;
+mod project;
+mod random;
+mod run;
+mod secret;
+mod shmem;
+mod spi;
+mod subtransaction;
+mod types;
+mod webhook;
+mod worker;
+mod workflow;
+
+::pgrx::pg_module_magic!(name, version);
+
+extension_sql_file!("../sql/security/roles.sql", name = "roles", bootstrap);
+extension_sql_file!("../sql/schema/project.sql", name = "schema_project", requires = ["roles"]);
+extension_sql_file!("../sql/schema/workflow.sql", name = "schema_workflow", requires = ["schema_project"]);
+extension_sql_file!("../sql/schema/run.sql", name = "schema_run", requires = ["schema_workflow"]);
+extension_sql_file!("../sql/schema/webhook.sql", name = "schema_webhook", requires = ["schema_run"]);
+extension_sql_file!("../sql/schema/dump.sql", name = "schema_dump", requires = ["schema_webhook"]);
+extension_sql_file!("../sql/schema/leaves.sql", name = "schema_leaves", requires = ["schema_dump"]);
+extension_sql_file!("../sql/schema/await.sql", name = "await", requires = ["schema_leaves"]);
+extension_sql_file!(
+    "../sql/views/views.sql",
+    name = "views",
+    requires = ["schema_leaves", project::current_project_id, installation::is_active]
+);
+extension_sql_file!("../sql/schema/single.sql", name = "single", requires = [job::complete_jobs, job::fail_jobs]);
+extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
+
+/// Called when the library is loaded: into the postmaster if preloaded, else into a backend.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    guc::init();
+    // SAFETY: a plain global of the server.
+    if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+        shmem::init();
+        worker::init();
+    }
+}
+
+/// Settings of the cluster that `cargo pgrx test` starts.
+#[cfg(test)]
+pub mod pg_test {
+    /// Runs before the cluster starts.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// Lines for postgresql.conf.
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec!["shared_preload_libraries = 'meshhook'"]
+    }
+}

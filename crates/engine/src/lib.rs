@@ -1,1 +1,34 @@
-//! engine
+//! The deterministic core of meshhook.
+//!
+//! A workflow definition, a log of events and the rules between them; nothing else. No Postgres, no
+//! I/O, no clock, no randomness, no threads: whatever comes from outside comes as a [`fact::Fact`] and is
+//! recorded as an [`event::Event`]. [`decide::step`] turns a fact into events, [`state::RunState`] is the
+//! fold of events, and [`replay`] proves that a log and the rules agree.
+
+pub mod decide;
+pub mod definition;
+pub mod error;
+pub mod event;
+pub mod expr;
+pub mod fact;
+pub mod json;
+pub mod node;
+pub mod replay;
+pub mod retry;
+pub mod signature;
+pub mod state;
+pub mod template;
+pub mod time;
+
+/// A plain structure of this crate as a document.
+#[must_use]
+pub fn to_json<T: serde::Serialize>(value: &T) -> json::Json {
+    // Structures of strings, numbers and `Json` always serialise, and to JSON.
+    serde_json::to_string(value).ok().and_then(|text| json::Json::parse(&text).ok()).unwrap_or(json::Json::Null)
+}
+
+/// Reads a field that is present as `Some`, also where it is JSON null, so that a recorded null output
+/// stays different from no output.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<json::Json>, D::Error> {
+    serde::Deserialize::deserialize(deserializer).map(Some)
+}

@@ -1,1 +1,32 @@
-//! testkit
+//! Private clusters, faults and stub servers for meshhook's tests.
+//!
+//! Each piece stands alone and is named after what it stands for:
+//!
+//! * [`Cluster`]: a real Postgres in a temporary folder, preloaded with meshhook or not, with its own port.
+//! * [`Session`]: one connection that remembers the notices it was sent.
+//! * [`Sidecar`]: a `meshhook-sidecar` process.
+//! * [`Stub`]: an HTTP server that answers by script and remembers every request.
+//! * [`wait_for`]: the only way a test may wait.
+//! * [`sign`]: what a sender of webhooks does.
+//! * [`history`]: what must hold of any run's log, whatever happened to it.
+//!
+//! The kit is called by tests only, so it panics with a description instead of returning errors: a test
+//! that cannot have its cluster has nothing left to decide.
+
+pub mod cluster;
+pub mod history;
+pub mod http;
+pub mod install;
+pub mod process;
+pub mod session;
+pub mod sidecar;
+pub mod sign;
+pub mod stub;
+pub mod wait;
+
+pub use cluster::{Cluster, ClusterBuilder, StopMode};
+pub use http::{Response, request};
+pub use session::Session;
+pub use sidecar::{Sidecar, SidecarBuilder};
+pub use stub::{Gate, Received, Reply, Stub};
+pub use wait::wait_for;

@@ -1,0 +1,69 @@
+//! `terminate`: ends the run at once, however many other paths are open. Inline.
+
+use std::sync::Arc;
+
+use super::{Action, Context, Node, NodeType, Reference, refuse_secrets, render, template_references};
+use crate::definition::{Fields, Problems};
+use crate::error::ErrorInfo;
+use crate::expr::Budget;
+use crate::json::Json;
+use crate::state::RunStatus;
+use crate::template::Template;
+
+/// `{"type":"terminate","with":{"status":"succeeded","output": <template>,"reason": <template>}}`
+pub(super) static TYPE: NodeType = NodeType { name: "terminate", is_job: false, compile };
+
+#[derive(Debug)]
+struct Terminate {
+    status: RunStatus,
+    output: Option<Template>,
+    reason: Option<Template>,
+}
+
+fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> {
+    let words = [
+        ("succeeded", RunStatus::Succeeded),
+        ("failed", RunStatus::Failed),
+        ("canceled", RunStatus::Canceled),
+    ];
+    let status = with.word("status", &words, problems).unwrap_or(RunStatus::Succeeded);
+    let output = with.template("output", problems);
+    let reason = with.template("reason", problems);
+    refuse_secrets(with, "output", output.as_ref(), problems);
+    refuse_secrets(with, "reason", reason.as_ref(), problems);
+    Some(Box::new(Terminate { status, output, reason }))
+}
+
+impl Node for Terminate {
+    /// Nothing follows the end; the list is only for the message about an edge that says otherwise.
+    fn ports(&self) -> Vec<Arc<str>> {
+        vec![Arc::from("nothing (it ends the run)")]
+    }
+
+    fn references(&self) -> Vec<Reference> {
+        let of = |name, template: &Option<Template>| {
+            template.iter().flat_map(|template| template_references(name, template)).collect::<Vec<_>>()
+        };
+        let mut references = of("output", &self.output);
+        references.extend(of("reason", &self.reason));
+        references
+    }
+
+    fn fire(&self, context: &Context) -> Result<Action, ErrorInfo> {
+        let mut budget = Budget::node();
+        let output = self.output.as_ref().map(|template| render(template, "output", context, &mut budget));
+        let reason = self.reason.as_ref().map(|template| render(template, "reason", context, &mut budget));
+        let reason = reason.transpose()?.map(|reason| match reason.as_str() {
+            Some(text) => Arc::from(text),
+            None => Arc::from(reason.to_string()),
+        });
+        Ok(Action::End { status: self.status, output: output.transpose()?, reason })
+    }
+}
+
+/// The error of a run that a `terminate` node lets fail.
+pub(crate) fn failure(reason: Option<&str>, output: Option<&Json>) -> ErrorInfo {
+    let mut error = ErrorInfo::new("terminated", reason.unwrap_or("the workflow ended the run as failed"));
+    error.details = output.cloned();
+    error.retryable(false)
+}

@@ -1,0 +1,121 @@
+//! How long to wait before the next attempt: exponential back-off, a cap, and jitter from a recorded seed.
+//!
+//! The random part is a function of (run seed, node, attempt), so that a replay draws the same delay.
+
+use sha2::{Digest, Sha256};
+
+/// How the delay before an attempt is drawn from the computed back-off `d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Jitter {
+    /// Exactly `d`.
+    None,
+    /// Uniform in 0..=`d` ("full jitter", M. Brooker, AWS Architecture Blog 2015).
+    Full,
+}
+
+/// The retry policy of a node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryPolicy {
+    /// Attempts in all, the first included; 1 means no retry.
+    pub max_attempts: u32,
+    /// Back-off before the second attempt, in milliseconds.
+    pub initial_ms: u64,
+    /// What each further back-off is multiplied with.
+    pub factor: f64,
+    /// The largest back-off, in milliseconds.
+    pub max_ms: u64,
+    /// How the delay is drawn.
+    pub jitter: Jitter,
+}
+
+impl Default for RetryPolicy {
+    /// Five attempts, 1 s, doubled, at most 5 min, full jitter.
+    fn default() -> Self {
+        Self { max_attempts: 5, initial_ms: 1_000, factor: 2.0, max_ms: 300_000, jitter: Jitter::Full }
+    }
+}
+
+/// The longest a peer's `Retry-After` is honoured, in milliseconds: one hour.
+pub const MAX_RETRY_AFTER_MS: u64 = 3_600_000;
+
+impl RetryPolicy {
+    /// A policy that never tries twice.
+    #[must_use]
+    pub fn never() -> Self {
+        Self { max_attempts: 1, ..Self::default() }
+    }
+
+    /// Milliseconds to wait after attempt `failed` (1 for the first), or `None` when none is left.
+    ///
+    /// A `retry_after_ms` asked for by the peer lengthens the delay, up to [`MAX_RETRY_AFTER_MS`].
+    #[must_use]
+    pub fn delay_ms(&self, failed: u32, retry_after_ms: Option<u64>, seed: u64, node: &str) -> Option<u64> {
+        if failed >= self.max_attempts {
+            return None;
+        }
+        let exponent = i32::try_from(failed.saturating_sub(1)).unwrap_or(i32::MAX);
+        let backoff = (self.initial_ms as f64 * self.factor.powi(exponent)).min(self.max_ms as f64);
+        let delay = match self.jitter {
+            Jitter::None => backoff,
+            Jitter::Full => backoff * fraction(seed, node, failed),
+        };
+        let hint = retry_after_ms.unwrap_or(0).min(MAX_RETRY_AFTER_MS);
+        Some((delay as u64).max(hint))
+    }
+}
+
+/// A number in 0.0..1.0 that depends on its arguments only: the first 53 bits of a SHA-256.
+fn fraction(seed: u64, node: &str, attempt: u32) -> f64 {
+    let mut hash = Sha256::new();
+    hash.update(seed.to_be_bytes());
+    hash.update(node.as_bytes());
+    hash.update(attempt.to_be_bytes());
+    let digest = hash.finalize();
+    let bits = digest.iter().take(8).fold(0u64, |acc, byte| (acc << 8) | u64::from(*byte));
+    (bits >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn backs_off_exponentially_up_to_the_cap() {
+        let policy = RetryPolicy { max_attempts: 6, max_ms: 5_000, jitter: Jitter::None, ..RetryPolicy::default() };
+        let delays: Vec<_> = (1..=6).map(|n| policy.delay_ms(n, None, 1, "a")).collect();
+        assert_eq!(delays, [Some(1_000), Some(2_000), Some(4_000), Some(5_000), Some(5_000), None]);
+    }
+
+    #[test]
+    fn honours_the_peers_hint_up_to_an_hour() {
+        let policy = RetryPolicy { jitter: Jitter::None, ..RetryPolicy::default() };
+        assert_eq!(policy.delay_ms(1, Some(90_000), 1, "a"), Some(90_000));
+        assert_eq!(policy.delay_ms(1, Some(10), 1, "a"), Some(1_000));
+        assert_eq!(policy.delay_ms(1, Some(u64::MAX), 1, "a"), Some(MAX_RETRY_AFTER_MS));
+    }
+
+    #[test]
+    fn one_attempt_means_no_retry() {
+        assert_eq!(RetryPolicy::never().delay_ms(1, None, 1, "a"), None);
+    }
+
+    #[test]
+    fn full_jitter_covers_its_range_evenly() {
+        let policy = RetryPolicy::default();
+        let delays: Vec<u64> = (0..4_000).filter_map(|seed| policy.delay_ms(1, None, seed, "a")).collect();
+        let mean = delays.iter().sum::<u64>() / delays.len() as u64;
+        assert!((450..550).contains(&mean), "mean {mean} ms of a uniform 0..1000 ms");
+        assert!(delays.iter().all(|d| *d < 1_000));
+    }
+
+    proptest! {
+        #[test]
+        fn is_a_function_of_its_arguments(seed: u64, attempt in 1u32..1_000_000, node in "[a-z]{1,8}", factor in 1.0f64..100.0) {
+            let policy = RetryPolicy { max_attempts: u32::MAX, factor, ..RetryPolicy::default() };
+            let first = policy.delay_ms(attempt, None, seed, &node);
+            prop_assert_eq!(first, policy.delay_ms(attempt, None, seed, &node));
+            prop_assert!(first.is_some_and(|d| d <= policy.max_ms));
+        }
+    }
+}

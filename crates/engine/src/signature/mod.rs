@@ -1,0 +1,24 @@
+//! Verification of incoming webhook signatures.
+//!
+//! Schemes are data, not code: [`PRESETS`] is the one table that says which headers a sender uses,
+//! what it signs and how it writes the result, and [`verify`] is the one verifier that reads it.
+//! The scheme always comes from the endpoint's configuration, never from the request.
+//!
+//! No clock, no I/O: the caller passes the time, and looks up, opens and wipes the secrets.
+
+mod grammar;
+mod headers;
+mod key;
+mod preset;
+mod sign;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+pub use headers::Headers;
+pub use key::{KeyForm, SecretError};
+pub use preset::{
+    Algorithm, Dedupe, Encoding, Grammar, HeaderSet, PRESETS, Part, Preset, TimestampSource,
+};
+pub use sign::sign;
+pub use verify::{MAX_CANDIDATES, MAX_ID_BYTES, Reason, Verdict, verify};

@@ -1,0 +1,450 @@
+//! Claims jobs, makes their calls, reports what came of them.
+//!
+//! One task decides (this file): when to claim and what to start. Each call is a task of its own; one
+//! task renews the leases ([`lease`]), one writes the outcomes ([`report`]). A job is *held* from its
+//! claim until the database acknowledged its outcome; see [`lease::Leases`].
+
+pub mod http;
+pub mod lease;
+pub mod limits;
+pub mod report;
+pub mod request;
+pub mod response;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use self::http::{Answer, CallError, Class, HttpClient};
+use self::lease::Leases;
+use self::limits::{HostKey, Queue};
+use self::report::{Outcome, Report, Reporter};
+use self::request::Prepared;
+use crate::backoff::Backoff;
+use crate::shutdown::Shutdown;
+use crate::store::{ClaimedJob, DatabaseState, JobRef, JobStore, StoreError};
+
+/// While calls are running, a claim waits this long for more slots to come free, so that a busy
+/// executor claims dozens at a time and not one by one.
+const SETTLE: Duration = Duration::from_millis(3);
+/// After an outage, results that wait to be written get this head start on the next claim.
+const RESULTS_FIRST: Duration = Duration::from_millis(100);
+/// Once drained, outcomes get at least this long to be written.
+const FLUSH: Duration = Duration::from_secs(3);
+
+/// How the executor works; see the flags of the same names.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Queue to claim from.
+    pub queue: String,
+    /// Name leases are recorded under.
+    pub executor: String,
+    /// Most calls at once.
+    pub concurrency: usize,
+    /// Most calls at once to one host and port.
+    pub per_host: usize,
+    /// Most jobs in one statement.
+    pub batch: usize,
+    /// Length of a lease.
+    pub lease: Duration,
+    /// Longest time between two looks for jobs.
+    pub poll: Duration,
+    /// How long running calls may go on once draining began.
+    pub drain: Duration,
+}
+
+/// What the deciding task hears from the others.
+enum Event {
+    /// A call's task is gone, one way or another.
+    Ended(HostKey),
+    /// A claim came back.
+    Claimed { asked: Instant, wanted: usize, result: Result<Vec<ClaimedJob>, StoreError> },
+}
+
+/// A claimed job whose payload has been checked.
+struct Ready {
+    claimed: ClaimedJob,
+    prepared: Prepared,
+}
+
+struct Executor<S> {
+    store: Arc<S>,
+    settings: Settings,
+    client: HttpClient,
+    leases: Arc<Leases>,
+    queue: Queue<Ready>,
+    events: mpsc::UnboundedSender<Event>,
+    reports: mpsc::UnboundedSender<Report>,
+    /// There may be ready jobs that we do not know of.
+    hungry: bool,
+    /// A claim is on its way.
+    claiming: bool,
+    /// No claim before this.
+    not_before: Option<Instant>,
+    backoff: Backoff,
+}
+
+/// Runs the executor until it is told to drain, and drains. Returns when nothing is left to do, or
+/// when the time to drain is over.
+pub async fn run<S: JobStore>(store: Arc<S>, settings: Settings, client: HttpClient, mut shutdown: Shutdown) {
+    let leases = Arc::new(Leases::new(settings.lease));
+    let (events, mut inbox) = mpsc::unbounded_channel();
+    let (reports, outbox) = mpsc::unbounded_channel();
+    let reporter = tokio::spawn(
+        Reporter { store: store.clone(), leases: leases.clone(), batch: settings.batch }.run(outbox),
+    );
+    let renewing = tokio::spawn(lease::keep_renewing(store.clone(), leases.clone()));
+    let wake = store.wakeups();
+    let state = store.state();
+    let mut executor = Executor {
+        queue: Queue::new(settings.concurrency, settings.per_host),
+        store,
+        settings,
+        client,
+        leases,
+        events,
+        reports,
+        hungry: true,
+        claiming: false,
+        not_before: None,
+        backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
+    };
+    executor.work(&mut inbox, &wake, state, &mut shutdown).await;
+    executor.drain(&mut inbox, reporter).await;
+    renewing.abort();
+}
+
+impl<S: JobStore> Executor<S> {
+    async fn work(
+        &mut self,
+        inbox: &mut mpsc::UnboundedReceiver<Event>,
+        wake: &Notify,
+        mut state: watch::Receiver<DatabaseState>,
+        shutdown: &mut Shutdown,
+    ) {
+        let mut poll = Box::pin(tokio::time::sleep(self.poll_period()));
+        loop {
+            self.start_what_may_start();
+            let ready = *state.borrow_and_update() == DatabaseState::Ready;
+            let claim_at = if ready { self.claim_time() } else { None };
+            if claim_at.is_some_and(|at| at <= Instant::now()) {
+                self.claim();
+                continue;
+            }
+            tokio::select! {
+                biased;
+                () = shutdown.draining() => return,
+                Some(event) = inbox.recv() => {
+                    self.on(event);
+                    // Everything else that is there, before deciding again.
+                    while let Ok(event) = inbox.try_recv() {
+                        self.on(event);
+                    }
+                }
+                () = wake.notified() => self.hungry = true,
+                changed = state.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.hungry = true;
+                    // After an outage, results first: a job whose lease ran out meanwhile would be
+                    // claimed and called again although its result is at hand.
+                    self.not_before =
+                        self.leases.has_results().then(|| Instant::now() + RESULTS_FIRST);
+                    self.backoff.reset();
+                }
+                () = sleep_until(claim_at), if claim_at.is_some() => {}
+                () = &mut poll => {
+                    self.hungry = true;
+                    poll.set(tokio::time::sleep(self.poll_period()));
+                }
+            }
+        }
+    }
+
+    /// The safety poll's period with its jitter: replicas started together drift apart.
+    fn poll_period(&self) -> Duration {
+        self.settings.poll.mul_f64(0.8 + 0.4 * fastrand::f64())
+    }
+
+    /// When to claim next, if anything is to be claimed at all.
+    fn claim_time(&mut self) -> Option<Instant> {
+        let room = self.queue.room();
+        if !self.hungry || self.claiming || room == 0 {
+            return None;
+        }
+        let now = Instant::now();
+        let worthwhile = self.settings.batch.min(self.settings.concurrency.div_ceil(4));
+        if self.not_before.is_none() {
+            let idle = self.queue.running() == 0;
+            self.not_before = Some(if idle || room >= worthwhile { now } else { now + SETTLE });
+        } else if room >= worthwhile && !self.backing_off() {
+            self.not_before = Some(now);
+        }
+        self.not_before
+    }
+
+    /// True while a failed claim is the reason to wait.
+    fn backing_off(&self) -> bool {
+        self.not_before.is_some_and(|at| at > Instant::now() + SETTLE)
+    }
+
+    fn claim(&mut self) {
+        let wanted = self.queue.room().min(self.settings.batch);
+        self.claiming = true;
+        // A wake-up from here on may be about jobs this claim cannot see.
+        self.hungry = false;
+        self.not_before = None;
+        let (store, events) = (self.store.clone(), self.events.clone());
+        let (queue, executor) = (self.settings.queue.clone(), self.settings.executor.clone());
+        let lease = self.settings.lease;
+        tokio::spawn(async move {
+            let asked = Instant::now();
+            let result = store.claim(&queue, &executor, wanted, lease).await;
+            // Fails only when the executor is gone; the leases run out then.
+            let _ = events.send(Event::Claimed { asked, wanted, result });
+        });
+    }
+
+    fn on(&mut self, event: Event) {
+        match event {
+            Event::Ended(host) => self.queue.ended(&host),
+            Event::Claimed { asked, wanted, result } => {
+                self.claiming = false;
+                match result {
+                    Ok(jobs) => {
+                        metrics::counter!("meshhook_sidecar_claims_total").increment(1);
+                        metrics::counter!("meshhook_sidecar_jobs_claimed_total").increment(jobs.len() as u64);
+                        self.backoff.reset();
+                        // A full batch: there is probably more.
+                        self.hungry |= jobs.len() >= wanted;
+                        for job in jobs {
+                            self.take(job, asked);
+                        }
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "could not claim jobs");
+                        metrics::counter!("meshhook_sidecar_claim_errors_total").increment(1);
+                        self.hungry = true;
+                        self.not_before = Some(Instant::now() + self.backoff.next_wait());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Queues a claimed job, or fails it at once if it cannot be sent.
+    fn take(&mut self, claimed: ClaimedJob, asked: Instant) {
+        self.leases.claimed(&claimed.job, asked + claimed.lease_left);
+        let prepared = if claimed.kind == "http" {
+            request::prepare(&claimed.payload, claimed.idempotency_key.as_deref())
+        } else {
+            Err(format!("this executor makes http calls and cannot do jobs of kind {:?}", claimed.kind))
+        };
+        match prepared {
+            Ok(prepared) => {
+                let host = prepared.host.clone();
+                // The text has served; only what is sent is kept while the job waits.
+                let claimed = ClaimedJob { payload: String::new(), ..claimed };
+                self.queue.push(host, Ready { claimed, prepared });
+            }
+            Err(message) => {
+                let error = CallError { class: Class::InvalidRequest, message, hopeless: true };
+                count_call(Class::InvalidRequest.name());
+                log_failure(&claimed, &error);
+                report(&self.leases, &self.reports, claimed.job, Err(error));
+            }
+        }
+    }
+
+    fn start_what_may_start(&mut self) {
+        while let Some((host, ready)) = self.queue.start_next() {
+            if !self.leases.may_start(&ready.claimed.job) {
+                tracing::warn!(job = %ready.claimed.job.id, "lease lost before the call began");
+                self.queue.ended(&host);
+                continue;
+            }
+            let job = ready.claimed.job.clone();
+            let guard = Guard {
+                host: Some(host),
+                job: job.clone(),
+                leases: self.leases.clone(),
+                events: self.events.clone(),
+                reported: false,
+            };
+            let task = tokio::spawn(execute(self.client.clone(), ready, guard, self.reports.clone()));
+            self.leases.started(&job, task.abort_handle());
+        }
+        metrics::gauge!("meshhook_sidecar_jobs", "state" => "running").set(self.queue.running() as f64);
+        metrics::gauge!("meshhook_sidecar_jobs", "state" => "waiting_for_host")
+            .set(self.queue.waiting() as f64);
+    }
+
+    /// Gives back what has not started, waits for what runs, has everything written.
+    async fn drain(mut self, inbox: &mut mpsc::UnboundedReceiver<Event>, reporter: JoinHandle<()>) {
+        let deadline = Instant::now() + self.settings.drain;
+        tracing::info!(
+            running = self.queue.running(),
+            waiting = self.queue.waiting(),
+            "draining: no more claims"
+        );
+        loop {
+            self.give_back().await;
+            if self.queue.running() == 0 && !self.claiming {
+                break;
+            }
+            tokio::select! {
+                Some(event) = inbox.recv() => self.on(event),
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+        }
+        let stopped = self.leases.stop_running();
+        for (id, token) in &stopped {
+            let error = CallError {
+                class: Class::Io,
+                message: "the sidecar was shut down before the response was complete".to_owned(),
+                hopeless: false,
+            };
+            let job = JobRef { id: id.clone(), token: *token };
+            count_call("shutdown");
+            report(&self.leases, &self.reports, job, Err(error));
+        }
+        if !stopped.is_empty() {
+            tracing::warn!(count = stopped.len(), "stopped calls that outlasted the drain time");
+        }
+        // With the last sender gone the reporter ends once everything is written.
+        let leases = self.leases.clone();
+        drop(self);
+        let limit = deadline.max(Instant::now() + FLUSH);
+        if tokio::time::timeout_at(limit, reporter).await.is_err() {
+            tracing::warn!(
+                count = leases.len(),
+                "could not write all outcomes in time: their leases will run out"
+            );
+        }
+        tracing::info!("drained");
+    }
+
+    async fn give_back(&mut self) {
+        let jobs: Vec<JobRef> =
+            self.queue.drain_waiting().into_iter().map(|ready| ready.claimed.job).collect();
+        if jobs.is_empty() {
+            return;
+        }
+        for job in &jobs {
+            self.leases.remove(job);
+        }
+        match self.store.release(&jobs).await {
+            Ok(()) => {
+                metrics::counter!("meshhook_sidecar_outcomes_total", "kind" => "release", "outcome" => "accepted")
+                    .increment(jobs.len() as u64);
+                tracing::info!(count = jobs.len(), "gave back jobs that had not started");
+            }
+            Err(error) => {
+                tracing::warn!(%error, count = jobs.len(), "could not give back jobs: their leases will run out");
+            }
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Frees a call's slot however its task ends, and its lease if no outcome was reported.
+struct Guard {
+    host: Option<HostKey>,
+    job: JobRef,
+    leases: Arc<Leases>,
+    events: mpsc::UnboundedSender<Event>,
+    reported: bool,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.reported && std::thread::panicking() {
+            // Nobody will report it, so nobody must renew it.
+            self.leases.remove(&self.job);
+        }
+        if let Some(host) = self.host.take() {
+            // Fails only when the executor is gone.
+            let _ = self.events.send(Event::Ended(host));
+        }
+    }
+}
+
+async fn execute(client: HttpClient, ready: Ready, mut guard: Guard, reports: mpsc::UnboundedSender<Report>) {
+    let Ready { claimed, prepared } = ready;
+    let begun = Instant::now();
+    let result = client.call(prepared).await;
+    metrics::histogram!("meshhook_sidecar_http_call_seconds").record(begun.elapsed());
+    match &result {
+        Ok(answer) => {
+            count_call(status_class(answer.status));
+            tracing::debug!(
+                run = claimed.run_id,
+                node = claimed.node,
+                attempt = claimed.attempt,
+                status = answer.status,
+                "call answered"
+            );
+        }
+        Err(error) => {
+            count_call(error.class.name());
+            log_failure(&claimed, error);
+        }
+    }
+    guard.reported = true;
+    report(&guard.leases, &reports, claimed.job, result);
+}
+
+/// Hands an outcome to the reporter, unless the lease is lost.
+fn report(
+    leases: &Leases,
+    reports: &mpsc::UnboundedSender<Report>,
+    job: JobRef,
+    result: Result<Answer, CallError>,
+) {
+    if !leases.reporting(&job) {
+        return;
+    }
+    let (outcome, size) = match result {
+        Ok(answer) => (Outcome::Complete(answer.output), answer.body_bytes + 1024),
+        Err(error) => (Outcome::Fail(error.to_json()), 1024),
+    };
+    // Fails only when the reporter was given up at the end of the drain time.
+    let _ = reports.send(Report { job, outcome, size });
+}
+
+fn log_failure(claimed: &ClaimedJob, error: &CallError) {
+    // The run's history has it for good; at info a broken peer would flood the log.
+    tracing::debug!(
+        run = claimed.run_id,
+        node = claimed.node,
+        attempt = claimed.attempt,
+        class = error.class.name(),
+        reason = error.message,
+        "call brought no response"
+    );
+}
+
+fn count_call(result: &'static str) {
+    metrics::counter!("meshhook_sidecar_http_calls_total", "result" => result).increment(1);
+}
+
+fn status_class(status: u16) -> &'static str {
+    match status / 100 {
+        1 => "1xx",
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        5 => "5xx",
+        _ => "other",
+    }
+}

@@ -1,0 +1,108 @@
+//! `meshhook-sidecar`: the thin process beside PostgreSQL that makes the HTTP calls of meshhook
+//! workflows and takes in their webhooks.
+//!
+//! It decides nothing and keeps nothing: what to call comes from the database as leased jobs
+//! ([`executor`]), what came of it goes back, and webhooks are passed to the database as they are
+//! ([`intake`]). A lease whose sidecar died runs out, and another makes the call again.
+
+pub mod backoff;
+pub mod config;
+pub mod executor;
+pub mod intake;
+pub mod ops;
+pub mod server;
+pub mod shutdown;
+pub mod store;
+pub mod version;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::routing::{any, get};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use crate::config::Config;
+use crate::executor::http::HttpClient;
+use crate::intake::Intake;
+use crate::ops::Ops;
+use crate::shutdown::Shutdown;
+use crate::store::{JobStore, PgStore, WebhookStore};
+
+/// Requests in progress when the executor has drained get at least this long to end.
+const SERVER_GRACE: Duration = Duration::from_secs(2);
+
+/// Runs the sidecar against the database it is configured for, until it has drained.
+///
+/// # Errors
+/// When the address cannot be listened on, or TLS cannot be set up. A database that is away is no
+/// error: the sidecar waits for it.
+pub async fn run(config: Config, metrics: PrometheusHandle, shutdown: Shutdown) -> anyhow::Result<()> {
+    config.log();
+    let listener =
+        TcpListener::bind(config.listen).await.with_context(|| format!("listening on {}", config.listen))?;
+    let store = Arc::new(PgStore::start(&config.database_url, config.db_pool)?);
+    let upkeep = tokio::spawn(keep_metrics(metrics.clone()));
+    let result = serve(store, &config, listener, Some(metrics), shutdown).await;
+    upkeep.abort();
+    result
+}
+
+/// Runs executor and intake over any store, until drained.
+///
+/// # Errors
+/// When TLS for outgoing calls cannot be set up.
+pub async fn serve<S: JobStore + WebhookStore>(
+    store: Arc<S>,
+    config: &Config,
+    listener: TcpListener,
+    metrics: Option<PrometheusHandle>,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let client = HttpClient::new(config.connect_timeout, config.max_response_bytes, config.per_host)?;
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "listening");
+    }
+    let ops = Ops { database: store.state(), shutdown: shutdown.clone(), metrics };
+    let intake = Intake::new(store.clone(), config.max_webhooks, config.max_webhook_bytes);
+    let (stop, stopped) = oneshot::channel();
+    let server = tokio::spawn(server::serve(listener, router(intake, ops), stopped, SERVER_GRACE));
+    let settings = executor::Settings {
+        queue: config.queue.clone(),
+        executor: config.executor_name(),
+        concurrency: config.concurrency,
+        per_host: config.per_host,
+        batch: config.batch,
+        lease: config.lease,
+        poll: config.poll,
+        drain: config.drain,
+    };
+    // Webhooks are served until the executor has drained: the load balancer sees /readyz meanwhile.
+    executor::run(store, settings, client, shutdown).await;
+    drop(stop);
+    server.await.context("the HTTP server failed")
+}
+
+/// All routes of the listener.
+fn router<S: WebhookStore>(intake: Intake<S>, ops: Ops) -> Router {
+    let hooks =
+        Router::new().route("/hooks/{endpoint}", any(intake::receive::<S>)).with_state(Arc::new(intake));
+    Router::new()
+        .route("/healthz", get(ops::healthz))
+        .route("/readyz", get(ops::readyz))
+        .route("/metrics", get(ops::metrics))
+        .with_state(Arc::new(ops))
+        .merge(hooks)
+}
+
+/// Folds recorded samples into the histograms, so that they do not pile up between scrapes.
+async fn keep_metrics(metrics: PrometheusHandle) {
+    let mut tick = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        tick.tick().await;
+        metrics.run_upkeep();
+    }
+}

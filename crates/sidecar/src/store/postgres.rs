@@ -1,0 +1,169 @@
+//! The database as it is: every method one statement, every statement one transaction.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::{Notify, watch};
+use tokio_postgres::Row;
+
+use super::connect::{Connector, DatabaseUrl};
+use super::link::Link;
+use super::pool::Pool;
+use super::{
+    ClaimedJob, DatabaseState, JobRef, JobStore, Renewal, StoreError, Verdict, WebhookReply, WebhookRequest,
+    WebhookStore,
+};
+
+const RECEIVE: &str = "SELECT status, headers, body FROM meshhook.receive_webhook(
+    endpoint => $1::text, method => $2::text, headers => $3::jsonb, query => $4::text, body => $5::bytea)";
+
+/// A PostgreSQL database with the extension. Connects by itself, for as long as it lives.
+pub struct PgStore {
+    link: Link,
+    webhooks: Pool,
+    wake: Arc<Notify>,
+    state: watch::Receiver<DatabaseState>,
+}
+
+impl PgStore {
+    /// Starts connecting in the background; `pool` connections at most serve webhooks.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up as asked. An unreachable database is no error.
+    pub fn start(url: &DatabaseUrl, pool: usize) -> anyhow::Result<Self> {
+        let connector = Connector::new(url)?;
+        let wake = Arc::new(Notify::new());
+        let (sender, state) = watch::channel(DatabaseState::Unreachable);
+        Ok(Self {
+            link: Link::start(connector.clone(), wake.clone(), sender),
+            webhooks: Pool::new(connector, RECEIVE, pool),
+            wake,
+            state,
+        })
+    }
+}
+
+impl JobStore for PgStore {
+    async fn claim(
+        &self,
+        queue: &str,
+        executor: &str,
+        batch_size: usize,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedJob>, StoreError> {
+        let live = self.link.live()?;
+        let batch_size = i32::try_from(batch_size).unwrap_or(i32::MAX);
+        let rows = live
+            .control(&live.on_control.claim, &[&queue, &executor, &batch_size, &lease.as_secs_f64()])
+            .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(ClaimedJob {
+                    job: JobRef { id: row.try_get::<_, &str>(0)?.into(), token: row.try_get(1)? },
+                    run_id: row.try_get(2)?,
+                    node: row.try_get(3)?,
+                    attempt: row.try_get(4)?,
+                    kind: row.try_get(5)?,
+                    payload: row.try_get::<_, Option<String>>(6)?.unwrap_or_default(),
+                    idempotency_key: row.try_get(7)?,
+                    lease_left: seconds(row.try_get(8)?),
+                })
+            })
+            .collect::<Result<_, tokio_postgres::Error>>()
+            .map_err(unexpected_shape)
+    }
+
+    async fn heartbeat(&self, jobs: &[JobRef], lease: Duration) -> Result<Vec<Renewal>, StoreError> {
+        let live = self.link.live()?;
+        let (ids, tokens) = columns(jobs.iter());
+        let rows = live.control(&live.on_control.heartbeat, &[&ids, &tokens, &lease.as_secs_f64()]).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Renewal {
+                    id: row.try_get(0)?,
+                    lease_left: row.try_get::<_, Option<f64>>(1)?.map(seconds),
+                })
+            })
+            .collect::<Result<_, tokio_postgres::Error>>()
+            .map_err(unexpected_shape)
+    }
+
+    async fn complete(&self, results: &[(JobRef, Value)]) -> Result<Vec<(String, Verdict)>, StoreError> {
+        let live = self.link.live()?;
+        let (ids, tokens) = columns(results.iter().map(|(job, _)| job));
+        let values: Vec<&Value> = results.iter().map(|(_, value)| value).collect();
+        let rows = live.report(&live.on_report.complete, &[&ids, &tokens, &values]).await?;
+        verdicts(&rows)
+    }
+
+    async fn fail(&self, results: &[(JobRef, Value)]) -> Result<Vec<(String, Verdict)>, StoreError> {
+        let live = self.link.live()?;
+        let (ids, tokens) = columns(results.iter().map(|(job, _)| job));
+        let values: Vec<&Value> = results.iter().map(|(_, value)| value).collect();
+        let rows = live.report(&live.on_report.fail, &[&ids, &tokens, &values]).await?;
+        verdicts(&rows)
+    }
+
+    async fn release(&self, jobs: &[JobRef]) -> Result<(), StoreError> {
+        let live = self.link.live()?;
+        let (ids, tokens) = columns(jobs.iter());
+        live.control(&live.on_control.release, &[&ids, &tokens]).await?;
+        Ok(())
+    }
+
+    fn wakeups(&self) -> Arc<Notify> {
+        self.wake.clone()
+    }
+
+    fn state(&self) -> watch::Receiver<DatabaseState> {
+        self.state.clone()
+    }
+}
+
+impl WebhookStore for PgStore {
+    async fn receive(&self, webhook: &WebhookRequest) -> Result<WebhookReply, StoreError> {
+        if let DatabaseState::Incompatible(problem) = &*self.state.borrow() {
+            return Err(StoreError::Unavailable(problem.clone()));
+        }
+        let body: &[u8] = &webhook.body;
+        let rows = self
+            .webhooks
+            .query(&[&webhook.endpoint, &webhook.method, &webhook.headers, &webhook.query, &body])
+            .await?;
+        let Some(row) = rows.first() else {
+            return Err(StoreError::Refused {
+                code: "02000".to_owned(),
+                message: "receive_webhook returned no row".to_owned(),
+            });
+        };
+        let reply =
+            || Ok(WebhookReply { status: row.try_get(0)?, headers: row.try_get(1)?, body: row.try_get(2)? });
+        reply().map_err(unexpected_shape)
+    }
+}
+
+/// Seconds as a duration; less than none is none.
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
+fn columns<'a>(jobs: impl Iterator<Item = &'a JobRef>) -> (Vec<&'a str>, Vec<i64>) {
+    jobs.map(|job| (&*job.id, job.token)).unzip()
+}
+
+fn verdicts(rows: &[Row]) -> Result<Vec<(String, Verdict)>, StoreError> {
+    rows.iter()
+        .map(|row| {
+            let outcome: &str = row.try_get(1)?;
+            let verdict = if outcome == "accepted" { Verdict::Accepted } else { Verdict::Stale };
+            Ok((row.try_get(0)?, verdict))
+        })
+        .collect::<Result<_, tokio_postgres::Error>>()
+        .map_err(unexpected_shape)
+}
+
+/// A function of the contract returned something else: a version we do not know after all.
+fn unexpected_shape(error: tokio_postgres::Error) -> StoreError {
+    StoreError::Unavailable(super::connect::chain(&error))
+}

@@ -1,0 +1,228 @@
+//! The executor from claim to outcome.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use meshhook_sidecar::executor::http::HttpClient;
+use meshhook_sidecar::executor::{self, Settings};
+use meshhook_sidecar::shutdown::{self, Trigger};
+use meshhook_sidecar::store::DatabaseState;
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+use crate::fake::{Fake, get};
+use crate::stub::Stub;
+use crate::until;
+
+pub fn settings() -> Settings {
+    Settings {
+        queue: "http".into(),
+        executor: "test".into(),
+        concurrency: 32,
+        per_host: 4,
+        batch: 10,
+        lease: Duration::from_secs(30),
+        poll: Duration::from_secs(30),
+        drain: Duration::from_secs(5),
+    }
+}
+
+pub fn start(fake: &Arc<Fake>, settings: Settings) -> (Trigger, JoinHandle<()>) {
+    let client = HttpClient::new(Duration::from_secs(2), 1 << 20, settings.per_host).unwrap();
+    let (trigger, draining) = shutdown::channel();
+    let running = tokio::spawn(executor::run(fake.clone(), settings, client, draining));
+    (trigger, running)
+}
+
+async fn stop(trigger: Trigger, running: JoinHandle<()>) {
+    trigger.drain();
+    let ended = tokio::time::timeout(Duration::from_secs(8), running).await;
+    ended.expect("does not drain").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_job_is_done_once_within_the_limits() {
+    let (fake, stub) = (Fake::new(), Stub::start().await);
+    let (trigger, running) = start(&fake, settings());
+    fake.add_all((0..300).map(|i| (format!("j{i}"), get(stub.url("/slow/2")))));
+    until("all jobs are done", || fake.finished() == 300).await;
+    stop(trigger, running).await;
+    for i in 0..300 {
+        let (function, output) = fake.outcome(&format!("j{i}")).unwrap();
+        assert_eq!((function, &output["body"]), ("complete", &json!("slow")));
+    }
+    assert_eq!(stub.seen().len(), 300);
+    assert_eq!(stub.peak("/slow/2"), 4);
+    let inner = fake.inner.lock().unwrap();
+    assert!(inner.claims.iter().all(|(asked, _)| *asked <= 10));
+    assert_eq!((inner.leased_count(), inner.stale), (0, 0));
+    assert!(inner.writes.len() < 300, "outcomes were not batched");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_host_does_not_hold_up_another() {
+    let (fake, slow, fast) = (Fake::new(), Stub::start().await, Stub::start().await);
+    fake.add_all((0..30).map(|i| (format!("slow{i}"), get(slow.url("/gate")))));
+    fake.add_all((0..100).map(|i| (format!("fast{i}"), get(fast.url("/ok")))));
+    let (trigger, running) = start(&fake, settings());
+    until("the fast ones are done", || fake.finished() == 100).await;
+    assert_eq!(slow.now("/gate"), 4);
+    slow.open_gate();
+    until("the slow ones are done", || fake.finished() == 130).await;
+    stop(trigger, running).await;
+}
+
+#[tokio::test]
+async fn leases_are_renewed_while_a_call_runs_and_a_lost_one_stops_it() {
+    let (fake, stub) = (Fake::new(), Stub::start().await);
+    let short = Settings { lease: Duration::from_millis(150), ..settings() };
+    let (trigger, running) = start(&fake, short);
+    fake.add("a", get(stub.url("/gate")));
+    until("several renewals", || fake.inner.lock().unwrap().heartbeats >= 5).await;
+    assert_eq!(stub.now("/gate"), 1);
+    fake.inner.lock().unwrap().lose.insert("a".into());
+    until("the call is stopped", || stub.now("/gate") == 0).await;
+    // Its slot is free again, and idle means no renewals.
+    fake.add("b", get(stub.url("/ok")));
+    until("the next is done", || fake.outcome("b").is_some()).await;
+    stop(trigger, running).await;
+    assert_eq!(fake.outcome("a"), None);
+    assert_eq!(fake.inner.lock().unwrap().stale, 0);
+}
+
+#[tokio::test]
+async fn outcomes_wait_for_a_database_that_is_away() {
+    let (fake, stub) = (Fake::new(), Stub::start().await);
+    let (trigger, running) = start(&fake, settings());
+    fake.add_all((0..4).map(|i| (format!("j{i}"), get(stub.url("/gate")))));
+    until("all run", || stub.now("/gate") == 4).await;
+    fake.set_down(true);
+    fake.set_state(DatabaseState::Unreachable);
+    stub.open_gate();
+    until("all calls ended", || stub.now("/gate") == 0).await;
+    fake.add("later", get(stub.url("/ok")));
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    assert_eq!(fake.finished(), 0);
+    fake.set_down(false);
+    fake.set_state(DatabaseState::Ready);
+    until("all are written", || fake.finished() == 5).await;
+    stop(trigger, running).await;
+    assert_eq!(stub.seen().len(), 5);
+}
+
+#[tokio::test]
+async fn failed_claims_are_repeated() {
+    let (fake, stub) = (Fake::new(), Stub::start().await);
+    fake.set_down(true);
+    let (trigger, running) = start(&fake, settings());
+    fake.add("a", get(stub.url("/ok")));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    fake.set_down(false);
+    until("it is done", || fake.outcome("a").is_some()).await;
+    stop(trigger, running).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_outcome_hurts_only_its_job() {
+    let (fake, stub) = (Fake::new(), Stub::start().await);
+    fake.add_all((0..6).map(|i| {
+        let path = if i == 3 { "/poison" } else { "/ok" };
+        (format!("j{i}"), get(stub.url(path)))
+    }));
+    fake.add("nul", get(stub.url("/nul")));
+    let (trigger, running) = start(&fake, settings());
+    until("all have an outcome", || fake.finished() == 7).await;
+    stop(trigger, running).await;
+    let (function, error) = fake.outcome("j3").unwrap();
+    assert_eq!((function, &error["class"]), ("fail", &json!("response_rejected")));
+    let (function, output) = fake.outcome("nul").unwrap();
+    assert_eq!((function, &output["body_encoding"]), ("complete", &json!("base64")));
+    for i in [0, 1, 2, 4, 5] {
+        assert_eq!(fake.outcome(&format!("j{i}")).unwrap().0, "complete");
+    }
+}
+
+#[tokio::test]
+async fn trouble_is_reported_with_its_class() {
+    let (fake, stub) = (Fake::new(), Stub::start().await);
+    fake.add("bad", json!({"url": "ftp://x/"}));
+    fake.add("nonsense", json!([1]));
+    fake.add("short", get(stub.url("/too-short")));
+    fake.add("late", json!({"url": stub.url("/stall"), "timeout_ms": 50}));
+    fake.add("500", get(stub.url("/status/500")));
+    let (trigger, running) = start(&fake, settings());
+    until("all have an outcome", || fake.finished() == 5).await;
+    stop(trigger, running).await;
+    for (id, class) in
+        [("bad", "invalid_request"), ("nonsense", "invalid_request"), ("short", "io"), ("late", "timeout")]
+    {
+        let (function, error) = fake.outcome(id).unwrap();
+        assert_eq!((function, &error["class"]), ("fail", &json!(class)), "{id}");
+        assert!(error["message"].is_string());
+    }
+    let (function, output) = fake.outcome("500").unwrap();
+    assert_eq!((function, &output["status"]), ("complete", &json!(500)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn draining_finishes_what_runs_and_gives_back_the_rest() {
+    let (fake, stub) = (Fake::new(), Stub::start().await);
+    fake.add_all((0..10).map(|i| (format!("j{i}"), get(stub.url("/gate")))));
+    let (trigger, running) = start(&fake, settings());
+    until("four run and six wait", || stub.now("/gate") == 4 && fake.leased() == 10).await;
+    trigger.drain();
+    until("the waiting ones are back", || fake.leased() == 4).await;
+    fake.add("new", get(stub.url("/ok")));
+    stub.open_gate();
+    stop(trigger, running).await;
+    assert_eq!(fake.finished(), 4);
+    assert_eq!(fake.inner.lock().unwrap().released.len(), 6);
+    assert_eq!(stub.seen().len(), 4);
+}
+
+#[tokio::test]
+async fn a_call_that_outlasts_the_drain_time_fails() {
+    let (fake, stub) = (Fake::new(), Stub::start().await);
+    let hasty = Settings { drain: Duration::from_millis(100), ..settings() };
+    fake.add("a", get(stub.url("/stall")));
+    let (trigger, running) = start(&fake, hasty);
+    until("it runs", || stub.now("/stall") == 1).await;
+    let begun = Instant::now();
+    stop(trigger, running).await;
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    let (function, error) = fake.outcome("a").unwrap();
+    assert_eq!((function, &error["class"]), ("fail", &json!("io")));
+}
+
+#[tokio::test]
+async fn claims_only_from_a_database_it_can_work_with() {
+    let (fake, stub) = (Fake::new(), Stub::start().await);
+    fake.set_state(DatabaseState::Incompatible("too old".into()));
+    let often = Settings { poll: Duration::from_millis(10), ..settings() };
+    fake.add("a", get(stub.url("/ok")));
+    let (trigger, running) = start(&fake, often);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(fake.inner.lock().unwrap().claims.is_empty());
+    fake.set_state(DatabaseState::Ready);
+    until("it is done", || fake.outcome("a").is_some()).await;
+    stop(trigger, running).await;
+}
+
+#[tokio::test]
+async fn idle_means_no_statements_but_the_safety_poll() {
+    let fake = Fake::new();
+    let (trigger, running) = start(&fake, settings());
+    until("the first look", || fake.inner.lock().unwrap().claims.len() == 1).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    stop(trigger, running).await;
+    {
+        let inner = fake.inner.lock().unwrap();
+        assert_eq!((inner.claims.len(), inner.heartbeats), (1, 0));
+    }
+
+    let often = Settings { poll: Duration::from_millis(20), ..settings() };
+    let fake = Fake::new();
+    let (trigger, running) = start(&fake, often);
+    until("several polls", || fake.inner.lock().unwrap().claims.len() >= 4).await;
+    stop(trigger, running).await;
+}

@@ -1,0 +1,77 @@
+//! Processes: finding them in `/proc`, ending them one by one, knowing when they are gone.
+
+use crate::wait::wait_for;
+use rustix::process::{Pid, Signal, kill_process};
+use std::time::Duration;
+
+/// Sends `SIGKILL` to one process. A process that is already gone is no error.
+pub fn kill9(pid: u32) {
+    send(pid, Signal::KILL);
+}
+
+/// Sends `SIGTERM` to one process. A process that is already gone is no error.
+pub fn terminate(pid: u32) {
+    send(pid, Signal::TERM);
+}
+
+/// Sends `signal` to one process. A process that is already gone is no error.
+///
+/// # Panics
+/// When the signal may not be sent, or `pid` is not a process id.
+pub fn send(pid: u32, signal: Signal) {
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let target = raw.unwrap_or_else(|| panic!("{pid} is not a process id"));
+    match kill_process(target, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(e) => panic!("cannot signal process {pid}: {e}"),
+    }
+}
+
+/// Whether a process exists and is not a zombie.
+pub fn is_alive(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
+}
+
+/// The processes whose parent is `pid`.
+pub fn children(pid: u32) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&candidate| stat(candidate).is_some_and(|(_, parent)| parent == pid))
+        .collect()
+}
+
+/// Waits until none of `pids` is alive.
+///
+/// # Panics
+/// When one still lives after `limit`.
+pub fn wait_gone(what: &str, pids: &[u32], limit: Duration) {
+    wait_for(&format!("{what} to be gone"), limit, || !pids.iter().copied().any(is_alive));
+}
+
+/// State letter and parent of a process; `None` when there is no such process.
+fn stat(pid: u32) -> Option<(char, u32)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name stands in parentheses and may hold anything; what follows the last one is fixed.
+    let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_killed_child_is_seen_to_go() {
+        let mut child = Command::new("sleep").arg("60").spawn().expect("sleep runs");
+        assert!(is_alive(child.id()));
+        assert!(children(std::process::id()).contains(&child.id()));
+        kill9(child.id());
+        wait_gone("sleep", &[child.id()], Duration::from_secs(5));
+        child.wait().expect("it can be reaped");
+        kill9(child.id());
+    }
+}

@@ -1,0 +1,102 @@
+-- Reading by SELECT. security_invoker: whoever reads is held to the row policies of the tables below.
+CREATE VIEW meshhook.runs WITH (security_invoker = true) AS
+SELECT r.run_id,
+       w.name AS workflow,
+       v.version,
+       r.status,
+       r."position",
+       coalesce(first.data -> 'input', start.data -> 'input') AS input,
+       last.data -> 'output' AS output,
+       last.data -> 'error' AS error,
+       k.idempotency_key,
+       r.created_at,
+       r.started_at,
+       r.finished_at
+FROM meshhook.run r
+JOIN meshhook.workflow_version v ON v.project_id = r.project_id AND v.version_id = r.version_id
+JOIN meshhook.workflow w ON w.project_id = v.project_id AND w.workflow_id = v.workflow_id
+LEFT JOIN LATERAL (
+    SELECT e.data FROM meshhook.run_event e
+    WHERE e.project_id = r.project_id AND e.run_id = r.run_id AND e."position" = 1
+) first ON true
+LEFT JOIN LATERAL (
+    SELECT i.data FROM meshhook.inbox i
+    WHERE r."position" = 0 AND i.project_id = r.project_id AND i.run_id = r.run_id AND i.kind = 'run.start'
+) start ON true
+LEFT JOIN LATERAL (
+    SELECT e.data FROM meshhook.run_event e
+    WHERE r.finished_at IS NOT NULL AND e.project_id = r.project_id AND e.run_id = r.run_id
+      AND e."position" = r."position"
+) last ON true
+LEFT JOIN LATERAL (
+    SELECT coalesce(first.data, start.data) ->> 'idempotency_key' AS idempotency_key
+) k ON true;
+COMMENT ON VIEW meshhook.runs IS 'The runs of your project: where each stands, its input, and its output or error once it ended.';
+
+CREATE VIEW meshhook.run_steps WITH (security_invoker = true) AS
+SELECT e.run_id,
+       e.data ->> 'node' AS node,
+       max(e.data ->> 'kind') AS kind,
+       CASE (array_agg(e.type ORDER BY e."position" DESC))[1]
+           WHEN 'node.succeeded' THEN 'succeeded'
+           WHEN 'node.failed' THEN 'failed'
+           WHEN 'node.skipped' THEN 'skipped'
+           WHEN 'node.retry_scheduled' THEN 'retrying'
+           ELSE CASE WHEN bool_or(e.data ? 'queue') THEN 'scheduled' ELSE 'waiting' END
+       END AS status,
+       max((e.data ->> 'attempt')::integer) AS attempts,
+       min(e.created_at) FILTER (WHERE e.type = 'node.scheduled') AS scheduled_at,
+       max(e.created_at) FILTER (WHERE e.type IN ('node.succeeded', 'node.failed', 'node.skipped')) AS finished_at,
+       max(e.created_at) FILTER (WHERE e.type IN ('node.succeeded', 'node.failed'))
+           - min(e.created_at) FILTER (WHERE e.type = 'node.scheduled') AS duration,
+       (array_agg(e.data -> 'output' ORDER BY e."position" DESC) FILTER (WHERE e.type = 'node.succeeded'))[1] AS output,
+       (array_agg(e.data -> 'error' ORDER BY e."position" DESC) FILTER (WHERE e.data ? 'error'))[1] AS error
+FROM meshhook.run_event e
+WHERE e.data ? 'node'
+GROUP BY e.project_id, e.run_id, e.data ->> 'node';
+COMMENT ON VIEW meshhook.run_steps IS 'Each node of your runs that has an event: status, attempts, times, output, last error. Name a run_id in WHERE.';
+
+CREATE VIEW meshhook.stuck_runs WITH (security_invoker = true) AS
+WITH open_run AS (
+    SELECT r.project_id, r.run_id, r.version_id, r.status, coalesce(r.last_at, r.created_at) AS since
+    FROM meshhook.run r
+    WHERE r.finished_at IS NULL AND r.status <> 'paused'
+)
+SELECT o.run_id, w.name AS workflow, o.status, why.reason, why.since, why.hint
+FROM open_run o
+JOIN meshhook.workflow_version v ON v.project_id = o.project_id AND v.version_id = o.version_id
+JOIN meshhook.workflow w ON w.project_id = v.project_id AND w.workflow_id = v.workflow_id
+CROSS JOIN LATERAL (
+    SELECT format('waits since %s for an orchestrator', i.created_at) AS reason, i.created_at AS since,
+           CASE WHEN meshhook.is_active()
+                THEN 'nobody takes turns: see SELECT * FROM meshhook.status()'
+                ELSE 'this copy is dormant: SELECT meshhook.activate()' END AS hint
+    FROM meshhook.inbox i
+    WHERE i.project_id = o.project_id AND i.run_id = o.run_id
+      AND i.created_at < clock_timestamp() - interval '10 seconds'
+    UNION ALL
+    SELECT format('node %s waits in queue %s and nobody claims it', j.node, j.queue), j.ready_at,
+           format('start an executor that claims queue %s', j.queue)
+    FROM meshhook.job j
+    WHERE j.project_id = o.project_id AND j.run_id = o.run_id AND j.executor IS NULL
+      AND j.ready_at < clock_timestamp() - interval '1 minute'
+    UNION ALL
+    SELECT format('the lease of node %s ran out and was not taken back', j.node), j.lease_expires_at,
+           'nobody takes turns: see SELECT * FROM meshhook.status()'
+    FROM meshhook.job j
+    WHERE j.project_id = o.project_id AND j.run_id = o.run_id
+      AND j.lease_expires_at < clock_timestamp() - interval '1 minute'
+    UNION ALL
+    SELECT format('the timer of node %s is overdue', t.node), t.due_at,
+           'nobody takes turns: see SELECT * FROM meshhook.status()'
+    FROM meshhook.timer t
+    WHERE t.project_id = o.project_id AND t.run_id = o.run_id
+      AND t.due_at < clock_timestamp() - interval '1 minute'
+    UNION ALL
+    SELECT 'nothing is open for it: no job, no timer, no inbox row', o.since,
+           'this is a bug: please report the output of meshhook.verify_run()'
+    WHERE NOT EXISTS (SELECT FROM meshhook.inbox i WHERE i.project_id = o.project_id AND i.run_id = o.run_id)
+      AND NOT EXISTS (SELECT FROM meshhook.job j WHERE j.project_id = o.project_id AND j.run_id = o.run_id)
+      AND NOT EXISTS (SELECT FROM meshhook.timer t WHERE t.project_id = o.project_id AND t.run_id = o.run_id)
+) why;
+COMMENT ON VIEW meshhook.stuck_runs IS 'Runs of your project that do not move although they could, with the reason and the way out.';

@@ -1,0 +1,61 @@
+//! The settings.
+
+use std::ffi::CString;
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+/// `meshhook.databases`: which databases the launcher serves; empty means every one with the extension.
+pub static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+/// `meshhook.project`: slug of the project a session works in; empty means the default project.
+pub static PROJECT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+/// `meshhook.kek_file`: the file with the key-encryption keys.
+pub static KEK_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+/// `meshhook.leaf_days`: how many days of runs one leaf holds.
+pub static LEAF_DAYS: GucSetting<i32> = GucSetting::<i32>::new(7);
+
+/// Largest input, output or webhook body, in bytes.
+pub const MAX_PAYLOAD_BYTES: usize = 1 << 20;
+
+/// Defines the settings. Called once, from `_PG_init`.
+pub fn init() {
+    GucRegistry::define_string_guc(
+        c"meshhook.databases",
+        c"Databases that are served, separated by commas; empty: all that have the extension.",
+        c"Read by the launcher, which needs shared_preload_libraries.",
+        &DATABASES,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"meshhook.project",
+        c"Slug of the project this session works in; empty: the default project.",
+        c"A role sees a project only if it, or a role it belongs to, is a member of it.",
+        &PROJECT,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"meshhook.kek_file",
+        c"File with the key-encryption keys that seal secrets.",
+        c"One key a line, \"id:base64 of 32 bytes\"; the first seals, all open. Mode 0600, owned by the server's user.",
+        &KEK_FILE,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_int_guc(
+        c"meshhook.leaf_days",
+        c"Days of runs that one leaf of the partitioned tables holds.",
+        c"maintain() closes the open leaf once it is that old.",
+        &LEAF_DAYS,
+        1,
+        366,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+}
+
+/// The text of a string setting; `None` if unset or empty.
+pub fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
+    let value = setting.get()?.to_string_lossy().trim().to_owned();
+    (!value.is_empty()).then_some(value)
+}

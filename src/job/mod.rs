@@ -1,0 +1,280 @@
+//! Jobs: claiming, renewing, reporting. Every report is checked against the lease's fencing token in the
+//! statement that takes the row away (`report`), so that an attempt is reported on once.
+
+mod handle;
+
+use pgrx::datum::{Interval, TimestampWithTimeZone};
+use pgrx::prelude::*;
+
+use crate::error::{bad_parameter, refuse};
+use crate::guc::MAX_PAYLOAD_BYTES;
+use crate::owner::as_owner;
+use crate::random::{PG_EPOCH_MICROS, now_micros, timestamptz, unix_micros};
+use crate::spi::{self, Arg, RawJsonb, RawJsonbArray, arg};
+use crate::{installation, project, shmem};
+use handle::Handles;
+
+/// Most jobs in one call.
+const MAX_BATCH: i32 = 1_000;
+/// Longest lease, in microseconds: a day.
+const MAX_LEASE_MICROS: i64 = 86_400_000_000;
+
+/// A job was taken in, or its lease was lost before.
+const ACCEPTED: &str = "accepted";
+const STALE: &str = "stale";
+
+fn lease_micros(lease: &Interval) -> i64 {
+    let micros = lease.as_micros();
+    match i64::try_from(micros) {
+        Ok(micros) if (1_000..=MAX_LEASE_MICROS).contains(&micros) => micros,
+        _ => bad_parameter("a lease lasts from 1 ms to 1 day").raise(),
+    }
+}
+
+/// Claims jobs; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::type_complexity, reason = "the columns are the SQL contract")]
+fn claim_jobs(
+    queue: default!(&str, "'default'"),
+    executor: default!(Option<&str>, "NULL"),
+    batch_size: default!(i32, 1),
+    lease: default!(Interval, "'30 seconds'"),
+) -> TableIterator<
+    'static,
+    (
+        name!(job_id, String),
+        name!(token, i64),
+        name!(run_id, pgrx::Uuid),
+        name!(node, String),
+        name!(attempt, i32),
+        name!(kind, String),
+        name!(payload, RawJsonb),
+        name!(idempotency_key, String),
+        name!(lease_expires_at, TimestampWithTimeZone),
+    ),
+> {
+    if !(1..=MAX_BATCH).contains(&batch_size) {
+        bad_parameter(format!("batch_size must be from 1 to {MAX_BATCH}")).raise();
+    }
+    let lease = lease_micros(&lease);
+    let rows = as_owner(|caller| {
+        let scope = project::served(caller);
+        if !installation::active() {
+            return Vec::new();
+        }
+        let executor = executor.map_or_else(|| caller.name(), str::to_owned);
+        let now = now_micros();
+        let expires = now + lease;
+        // Reading first: with an empty queue nothing takes an XID.
+        if spi::read_one(
+            "SELECT 1 FROM meshhook.job WHERE queue = $1 AND executor IS NULL AND ($2 IS NULL OR project_id = $2) LIMIT 1",
+            &[arg(queue.to_owned()), arg(scope)],
+            |_| (),
+        )
+        .is_none()
+        {
+            return Vec::new();
+        }
+        let rows = spi::run(
+            "WITH picked AS MATERIALIZED (
+                 SELECT project_id, run_id, node FROM meshhook.job
+                 WHERE queue = $1 AND executor IS NULL AND ($2 IS NULL OR project_id = $2)
+                 ORDER BY ready_at LIMIT $3 FOR UPDATE SKIP LOCKED),
+             claimed AS (
+                 UPDATE meshhook.job j
+                 SET executor = $4, token = j.token + 1, claimed_at = $5,
+                     lease_expires_at = least($6, $5 + make_interval(secs => j.timeout_ms / 1000.0))
+                 FROM picked p WHERE j.project_id = p.project_id AND j.run_id = p.run_id AND j.node = p.node
+                 RETURNING j.*)
+             SELECT c.project_id || '/' || c.run_id || '/' || c.node, c.token, c.run_id, c.node, c.attempt, c.kind,
+                    coalesce(e.input, 'null'), c.run_id || '/' || c.node, c.lease_expires_at
+             FROM claimed c
+             CROSS JOIN LATERAL (
+                 SELECT data -> 'input' AS input FROM meshhook.run_event
+                 WHERE project_id = c.project_id AND run_id = c.run_id AND position = c.input_position OFFSET 0) e",
+            &[
+                arg(queue.to_owned()),
+                arg(scope),
+                arg(i64::from(batch_size)),
+                arg(executor),
+                arg(timestamptz(now)),
+                arg(timestamptz(expires)),
+            ],
+            |row| {
+                let payload = row.raw_jsonb(7).unwrap_or_else(|| RawJsonb::of_text("null"));
+                (row.must(1), row.must(2), row.must(3), row.must(4), row.must(5), row.must(6), payload, row.must(8), row.must(9))
+            },
+        );
+        let earliest = rows.iter().map(|row: &(_, _, _, _, _, _, _, _, TimestampWithTimeZone)| unix_micros(row.8)).min();
+        if let Some(earliest) = earliest {
+            shmem::note_deadline_on_commit(earliest - PG_EPOCH_MICROS);
+        }
+        rows
+    });
+    TableIterator::new(rows)
+}
+
+/// Renews leases; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn heartbeat_jobs(
+    job_ids: Vec<Option<String>>,
+    tokens: Vec<Option<i64>>,
+    lease: default!(Interval, "'30 seconds'"),
+) -> TableIterator<'static, (name!(job_id, String), name!(lease_expires_at, Option<TimestampWithTimeZone>))> {
+    let lease = lease_micros(&lease);
+    let handles = Handles::of(job_ids, &tokens);
+    let renewed: Vec<(usize, TimestampWithTimeZone)> = as_owner(|caller| {
+        let mine = handles.served_by(project::served(caller));
+        let mut args = mine.args();
+        args.push(arg(timestamptz(now_micros() + lease)));
+        spi::run(
+            "UPDATE meshhook.job j
+             SET lease_expires_at = least($6, j.claimed_at + make_interval(secs => j.timeout_ms / 1000.0))
+             FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[])
+                  AS w (project_id, run_id, node, token, place)
+             WHERE j.project_id = w.project_id AND j.run_id = w.run_id AND j.node = w.node AND j.token = w.token
+               AND j.executor IS NOT NULL
+             RETURNING w.place, j.lease_expires_at",
+            &args,
+            |row| (place(row.must(1)), row.must(2)),
+        )
+    });
+    let expiry = |i: usize| renewed.iter().find(|(place, _)| *place == i).map(|(_, at)| *at);
+    let rows: Vec<_> = handles.ids.iter().enumerate().map(|(i, id)| (id.clone(), expiry(i))).collect();
+    TableIterator::new(rows)
+}
+
+/// Reports results; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn complete_jobs(
+    job_ids: Vec<Option<String>>,
+    tokens: Vec<Option<i64>>,
+    outputs: RawJsonbArray,
+) -> TableIterator<'static, (name!(job_id, String), name!(outcome, String))> {
+    report(
+        "WITH gone AS (
+             DELETE FROM meshhook.job j
+             USING unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[])
+                   AS w (project_id, run_id, node, token, place)
+             WHERE j.project_id = w.project_id AND j.run_id = w.run_id AND j.node = w.node AND j.token = w.token
+               AND j.executor IS NOT NULL
+             RETURNING j.project_id, j.run_id, j.node, j.attempt, j.executor, j.claimed_at, w.place),
+         posted AS (
+             INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
+             SELECT project_id, run_id, 'job.completed',
+                    jsonb_build_object('node', node, 'attempt', attempt,
+                        'output', coalesce(($6::jsonb[])[place + 1], 'null')),
+                    jsonb_build_object('executor', executor, 'claimed_at', claimed_at)
+             FROM gone ORDER BY place)
+         SELECT place FROM gone",
+        &Handles::of(job_ids, &tokens),
+        outputs,
+    )
+}
+
+/// Reports failures; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn fail_jobs(
+    job_ids: Vec<Option<String>>,
+    tokens: Vec<Option<i64>>,
+    errors: RawJsonbArray,
+) -> TableIterator<'static, (name!(job_id, String), name!(outcome, String))> {
+    report(
+        "WITH gone AS (
+             DELETE FROM meshhook.job j
+             USING unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[])
+                   AS w (project_id, run_id, node, token, place)
+             WHERE j.project_id = w.project_id AND j.run_id = w.run_id AND j.node = w.node AND j.token = w.token
+               AND j.executor IS NOT NULL
+             RETURNING j.project_id, j.run_id, j.node, j.attempt, j.executor, j.claimed_at, w.place),
+         posted AS (
+             INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
+             SELECT project_id, run_id, 'job.failed',
+                    jsonb_build_object('node', node, 'attempt', attempt,
+                        'error', coalesce(($6::jsonb[])[place + 1], 'null')),
+                    jsonb_build_object('executor', executor, 'claimed_at', claimed_at)
+             FROM gone ORDER BY place)
+         SELECT place FROM gone",
+        &Handles::of(job_ids, &tokens),
+        errors,
+    )
+}
+
+/// Gives jobs back; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn release_jobs(
+    job_ids: Vec<Option<String>>,
+    tokens: Vec<Option<i64>>,
+) -> TableIterator<'static, (name!(job_id, String), name!(outcome, String))> {
+    let handles = Handles::of(job_ids, &tokens);
+    let places = as_owner(|caller| {
+        let places = spi::run(
+            "UPDATE meshhook.job j SET executor = NULL, claimed_at = NULL, lease_expires_at = NULL
+             FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[])
+                  AS w (project_id, run_id, node, token, place)
+             WHERE j.project_id = w.project_id AND j.run_id = w.run_id AND j.node = w.node AND j.token = w.token
+               AND j.executor IS NOT NULL
+             RETURNING w.place",
+            &handles.served_by(project::served(caller)).args(),
+            |row| place(row.must(1)),
+        );
+        if !places.is_empty() {
+            spi::exec("SELECT pg_notify('meshhook_jobs', '')", &[]);
+        }
+        places
+    });
+    handles.outcomes(&places)
+}
+
+/// Takes the jobs whose token still holds and puts what was reported into the inbox, in one statement.
+fn report(
+    sql: &'static str,
+    handles: &Handles,
+    documents: RawJsonbArray,
+) -> TableIterator<'static, (name!(job_id, String), name!(outcome, String))> {
+    check_documents(handles, documents);
+    let places = as_owner(|caller| {
+        let mut args: Vec<Arg> = handles.served_by(project::served(caller)).args();
+        args.push(arg(documents));
+        spi::run(sql, &args, |row| place(row.must(1)))
+    });
+    if !places.is_empty() {
+        shmem::wake_on_commit();
+    }
+    handles.outcomes(&places)
+}
+
+/// One document a job, none too large; the whole call is refused before anything is written.
+fn check_documents(handles: &Handles, documents: RawJsonbArray) {
+    let length = spi::read_one("SELECT cardinality($1::jsonb[])", &[arg(documents)], |row| row.must::<i32>(1));
+    if length.and_then(|n| usize::try_from(n).ok()) != Some(handles.ids.len()) {
+        bad_parameter("the arrays have different lengths")
+            .hint("Give one job id, one token and one document for each job.")
+            .raise();
+    }
+    if documents.size() <= MAX_PAYLOAD_BYTES {
+        return;
+    }
+    let too_large = spi::read_one(
+        "SELECT n::integer, pg_column_size(d)::bigint FROM unnest($1::jsonb[]) WITH ORDINALITY AS u (d, n)
+         WHERE pg_column_size(d) > $2 ORDER BY n LIMIT 1",
+        &[arg(documents), arg(i64::try_from(MAX_PAYLOAD_BYTES).unwrap_or(i64::MAX))],
+        |row| (row.must::<i32>(1), row.must::<i64>(2)),
+    );
+    if let Some((n, size)) = too_large {
+        let job = handles.ids.get(place(i64::from(n) - 1)).map_or("", String::as_str);
+        refuse(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("the document for job \"{job}\" is too large"))
+            .detail(format!("It has {size} bytes; the limit is {MAX_PAYLOAD_BYTES}. Nothing of this call was taken."))
+            .hint("Keep large data in a table or an object store and report a reference.")
+            .raise();
+    }
+}
+
+fn place(n: i64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}

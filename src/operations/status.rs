@@ -1,0 +1,150 @@
+//! `status()`: one row for each thing an operator asks about, and what to do if it is not well.
+
+use pgrx::prelude::*;
+
+use crate::owner::as_owner;
+use crate::spi::{self, arg};
+use crate::{installation, project, secret, shmem, worker};
+
+struct Check {
+    name: &'static str,
+    ok: bool,
+    value: String,
+    hint: String,
+}
+
+impl Check {
+    fn new(name: &'static str, ok: bool, value: impl Into<String>, hint: impl Into<String>) -> Self {
+        let hint = if ok { String::new() } else { hint.into() };
+        Self { name, ok, value: value.into(), hint }
+    }
+}
+
+/// How meshhook is doing; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::type_complexity, reason = "the columns are the SQL contract")]
+fn status() -> TableIterator<
+    'static,
+    (name!(check_name, String), name!(ok, bool), name!(value, String), name!(hint, Option<String>)),
+> {
+    let checks = as_owner(|caller| {
+        let scope = project::served(caller);
+        let mut checks = vec![activation(), orchestrator(), inbox(scope)];
+        checks.extend([due(scope), ready_jobs(scope), executors(scope), leases(scope), open_runs(scope), key_file()]);
+        checks
+    });
+    let row = |check: Check| {
+        let hint = (!check.hint.is_empty()).then_some(check.hint);
+        (check.name.to_owned(), check.ok, check.value, hint)
+    };
+    TableIterator::new(checks.into_iter().map(row))
+}
+
+fn activation() -> Check {
+    let active = installation::active();
+    let value = if active { "active" } else { "dormant: a copy of another database" };
+    Check::new("activation", active, value, "SELECT meshhook.activate() if this copy is to act, and only then")
+}
+
+fn orchestrator() -> Check {
+    let served = worker::is_served();
+    let value = match worker::orchestrator_pid() {
+        Some(pid) => format!("{} (pid {pid})", worker::state().as_str()),
+        None => worker::state().as_str().to_owned(),
+    };
+    let hint = if shmem::available() {
+        "SELECT meshhook.start_workers(); see also meshhook.databases and the server log"
+    } else {
+        "put meshhook into shared_preload_libraries, or SELECT meshhook.start_workers(), or call meshhook.tick()"
+    };
+    Check::new("orchestrator", served, value, hint)
+}
+
+/// Count (at most a thousand) and age in seconds of the oldest of some rows.
+fn backlog(sql: &'static str, scope: Option<i32>) -> (i64, f64) {
+    spi::read_one(sql, &[arg(scope)], |row| (row.must::<i64>(1), row.get::<f64>(2).unwrap_or(0.0))).unwrap_or((0, 0.0))
+}
+
+fn described((count, age): (i64, f64)) -> String {
+    match count {
+        0 => "none".to_owned(),
+        1000.. => format!("1000 or more, oldest {age:.1} s"),
+        _ => format!("{count}, oldest {age:.1} s"),
+    }
+}
+
+fn inbox(scope: Option<i32>) -> Check {
+    let found = backlog(
+        "SELECT count(*), extract(epoch FROM clock_timestamp() - min(created_at))::float8
+         FROM (SELECT created_at FROM meshhook.inbox WHERE $1 IS NULL OR project_id = $1 ORDER BY inbox_id LIMIT 1000) i",
+        scope,
+    );
+    Check::new("inbox", found.1 < 10.0, described(found), "nobody takes turns, or more comes in than one orchestrator takes")
+}
+
+fn due(scope: Option<i32>) -> Check {
+    let found = backlog(
+        "SELECT count(*), extract(epoch FROM clock_timestamp() - min(due_at))::float8
+         FROM (SELECT due_at FROM meshhook.timer WHERE due_at <= clock_timestamp() AND ($1 IS NULL OR project_id = $1)
+               ORDER BY due_at LIMIT 1000) t",
+        scope,
+    );
+    Check::new("overdue timers", found.1 < 10.0, described(found), "nobody takes turns: see the orchestrator's row")
+}
+
+fn ready_jobs(scope: Option<i32>) -> Check {
+    let found = backlog(
+        "SELECT count(*), extract(epoch FROM clock_timestamp() - min(ready_at))::float8
+         FROM (SELECT ready_at FROM meshhook.job WHERE executor IS NULL AND ($1 IS NULL OR project_id = $1) LIMIT 1000) j",
+        scope,
+    );
+    let hint = "no executor claims them fast enough: SELECT queue, count(*) FROM meshhook.job WHERE executor IS NULL GROUP BY queue";
+    Check::new("ready jobs", found.1 < 60.0, described(found), hint)
+}
+
+fn executors(scope: Option<i32>) -> Check {
+    let found = spi::read_one(
+        "SELECT count(DISTINCT executor), string_agg(DISTINCT executor, ', ' ORDER BY executor)
+         FROM (SELECT executor FROM meshhook.job
+               WHERE lease_expires_at IS NOT NULL AND ($1 IS NULL OR project_id = $1) LIMIT 1000) j",
+        &[arg(scope)],
+        |row| (row.must::<i64>(1), row.get::<String>(2)),
+    );
+    let value = match found {
+        Some((n, Some(names))) => format!("{n} with a lease: {names}"),
+        _ => "none with a lease".to_owned(),
+    };
+    Check::new("executors", true, value, "")
+}
+
+fn leases(scope: Option<i32>) -> Check {
+    let found = backlog(
+        "SELECT count(*), extract(epoch FROM clock_timestamp() - min(lease_expires_at))::float8
+         FROM (SELECT lease_expires_at FROM meshhook.job
+               WHERE lease_expires_at < clock_timestamp() AND ($1 IS NULL OR project_id = $1) LIMIT 1000) j",
+        scope,
+    );
+    Check::new("expired leases", found.1 < 10.0, described(found), "nobody takes turns: see the orchestrator's row")
+}
+
+fn open_runs(scope: Option<i32>) -> Check {
+    let found = backlog(
+        "SELECT count(*), extract(epoch FROM clock_timestamp() - min(created_at))::float8
+         FROM (SELECT created_at FROM meshhook.run
+               WHERE finished_at IS NULL AND ($1 IS NULL OR project_id = $1) LIMIT 1000) r",
+        scope,
+    );
+    Check::new("open runs", true, described(found), "")
+}
+
+fn key_file() -> Check {
+    match secret::key_ids() {
+        Ok(ids) => Check::new("key file", true, format!("{} key(s), sealing with \"{}\"", ids.len(), ids[0]), ""),
+        Err(error) => {
+            let needed = spi::read_one("SELECT EXISTS (SELECT FROM meshhook.endpoint)", &[], |row| row.must::<bool>(1));
+            let hint = "webhooks are answered 503: set meshhook.kek_file and reload";
+            Check::new("key file", needed != Some(true), error.0, hint)
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Starting a run: in the caller's transaction, without touching anything another session may hold.
+
+use std::cell::Cell;
+
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::prelude::*;
+
+use crate::error::{bad_parameter, refuse};
+use crate::owner::{Role, as_owner};
+use crate::project::{self, Project};
+use crate::random;
+use crate::spi::{self, RawJsonb, arg};
+use crate::workflow::{self, Version};
+use crate::{guc, installation, shmem, worker};
+
+/// Longest idempotency key, in bytes.
+const MAX_KEY_BYTES: usize = 255;
+
+thread_local! {
+    /// Whether this session was told already that nobody serves the database.
+    static WARNED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What a start is made of.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// The project.
+    pub project: Project,
+    /// The new run's id.
+    pub run: pgrx::Uuid,
+    /// The time in it.
+    pub now: TimestampWithTimeZone,
+    /// The version to run.
+    pub version: Version,
+    /// The workflow's name.
+    pub workflow: &'a str,
+    /// The run's input.
+    pub input: RawJsonb,
+    /// The caller's idempotency key.
+    pub key: Option<&'a str>,
+    /// Who or what starts it, as JSON text.
+    pub trigger: String,
+    /// The role that starts it.
+    pub actor: Role,
+}
+
+/// A new run's id and time.
+pub fn new_run() -> (pgrx::Uuid, TimestampWithTimeZone) {
+    random::uuid_v7()
+}
+
+/// Starts a run, or finds the one that was started under the same key. Called as the owner role.
+pub fn start(start: &Start) -> pgrx::Uuid {
+    let run = start.run;
+    if let Some(key) = start.key
+        && let Some(earlier) = claim_key(start, key, run)
+    {
+        return earlier;
+    }
+    spi::exec(
+        "WITH run AS (
+             INSERT INTO meshhook.run (project_id, run_id, version_id, status, created_at)
+             VALUES ($1, $2, $3, 'queued', $4))
+         INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
+         VALUES ($1, $2, 'run.start',
+             jsonb_build_object('workflow', $5::text, 'version', $6::integer, 'input', $7::jsonb, 'seed', $8::bigint,
+                 'trigger', $9::jsonb)
+             || CASE WHEN $10::text IS NULL THEN '{}' ELSE jsonb_build_object('idempotency_key', $10::text) END,
+             jsonb_build_object('actor', $11::text))",
+        &[
+            arg(start.project.0),
+            arg(run),
+            arg(start.version.version_id),
+            arg(start.now),
+            arg(start.workflow.to_owned()),
+            arg(start.version.version),
+            arg(start.input),
+            arg(random::seed()),
+            arg(start.trigger.clone()),
+            arg(start.key.map(str::to_owned)),
+            arg(start.actor.name()),
+        ],
+    );
+    shmem::wake_on_commit();
+    run
+}
+
+/// Takes the key for `run`; the run that has it already, if there is one. A concurrent start under the
+/// same key is waited for: its commit decides.
+fn claim_key(start: &Start, key: &str, run: pgrx::Uuid) -> Option<pgrx::Uuid> {
+    let taken = spi::exec(
+        "INSERT INTO meshhook.run_key (project_id, workflow_id, idempotency_key, run_id) VALUES ($1, $2, $3, $4)
+         ON CONFLICT DO NOTHING",
+        &[arg(start.project.0), arg(start.version.workflow_id), arg(key.to_owned()), arg(run)],
+    );
+    if taken == 1 {
+        return None;
+    }
+    spi::run_one(
+        "SELECT run_id FROM meshhook.run_key WHERE project_id = $1 AND workflow_id = $2 AND idempotency_key = $3",
+        &[arg(start.project.0), arg(start.version.workflow_id), arg(key.to_owned())],
+        |row| row.must(1),
+    )
+}
+
+/// Says once a session that the run will wait, and what to do about it.
+fn warn_if_unserved() {
+    if WARNED.get() || worker::is_served() {
+        return;
+    }
+    WARNED.set(true);
+    let state = PgSqlErrorCode::ERRCODE_WARNING;
+    if installation::active() {
+        refuse(state, "nobody takes turns in this database: the run waits")
+            .hint("Put meshhook into shared_preload_libraries, or call SELECT meshhook.start_workers(), or SELECT meshhook.tick() now and then.")
+            .warn();
+    } else {
+        refuse(state, "this database is a dormant copy: the run waits")
+            .hint("SELECT meshhook.activate() makes it the one that acts.")
+            .warn();
+    }
+    shmem::register_database_on_commit();
+}
+
+/// Starts a run; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn start_run(
+    workflow: &str,
+    input: default!(RawJsonb, "'{}'"),
+    idempotency_key: default!(Option<&str>, "NULL"),
+    version: default!(Option<i32>, "NULL"),
+) -> pgrx::Uuid {
+    if let Some(key) = idempotency_key
+        && (key.is_empty() || key.len() > MAX_KEY_BYTES)
+    {
+        bad_parameter(format!("an idempotency key has 1 to {MAX_KEY_BYTES} bytes")).raise();
+    }
+    check_size("input", input);
+    as_owner(|caller| {
+        let project = project::current(caller);
+        let version = workflow::find(project, workflow, version);
+        warn_if_unserved();
+        let trigger = r#"{"type": "sql"}"#.to_owned();
+        let (run, now) = new_run();
+        start(&Start { project, run, now, version, workflow, input, key: idempotency_key, trigger, actor: caller })
+    })
+}
+
+/// Refuses a document that is too large: 54000.
+pub fn check_size(what: &str, document: RawJsonb) {
+    let (size, limit) = (document.size(), guc::MAX_PAYLOAD_BYTES);
+    if size > limit {
+        refuse(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("the {what} is too large"))
+            .detail(format!("It has {size} bytes; the limit is {limit}."))
+            .hint("Keep large data in a table or an object store and pass a reference.")
+            .raise();
+    }
+}

@@ -1,0 +1,263 @@
+//! What a turn reads: which runs have something waiting, their rows, their facts, their events.
+
+use std::collections::{HashMap, HashSet};
+
+use lru::LruCache;
+use meshhook_engine::event::{Event, Recorded};
+use meshhook_engine::fact::{Fact, JobFailed};
+use meshhook_engine::json::Json;
+use meshhook_engine::state::RunState;
+use meshhook_engine::time::Timestamp;
+use pgrx::datum::TimestampWithTimeZone;
+
+use super::{LockedRun, RunKey};
+use crate::error::bug;
+use crate::random::{timestamptz, unix_micros};
+use crate::spi::{self, Row, arg};
+
+/// Most due timers and expired leases taken into one turn.
+const MAX_DUE: i64 = 1_000;
+/// How many pages of the inbox a turn looks through for a run that nobody else holds.
+const MAX_PAGES: usize = 16;
+
+/// A fact as it lies in the inbox.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub inbox_id: i64,
+    /// The fact, or why it cannot be read.
+    pub fact: Result<Fact, String>,
+    pub metadata: Option<String>,
+}
+
+/// A locked run with everything the engine needs.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub run: LockedRun,
+    pub state: Option<RunState>,
+    pub facts: Vec<Incoming>,
+}
+
+/// Turns due timers and expired leases into facts; true if there may be more.
+pub(super) fn fire_due(scope: Option<i32>, now: i64) -> bool {
+    let timers = spi::exec(
+        "WITH due AS MATERIALIZED (
+             SELECT project_id, run_id, node FROM meshhook.timer
+             WHERE due_at <= $1 AND ($2 IS NULL OR project_id = $2) ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED),
+         gone AS (
+             DELETE FROM meshhook.timer t USING due d
+             WHERE t.project_id = d.project_id AND t.run_id = d.run_id AND t.node = d.node
+             RETURNING t.project_id, t.run_id, t.node)
+         INSERT INTO meshhook.inbox (project_id, run_id, kind, data)
+         SELECT project_id, run_id, 'timer.due', jsonb_build_object('node', node) FROM gone",
+        &[arg(timestamptz(now)), arg(scope), arg(MAX_DUE)],
+    );
+    let leases = spi::exec(
+        "WITH due AS MATERIALIZED (
+             SELECT project_id, run_id, node FROM meshhook.job
+             WHERE lease_expires_at <= $1 AND ($2 IS NULL OR project_id = $2) ORDER BY lease_expires_at LIMIT $3
+             FOR UPDATE SKIP LOCKED),
+         gone AS (
+             DELETE FROM meshhook.job j USING due d
+             WHERE j.project_id = d.project_id AND j.run_id = d.run_id AND j.node = d.node RETURNING j.*)
+         INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
+         SELECT project_id, run_id, 'job.failed',
+                jsonb_build_object('node', node, 'attempt', attempt, 'error',
+                    CASE WHEN claimed_at + make_interval(secs => timeout_ms / 1000.0) <= lease_expires_at
+                         THEN jsonb_build_object('class', 'timeout', 'message',
+                                  format('the attempt took longer than %s ms', timeout_ms))
+                         ELSE jsonb_build_object('class', 'lease_expired', 'message',
+                                  'the executor neither reported nor renewed its lease in time') END),
+                jsonb_build_object('executor', executor, 'claimed_at', claimed_at)
+         FROM gone",
+        &[arg(timestamptz(now)), arg(scope), arg(MAX_DUE)],
+    );
+    timers.max(leases) >= MAX_DUE.cast_unsigned()
+}
+
+/// Picks the runs whose facts have waited longest and locks those that nobody else holds.
+///
+/// A run held by an open transaction elsewhere is passed over, however many of its facts lie in front.
+pub(super) fn pick(scope: Option<i32>, batch: usize, given_up: &HashSet<RunKey>) -> Vec<LockedRun> {
+    let mut after = i64::MIN;
+    for _ in 0..MAX_PAGES {
+        let mut keys: Vec<RunKey> = Vec::new();
+        let mut seen: HashSet<RunKey> = HashSet::new();
+        let page = spi::run(
+            "SELECT inbox_id, project_id, run_id FROM meshhook.inbox
+             WHERE inbox_id > $1 AND ($2 IS NULL OR project_id = $2) ORDER BY inbox_id LIMIT $3",
+            &[arg(after), arg(scope), arg(i64::try_from(batch).unwrap_or(i64::MAX))],
+            |row| (row.must::<i64>(1), RunKey { project: row.must(2), run: row.must(3) }),
+        );
+        for (_, key) in &page {
+            if !given_up.contains(key) && seen.insert(*key) {
+                keys.push(*key);
+            }
+        }
+        let locked = if keys.is_empty() { Vec::new() } else { lock(&keys) };
+        match page.last() {
+            Some((last, _)) if locked.is_empty() && page.len() == batch => after = *last,
+            _ => return locked,
+        }
+    }
+    Vec::new()
+}
+
+/// Locks the rows of runs; those held by others are left out.
+pub(super) fn lock(keys: &[RunKey]) -> Vec<LockedRun> {
+    let (projects, runs) = columns(keys);
+    spi::run(
+        "SELECT u.project_id, u.run_id, r.version_id, r.position, r.finished
+         FROM unnest($1::integer[], $2::uuid[]) AS u (project_id, run_id)
+         CROSS JOIN LATERAL (
+             SELECT version_id, position, finished_at IS NOT NULL AS finished FROM meshhook.run
+             WHERE project_id = u.project_id AND run_id = u.run_id FOR NO KEY UPDATE SKIP LOCKED) r",
+        &[arg(projects), arg(runs)],
+        |row| LockedRun {
+            key: RunKey { project: row.must(1), run: row.must(2) },
+            version_id: row.must(3),
+            position: position(row, 4),
+            finished: row.must(5),
+        },
+    )
+}
+
+/// The facts of runs, in the order they came in.
+pub(super) fn facts(keys: &[RunKey]) -> HashMap<RunKey, Vec<Incoming>> {
+    let (projects, runs) = columns(keys);
+    let mut facts: HashMap<RunKey, Vec<Incoming>> = HashMap::with_capacity(keys.len());
+    let rows = spi::run(
+        "SELECT u.project_id, u.run_id, i.inbox_id, i.kind, i.data::text, i.metadata::text
+         FROM unnest($1::integer[], $2::uuid[]) AS u (project_id, run_id)
+         CROSS JOIN LATERAL (
+             SELECT inbox_id, kind, data, metadata FROM meshhook.inbox
+             WHERE project_id = u.project_id AND run_id = u.run_id ORDER BY inbox_id LIMIT 1000) i",
+        &[arg(projects), arg(runs)],
+        |row| {
+            let key = RunKey { project: row.must(1), run: row.must(2) };
+            let (kind, data): (String, String) = (row.must(4), row.must(5));
+            (key, Incoming { inbox_id: row.must(3), fact: read_fact(&kind, &data), metadata: row.get(6) })
+        },
+    );
+    for (key, fact) in rows {
+        facts.entry(key).or_default().push(fact);
+    }
+    facts
+}
+
+/// Reads a fact. A result that only the engine finds too deep or odd is the attempt's failure, not the run's.
+fn read_fact(kind: &str, data: &str) -> Result<Fact, String> {
+    Fact::from_parts(kind, data).or_else(|message| {
+        if kind != "job.completed" {
+            return Err(message);
+        }
+        let fields: serde_json::Value = serde_json::from_str(data).map_err(|_| message.clone())?;
+        let node = fields["node"].as_str().ok_or_else(|| message.clone())?;
+        let attempt = fields["attempt"].as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| message.clone())?;
+        let error = Json::object([
+            ("class", Json::from("output_unreadable")),
+            ("message", Json::from(message.as_str())),
+            ("retryable", Json::Bool(false)),
+        ]);
+        Ok(Fact::JobFailed(JobFailed { node: node.into(), attempt, error }))
+    })
+}
+
+/// Joins runs, facts and states; reads the events that no cached state has seen, all in one query.
+pub(super) fn with_states(
+    locked: Vec<LockedRun>,
+    mut facts: HashMap<RunKey, Vec<Incoming>>,
+    cache: &mut LruCache<RunKey, RunState>,
+    cache_bytes: &mut usize,
+) -> Vec<Work> {
+    let mut work: Vec<Work> = locked
+        .into_iter()
+        .map(|run| {
+            let cached = cache.pop(&run.key);
+            if let Some(state) = &cached {
+                *cache_bytes = cache_bytes.saturating_sub(state.byte_size());
+            }
+            // A state from a log that was rolled back or restored cannot be told from one that is merely
+            // behind; it never is ahead.
+            let state = cached.filter(|state| state.position <= run.position).unwrap_or_default();
+            let facts = facts.remove(&run.key).unwrap_or_default();
+            Work { run, state: Some(state), facts }
+        })
+        .collect();
+    let behind: Vec<(RunKey, u64)> = work
+        .iter()
+        .filter(|work| !work.run.finished)
+        .filter_map(|work| work.state.as_ref().map(|state| (work.run.key, state.position, work.run.position)))
+        .filter(|(_, seen, head)| seen < head)
+        .map(|(key, seen, _)| (key, seen))
+        .collect();
+    if !behind.is_empty() {
+        let mut unseen = events_after(&behind);
+        for work in &mut work {
+            let Some(events) = unseen.remove(&work.run.key) else { continue };
+            if let Some(state) = &mut work.state {
+                fold(state, &events, &work.run);
+            }
+        }
+    }
+    work
+}
+
+fn fold(state: &mut RunState, events: &[Recorded], run: &LockedRun) {
+    for event in events {
+        if let Err(message) = state.apply(event) {
+            bug(&format!("the log of run {} is broken: {message}", run.key.run));
+        }
+    }
+    if state.position != run.position {
+        let (run, head, row) = (run.key.run, state.position, run.position);
+        bug(&format!("the log of run {run} ends at position {head}, its row says {row}"));
+    }
+}
+
+/// The events of runs after a position each.
+pub fn events_after(after: &[(RunKey, u64)]) -> HashMap<RunKey, Vec<Recorded>> {
+    let keys: Vec<RunKey> = after.iter().map(|(key, _)| *key).collect();
+    let (projects, runs) = columns(&keys);
+    let positions: Vec<i64> = after.iter().map(|(_, position)| position.cast_signed()).collect();
+    let mut events: HashMap<RunKey, Vec<Recorded>> = HashMap::with_capacity(after.len());
+    let rows = spi::run(
+        "SELECT u.project_id, u.run_id, e.position, e.created_at, e.type, e.data::text
+         FROM unnest($1::integer[], $2::uuid[], $3::bigint[]) AS u (project_id, run_id, after)
+         CROSS JOIN LATERAL (
+             SELECT position, created_at, type, data FROM meshhook.run_event
+             WHERE project_id = u.project_id AND run_id = u.run_id AND position > u.after
+             ORDER BY position OFFSET 0) e",
+        &[arg(projects), arg(runs), arg(positions)],
+        |row| (RunKey { project: row.must(1), run: row.must(2) }, recorded(row, 3)),
+    );
+    for (key, event) in rows {
+        events.entry(key).or_default().push(event);
+    }
+    events
+}
+
+/// Reads position, time, type and data from four columns.
+fn recorded(row: &Row, first: i32) -> Recorded {
+    let (kind, data): (String, String) = (row.must(first + 2), row.must(first + 3));
+    let at: TimestampWithTimeZone = row.must(first + 1);
+    let event = Event::from_parts(&kind, &data).unwrap_or_else(|message| bug(&message));
+    Recorded { position: position(row, first), at: Timestamp::from_micros(unix_micros(at)), event }
+}
+
+fn position(row: &Row, column: i32) -> u64 {
+    row.must::<i64>(column).cast_unsigned()
+}
+
+/// The earliest timer or lease, in microseconds since 1970.
+pub(super) fn next_due() -> Option<i64> {
+    spi::read_one(
+        "SELECT least((SELECT min(due_at) FROM meshhook.timer), (SELECT min(lease_expires_at) FROM meshhook.job
+             WHERE lease_expires_at IS NOT NULL))",
+        &[],
+        |row| row.get::<TimestampWithTimeZone>(1).map(unix_micros),
+    )?
+}
+
+pub(super) fn columns(keys: &[RunKey]) -> (Vec<i32>, Vec<pgrx::Uuid>) {
+    keys.iter().map(|key| (key.project, key.run)).unzip()
+}

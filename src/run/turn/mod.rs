@@ -1,0 +1,278 @@
+//! A turn: the facts of up to N runs become events, jobs and timers, all in one transaction.
+//!
+//! `Turns::turn` reads the inbox, locks the runs, asks the engine, writes everything with one statement a
+//! table. The caller owns the transaction: the orchestrator commits once per turn (see
+//! `worker::orchestrator`), `tick()` leaves it to the session. Nothing here may wait.
+
+mod batch;
+mod load;
+pub use load::events_after;
+pub mod tick;
+mod write;
+
+use std::collections::{HashSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use lru::LruCache;
+use meshhook_engine::decide::step;
+use meshhook_engine::definition::Workflow;
+use meshhook_engine::error::ErrorInfo;
+use meshhook_engine::event::{Event, Recorded};
+use meshhook_engine::fact::{Fact, Quarantine};
+use meshhook_engine::state::RunState;
+use meshhook_engine::time::Timestamp;
+
+use crate::project::Project;
+use crate::random;
+use crate::{shmem, workflow};
+
+use batch::Batch;
+
+/// Most bytes of run states kept between turns.
+const CACHE_BYTES: usize = 64 << 20;
+/// How often due timers and leases are looked for while there is work, in microseconds.
+const DUE_CHECK_MICROS: i64 = 20_000;
+
+/// A run's place in the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RunKey {
+    /// The project.
+    pub project: i32,
+    /// The run.
+    pub run: pgrx::Uuid,
+}
+
+/// What a turn did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TurnReport {
+    /// Runs that were moved.
+    pub runs: usize,
+    /// Whether another turn at once makes sense.
+    pub more: bool,
+}
+
+/// A run's row, locked for this turn.
+#[derive(Debug)]
+pub struct LockedRun {
+    key: RunKey,
+    version_id: i64,
+    position: u64,
+    finished: bool,
+}
+
+/// Turns of one process, with what they remember between transactions.
+#[derive(Debug)]
+pub struct Turns {
+    /// Which project is served; `None` is all.
+    scope: Option<i32>,
+    cache: LruCache<RunKey, RunState>,
+    cache_bytes: usize,
+    /// States of the transaction under way; they count once it has committed.
+    staged: Vec<(RunKey, Option<RunState>)>,
+    /// The runs of the turn under way.
+    current: Vec<RunKey>,
+    /// Runs of a batch that failed, to be taken one by one.
+    suspects: VecDeque<RunKey>,
+    /// Runs that failed alone, with the error that ends them.
+    condemned: VecDeque<(RunKey, String)>,
+    /// Runs that could not even be ended; left alone until the process restarts.
+    given_up: HashSet<RunKey>,
+    next_due_check: i64,
+}
+
+impl Turns {
+    /// Turns for every project.
+    pub fn new() -> Self {
+        Self::of(None)
+    }
+
+    /// Turns for one project, or for all.
+    pub fn of(scope: Option<i32>) -> Self {
+        Self {
+            scope,
+            cache: LruCache::unbounded(),
+            cache_bytes: 0,
+            staged: Vec::new(),
+            current: Vec::new(),
+            suspects: VecDeque::new(),
+            condemned: VecDeque::new(),
+            given_up: HashSet::new(),
+            next_due_check: 0,
+        }
+    }
+
+    /// Takes a turn for up to `batch` runs. Called inside a transaction, as the owner role.
+    pub fn turn(&mut self, batch: usize) -> TurnReport {
+        let now = random::now_micros();
+        let mut more = false;
+        if now >= self.next_due_check {
+            more = load::fire_due(self.scope, now);
+            self.next_due_check = now + DUE_CHECK_MICROS;
+        }
+        let locked = self.choose(batch);
+        self.current = locked.iter().map(|run| run.key).collect();
+        if locked.is_empty() {
+            // A suspect that somebody else holds, or that is done with, comes back by the inbox if need be.
+            let was_single = self.condemned.pop_front().is_some() || self.suspects.pop_front().is_some();
+            return TurnReport { runs: 0, more: more || was_single };
+        }
+        let facts = load::facts(&self.current);
+        let mut out = Batch::default();
+        for mut work in load::with_states(locked, facts, &mut self.cache, &mut self.cache_bytes) {
+            if self.condemned.front().is_some_and(|(key, _)| *key == work.run.key) {
+                self.condemn(&mut work);
+            }
+            self.move_run(work, now, &mut out);
+        }
+        write::all(&out);
+        if out.ended {
+            shmem::notify_waiters_on_commit();
+        }
+        TurnReport { runs: self.current.len(), more: true }
+    }
+
+    /// The runs of this turn, locked: one that must be ended, one that is suspected, or the next of the inbox.
+    fn choose(&self, batch: usize) -> Vec<LockedRun> {
+        if let Some((key, _)) = self.condemned.front() {
+            return load::lock(&[*key]);
+        }
+        if let Some(key) = self.suspects.front() {
+            return load::lock(&[*key]);
+        }
+        load::pick(self.scope, batch, &self.given_up)
+    }
+
+    /// Replaces what a run was told by its end.
+    fn condemn(&self, work: &mut load::Work) {
+        let error = self.condemned.front().map_or("", |(_, error)| error);
+        work.state.get_or_insert_default();
+        let error = ErrorInfo::new("quarantined", error).retryable(false);
+        work.facts.iter_mut().for_each(|fact| fact.fact = Err(String::new()));
+        if let Some(first) = work.facts.first_mut() {
+            first.fact = Ok(Fact::Quarantine(Quarantine { error }));
+        }
+    }
+
+    /// Decides what follows from a run's facts and adds it to the batch.
+    fn move_run(&mut self, work: load::Work, now: i64, out: &mut Batch) {
+        let load::Work { run, state, facts } = work;
+        out.consumed.extend(facts.iter().map(|fact| fact.inbox_id));
+        let Some(mut state) = state.filter(|_| !run.finished) else { return };
+        let before = state.position;
+        let mark = out.mark();
+        let project = Project(run.key.project);
+        let id = run.key.run.to_string();
+        let definition = workflow::compiled(project, run.version_id);
+        for incoming in &facts {
+            let at = Timestamp::from_micros(now.max(state.last_at.map_or(0, Timestamp::as_micros)));
+            let fact = match &incoming.fact {
+                Ok(fact) => fact.clone(),
+                Err(message) if message.is_empty() => continue,
+                Err(message) => Fact::Quarantine(Quarantine { error: ErrorInfo::new("internal", message) }),
+            };
+            let first = state.position + 1;
+            let events = decide(&definition, &id, &mut state, &fact, at);
+            for (offset, event) in (0u64..).zip(events) {
+                let metadata = if offset == 0 { incoming.metadata.as_deref() } else { None };
+                out.add(&run.key, &Recorded { position: first + offset, at, event }, &state, metadata);
+            }
+        }
+        if state.position > before {
+            out.update(&run.key, &state);
+        }
+        let ended = state.status.is_terminal();
+        if ended {
+            out.drop_work_since(mark);
+        }
+        self.staged.push((run.key, (!ended).then_some(state)));
+    }
+
+    /// Keeps what the transaction made: it has committed.
+    pub fn committed(&mut self) {
+        if let Some(key) = self.current.first() {
+            if self.condemned.front().is_some_and(|(condemned, _)| condemned == key) {
+                self.condemned.pop_front();
+            } else if self.suspects.front() == Some(key) {
+                self.suspects.pop_front();
+            }
+        }
+        for (key, state) in std::mem::take(&mut self.staged) {
+            if let Some(state) = state {
+                self.cache_bytes += state.byte_size();
+                self.cache.put(key, state);
+            }
+        }
+        while self.cache_bytes > CACHE_BYTES {
+            let Some((_, oldest)) = self.cache.pop_lru() else { break };
+            self.cache_bytes = self.cache_bytes.saturating_sub(oldest.byte_size());
+        }
+        self.current.clear();
+    }
+
+    /// Forgets what the transaction made: it was rolled back.
+    pub fn rolled_back(&mut self) {
+        self.staged.clear();
+        for key in self.current.clone() {
+            self.forget(key);
+        }
+    }
+
+    /// Learns that the turn was rolled back for an error that may be one run's fault (see
+    /// `Failure::may_be_a_runs_fault`): the batch is taken apart, and a run that fails alone is ended with
+    /// the error instead of holding up the others.
+    pub fn failed(&mut self, message: &str) {
+        let runs = std::mem::take(&mut self.current);
+        match runs.as_slice() {
+            [] => {}
+            [key] if self.condemned.front().is_some_and(|(condemned, _)| condemned == key) => {
+                pgrx::warning!("run {} of project {} cannot be ended and is left alone: {message}", key.run, key.project);
+                self.condemned.pop_front();
+                self.given_up.insert(*key);
+            }
+            [key] => {
+                self.suspects.retain(|suspect| suspect != key);
+                self.condemned.push_back((*key, message.to_owned()));
+            }
+            many => self.suspects.extend(many),
+        }
+    }
+
+    /// Whether runs of a failed batch are still to be taken one by one.
+    pub fn is_taking_apart(&self) -> bool {
+        !self.suspects.is_empty() || !self.condemned.is_empty()
+    }
+
+    /// When the next timer is due or the next lease runs out, in microseconds since 2000.
+    pub fn next_due(&mut self) -> Option<i64> {
+        let due = load::next_due();
+        self.next_due_check = due.map_or(0, |due| due.min(self.next_due_check));
+        due.map(|due| due - random::PG_EPOCH_MICROS)
+    }
+
+    fn forget(&mut self, key: RunKey) {
+        if let Some(state) = self.cache.pop(&key) {
+            self.cache_bytes = self.cache_bytes.saturating_sub(state.byte_size());
+        }
+    }
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Asks the engine. A panic of it ends the run instead of the batch: the events decided so far in this
+/// step are dropped and the state is made again from those that count.
+fn decide(workflow: &Rc<Workflow>, run: &str, state: &mut RunState, fact: &Fact, at: Timestamp) -> Vec<Event> {
+    let before = state.clone();
+    match catch_unwind(AssertUnwindSafe(|| step(workflow, run, state, fact, at))) {
+        Ok(events) => events,
+        Err(_) => {
+            *state = before;
+            let error = ErrorInfo::new("internal", "the engine gave up on this run; the server log has the details");
+            step(workflow, run, state, &Fact::Quarantine(Quarantine { error }), at)
+        }
+    }
+}

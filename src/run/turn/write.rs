@@ -1,0 +1,134 @@
+//! What a turn writes: one statement a table, whatever the number of runs.
+
+use super::batch::Batch;
+use crate::random::PG_EPOCH_MICROS;
+use crate::shmem;
+use crate::spi::{self, arg};
+
+/// Writes a turn. The caller commits.
+pub(super) fn all(batch: &Batch) {
+    cancel_open_work(batch);
+    events(batch);
+    jobs(batch);
+    timers(batch);
+    runs(batch);
+    if !batch.consumed.is_empty() {
+        spi::exec("DELETE FROM meshhook.inbox WHERE inbox_id = ANY ($1)", &[arg(batch.consumed.clone())]);
+    }
+}
+
+/// Takes back what is open for runs that ended. A job that an executor is just reporting on is locked and
+/// left alone: its report finds the run over, or its lease runs out, and either removes it.
+fn cancel_open_work(batch: &Batch) {
+    let closed = &batch.closed;
+    if closed.run.is_empty() {
+        return;
+    }
+    let keys = [arg(closed.project.clone()), arg(closed.run.clone())];
+    spi::exec(
+        "WITH open AS MATERIALIZED (
+             SELECT j.project_id, j.run_id, j.node FROM unnest($1::integer[], $2::uuid[]) AS u (project_id, run_id)
+             JOIN meshhook.job j ON j.project_id = u.project_id AND j.run_id = u.run_id FOR UPDATE OF j SKIP LOCKED)
+         DELETE FROM meshhook.job j USING open o
+         WHERE j.project_id = o.project_id AND j.run_id = o.run_id AND j.node = o.node",
+        &keys,
+    );
+    spi::exec(
+        "DELETE FROM meshhook.timer t USING unnest($1::integer[], $2::uuid[]) AS u (project_id, run_id)
+         WHERE t.project_id = u.project_id AND t.run_id = u.run_id",
+        &keys,
+    );
+}
+
+fn events(batch: &Batch) {
+    let events = &batch.events;
+    if events.kind.is_empty() {
+        return;
+    }
+    spi::exec(
+        "INSERT INTO meshhook.run_event (project_id, run_id, position, global_position, type, data, metadata, created_at)
+         SELECT project_id, run_id, position, nextval('meshhook.global_position_seq'), type, data::jsonb, metadata::jsonb,
+                created_at
+         FROM unnest($1::integer[], $2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
+              AS u (project_id, run_id, position, type, data, metadata, created_at)",
+        &[
+            arg(events.keys.project.clone()),
+            arg(events.keys.run.clone()),
+            arg(events.position.clone()),
+            arg(events.kind.clone()),
+            arg(events.data.clone()),
+            arg(events.metadata.clone()),
+            arg(events.at.clone()),
+        ],
+    );
+}
+
+fn jobs(batch: &Batch) {
+    let jobs = &batch.jobs;
+    if jobs.node.is_empty() {
+        return;
+    }
+    spi::exec(
+        "INSERT INTO meshhook.job (project_id, run_id, node, attempt, kind, queue, input_position, timeout_ms, token, ready_at)
+         SELECT * FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::integer[], $5::text[], $6::text[], $7::bigint[],
+                              $8::bigint[], $9::bigint[], $10::timestamptz[])",
+        &[
+            arg(jobs.keys.project.clone()),
+            arg(jobs.keys.run.clone()),
+            arg(jobs.node.clone()),
+            arg(jobs.attempt.clone()),
+            arg(jobs.kind.clone()),
+            arg(jobs.queue.clone()),
+            arg(jobs.input_position.clone()),
+            arg(jobs.timeout_ms.clone()),
+            arg(jobs.token.clone()),
+            arg(jobs.at.clone()),
+        ],
+    );
+    // An empty payload: every LISTENer of the database hears it, whoever's jobs these are.
+    spi::exec("SELECT pg_notify('meshhook_jobs', '')", &[]);
+}
+
+fn timers(batch: &Batch) {
+    let timers = &batch.timers;
+    if timers.node.is_empty() {
+        return;
+    }
+    spi::exec(
+        "INSERT INTO meshhook.timer (project_id, run_id, node, due_at)
+         SELECT * FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::timestamptz[])",
+        &[
+            arg(timers.keys.project.clone()),
+            arg(timers.keys.run.clone()),
+            arg(timers.node.clone()),
+            arg(timers.due.clone()),
+        ],
+    );
+    if let Some(earliest) = timers.earliest {
+        shmem::note_deadline_on_commit(earliest - PG_EPOCH_MICROS);
+    }
+}
+
+fn runs(batch: &Batch) {
+    let updates = &batch.updates;
+    if updates.status.is_empty() {
+        return;
+    }
+    spi::exec(
+        "UPDATE meshhook.run r
+         SET status = u.status, position = u.position, started_at = u.started_at, finished_at = u.finished_at,
+             last_at = u.last_at
+         FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::timestamptz[], $6::timestamptz[],
+                     $7::timestamptz[]) AS u (project_id, run_id, status, position, started_at, finished_at, last_at)
+         WHERE r.project_id = u.project_id AND r.run_id = u.run_id",
+        &[
+            arg(updates.keys.project.clone()),
+            arg(updates.keys.run.clone()),
+            arg(updates.status.clone()),
+            arg(updates.position.clone()),
+            arg(updates.started.clone()),
+            arg(updates.finished.clone()),
+            arg(updates.last.clone()),
+        ],
+    );
+}

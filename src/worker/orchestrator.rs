@@ -1,0 +1,304 @@
+//! The orchestrator: the background worker of one database.
+//!
+//! Decides when a turn is taken and when to sleep. What a turn does is `run::turn`'s business.
+//! Between turns it holds no transaction, no snapshot and no table lock; when there is nothing to
+//! do it does nothing but look once every 30 seconds.
+
+use super::probe::{self, Probe};
+use super::transaction::{self, Failure};
+use super::{backoff, ffi};
+use crate::run::turn::{TurnReport, Turns};
+use crate::shmem::{self, State};
+use pgrx::{PgLogLevel, ereport, pg_guard, pg_sys};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+/// Runs one turn takes up at most.
+const BATCH: usize = 512;
+/// A turn that takes longer is rolled back and its runs are taken one by one.
+const TURN_LIMIT: Duration = Duration::from_secs(30);
+/// Covers lost wake-ups (PREPARE TRANSACTION, a crash between commit and signal).
+const SAFETY_POLL: Duration = Duration::from_secs(30);
+/// Without shared memory nobody wakes us.
+const UNPRELOADED_POLL: Duration = Duration::from_millis(200);
+/// While the extension is being dropped or altered.
+const BUSY_POLL: Duration = Duration::from_secs(1);
+const FAILURE_INITIAL: Duration = Duration::from_millis(100);
+const FAILURE_CAP: Duration = Duration::from_secs(30);
+
+/// What to do after a cycle.
+enum Next {
+    /// Nothing is due before this time (microseconds since 2000).
+    SleepUntil(i64),
+    /// Wait this long and let no wake-up shorten it.
+    Pause(Duration),
+    /// Leave for good; says why to the launcher.
+    Leave(State),
+}
+
+/// What one transaction found out.
+enum Turn {
+    NotReady(Probe),
+    Taken {
+        report: TurnReport,
+        next_due: Option<i64>,
+    },
+}
+
+struct Orchestrator {
+    /// None: not preloaded, the session lock is ours instead.
+    link: Option<shmem::Link>,
+    turns: Turns,
+    /// The extension whose state `turns` caches.
+    extension: pg_sys::Oid,
+    /// Failed turns in a row.
+    failures: u32,
+    last_failure: Option<String>,
+    /// Cycles in a row that found something due and could not take it (another session has it).
+    fruitless: u32,
+}
+
+/// Entry point of the background worker; the argument is the database's object id.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn meshhook_orchestrator_main(argument: pg_sys::Datum) {
+    ffi::accept_signals();
+    ffi::connect(Some(pg_sys::Oid::from(argument.value() as u32)));
+    super::settle();
+    ffi::override_setting(
+        c"application_name",
+        &ffi::c_string(super::ORCHESTRATOR_TYPE),
+    );
+    ffi::report_activity(None);
+    let link = if shmem::available() {
+        // None: another orchestrator is faster, or nobody wants this one any more.
+        match shmem::attach_orchestrator() {
+            Some(link) => Some(link),
+            None => return,
+        }
+    } else if ffi::try_orchestrator_lock() {
+        None
+    } else {
+        return;
+    };
+    Orchestrator {
+        link,
+        turns: Turns::new(),
+        extension: pg_sys::InvalidOid,
+        failures: 0,
+        last_failure: None,
+        fruitless: 0,
+    }
+    .serve();
+}
+
+impl Orchestrator {
+    fn serve(mut self) {
+        let context = ffi::enter_cycle_context();
+        loop {
+            // Order matters: latch, then flag, then scan. A commit during the scan raises both.
+            ffi::reset_latch();
+            ffi::serve_interrupts();
+            if self.must_leave() {
+                return self.leave(State::Detached);
+            }
+            if let Some(link) = &self.link {
+                link.begin_scan();
+            }
+            let next = self.cycle();
+            ffi::reset_cycle_context(context);
+            match next {
+                Next::Leave(state) => return self.leave(state),
+                Next::SleepUntil(time) => self.sleep_until(time),
+                Next::Pause(duration) => self.pause(duration),
+            }
+        }
+    }
+
+    fn must_leave(&self) -> bool {
+        self.link.as_ref().is_some_and(shmem::Link::must_leave)
+    }
+
+    /// Returning from the entry point exits with code 0: the postmaster forgets this worker.
+    fn leave(&self, state: State) {
+        self.set_state(state);
+    }
+
+    fn set_state(&self, state: State) {
+        if let Some(link) = &self.link {
+            link.set_state(state);
+        }
+    }
+
+    fn poll(&self) -> Duration {
+        if self.link.is_some() {
+            SAFETY_POLL
+        } else {
+            UNPRELOADED_POLL
+        }
+    }
+
+    /// Takes turns until nothing is left to do now.
+    fn cycle(&mut self) -> Next {
+        loop {
+            match self.turn() {
+                Ok(Turn::NotReady(probe)) => return self.not_ready(probe),
+                Ok(Turn::Taken { report, next_due }) => {
+                    self.set_state(State::Serving);
+                    self.succeeded(report.runs);
+                    if !report.more {
+                        return self.after_drain(report.runs, next_due);
+                    }
+                }
+                Err(failure) => {
+                    self.failed(&failure);
+                    // The first failure is followed at once by runs taken one by one; a second
+                    // one in a row says that something else is wrong too.
+                    if self.failures > 1 || failure.is_transient() {
+                        let delay = backoff::delay(FAILURE_INITIAL, FAILURE_CAP, self.failures);
+                        return Next::Pause(delay);
+                    }
+                }
+            }
+            ffi::serve_interrupts();
+            if self.must_leave() {
+                return Next::Leave(State::Detached);
+            }
+        }
+    }
+
+    /// One transaction: probe, turn, and the next deadline when nothing is left to do.
+    fn turn(&mut self) -> Result<Turn, Failure> {
+        let (turns, known) = (&mut self.turns, &mut self.extension);
+        transaction::run(c"meshhook: turn", TURN_LIMIT, || match probe::probe() {
+            Probe::Ready { extension, owner } => {
+                if extension != *known {
+                    // Created anew: nothing remembered from before is true.
+                    *turns = Turns::new();
+                    *known = extension;
+                }
+                transaction::act_as(owner);
+                let report = turns.turn(BATCH);
+                let next_due = if report.more { None } else { turns.next_due() };
+                Turn::Taken { report, next_due }
+            }
+            other => Turn::NotReady(other),
+        })
+    }
+
+    fn not_ready(&mut self, probe: Probe) -> Next {
+        let sleep = match probe {
+            Probe::Absent => return Next::Leave(State::Absent),
+            Probe::Busy => return Next::Pause(BUSY_POLL.min(self.poll())),
+            Probe::Dormant => {
+                self.set_state(State::Dormant);
+                self.poll()
+            }
+            Probe::Mismatched | Probe::Ready { .. } => {
+                self.set_state(State::Mismatched);
+                SAFETY_POLL
+            }
+        };
+        Next::SleepUntil(ffi::now().saturating_add(sleep.as_micros() as i64))
+    }
+
+    fn succeeded(&mut self, runs: usize) {
+        self.turns.committed();
+        if let Some(link) = &self.link
+            && runs > 0
+        {
+            link.count_turn(false);
+        }
+        if self.failures > 0 {
+            self.failures = 0;
+            self.last_failure = None;
+        }
+    }
+
+    /// Tells the turns what happened, and the log: once per message, then ever more rarely.
+    fn failed(&mut self, failure: &Failure) {
+        self.failures = self.failures.saturating_add(1);
+        if let Some(link) = &self.link {
+            link.count_turn(true);
+        }
+        let text = failure.to_string();
+        let turns = &mut self.turns;
+        // Not in a transaction: a panic here must not leave the worker half-way.
+        let told = catch_unwind(AssertUnwindSafe(|| {
+            turns.rolled_back();
+            if !failure.is_transient() {
+                turns.failed(&text);
+            }
+        }));
+        if told.is_err() {
+            self.turns = Turns::new();
+        }
+        if self.last_failure.as_deref() != Some(&text) || self.failures.is_power_of_two() {
+            ereport!(
+                PgLogLevel::WARNING,
+                failure.code,
+                format!("meshhook turn rolled back: {}", failure.message),
+                failure
+                    .detail
+                    .clone()
+                    .unwrap_or_else(|| { format!("{} failed turns in a row", self.failures) })
+            );
+            self.last_failure = Some(text);
+        }
+    }
+
+    fn after_drain(&mut self, runs: usize, next_due: Option<i64>) -> Next {
+        let now = ffi::now();
+        let latest = now.saturating_add(self.poll().as_micros() as i64);
+        match next_due {
+            // Due already, yet the turn did not take it: another session has it locked. Look
+            // again soon, then less and less often; its commit wakes us.
+            Some(due) if due <= now && runs == 0 => {
+                self.fruitless = (self.fruitless + 1).min(10);
+                Next::SleepUntil(latest.min(now + (1000i64 << self.fruitless)))
+            }
+            due => {
+                self.fruitless = 0;
+                Next::SleepUntil(due.map_or(latest, |due| due.min(latest)))
+            }
+        }
+    }
+
+    /// Sleeps until `time`, a wake-up, or a request to leave.
+    fn sleep_until(&self, time: i64) {
+        if let Some(link) = &self.link {
+            link.sleep_until(time);
+        }
+        let mut reported = false;
+        loop {
+            ffi::reset_latch();
+            ffi::serve_interrupts();
+            let woken = self.link.as_ref().is_some_and(shmem::Link::woken);
+            let left = time.saturating_sub(ffi::now());
+            if woken || left <= 0 || self.must_leave() {
+                return;
+            }
+            if !reported {
+                ffi::report_statistics(true);
+                reported = true;
+            }
+            // Rounded up: waking before the deadline would find nothing due.
+            ffi::wait_latch(Duration::from_millis((left as u64).div_ceil(1000)));
+        }
+    }
+
+    /// Waits out a failure; a wake-up does not shorten it, a request to leave does.
+    fn pause(&self, duration: Duration) {
+        ffi::report_statistics(true);
+        let end = Instant::now() + duration;
+        loop {
+            ffi::reset_latch();
+            ffi::serve_interrupts();
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.must_leave() {
+                return;
+            }
+            ffi::wait_latch(left);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Waiting costs nothing and ends in time.
+
+use meshhook_e2e::{Database, SOON, chain, claim_one, complete, ended, publish, start};
+use meshhook_testkit::{history, wait_for};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+fn echo() -> Value {
+    json!({"name": "echo", "nodes": [{"id": "out", "type": "transform", "with": {"output": "{{ .input }}"}}]})
+}
+
+#[test]
+fn await_run_waits_without_a_snapshot() {
+    let db = Database::preloaded("awaited");
+    publish(&mut db.app(), &chain("chain", &["one"]));
+    let mut app = db.app();
+    let id = start(&mut app, "chain", &json!({}));
+    let pid = app.backend_pid();
+    let mut admin = db.admin();
+    let mut executor = db.executor();
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            let rows = app.rows(&format!("CALL meshhook.await_run('{id}', '30 s')"), &[]);
+            (rows[0].get::<_, String>(0), rows[0].get::<_, Option<Value>>(1), Instant::now())
+        });
+        let job = claim_one(&mut executor, "default");
+        wait_for("the wait", SOON, || {
+            admin.value(
+                "SELECT count(*) = 1 FROM pg_stat_activity WHERE pid = $1 AND query ~ '^CALL'",
+                &[&pid],
+            )
+        });
+        // It looks now and then, but does not hold on to what it sees: neither its snapshot nor a transaction id.
+        let held: usize = (0..50)
+            .filter(|_| {
+                let sql = "SELECT backend_xmin IS NOT NULL OR backend_xid IS NOT NULL FROM pg_stat_activity WHERE pid = $1";
+                let pause = Instant::now();
+                wait_for("a moment", SOON, || pause.elapsed() > Duration::from_millis(20));
+                admin.value::<bool>(sql, &[&pid])
+            })
+            .count();
+        assert!(held <= 5, "{held} of 50 looks found a snapshot held");
+        assert!(!waiter.is_finished());
+        let completed = Instant::now();
+        complete(&mut executor, &job, &json!("here"));
+        let (status, output, seen) = waiter.join().expect("the wait succeeds");
+        assert_eq!((status.as_str(), output), ("succeeded", Some(json!("here"))));
+        assert!(seen - completed < Duration::from_secs(2), "it took {:?}", seen - completed);
+    });
+}
+
+#[test]
+fn await_run_gives_up_in_time_and_refuses_what_cannot_end() {
+    let db = Database::preloaded("await_edges");
+    publish(&mut db.app(), &chain("chain", &["one"]));
+    let mut app = db.app();
+    let id = start(&mut app, "chain", &json!({}));
+    let started = Instant::now();
+    let rows = app.rows(&format!("CALL meshhook.await_run('{id}', '300 ms')"), &[]);
+    assert_eq!(rows[0].get::<_, String>(0), "running");
+    assert!(started.elapsed() >= Duration::from_millis(300) && started.elapsed() < Duration::from_secs(5));
+    app.exec("BEGIN");
+    let mine = start(&mut app, "chain", &json!({}));
+    let started = Instant::now();
+    let refused = app.error(&format!("CALL meshhook.await_run('{mine}', '20 s')"), &[]);
+    assert!(started.elapsed() < Duration::from_secs(5), "it says so at once");
+    assert!(refused.hint().is_some_and(|hint| !hint.is_empty()), "{refused:?}");
+    app.exec("ROLLBACK");
+}
+
+#[test]
+fn a_delay_ends_on_time_and_nobody_polls_for_it() {
+    let db = Database::preloaded("delayed");
+    let wait = Duration::from_secs(3);
+    publish(
+        &mut db.app(),
+        &json!({
+            "name": "later",
+            "nodes": [{"id": "pause", "type": "delay", "with": {"duration": "3s"}},
+                      {"id": "out", "type": "transform", "with": {"output": "{{ .input }}"}}],
+            "edges": [{"from": "pause", "to": "out"}]
+        }),
+    );
+    let mut app = db.app();
+    let started = Instant::now();
+    let id = start(&mut app, "later", &json!("later"));
+    let mut watcher = db.cluster.superuser("postgres");
+    // The orchestrator does its turn, finds the timer, and then is not heard of until it is due.
+    let mut moments = std::collections::BTreeSet::new();
+    wait_for("most of the wait to pass", SOON, || {
+        let moment: Option<String> = watcher.value(
+            "SELECT max(xact_start)::text FROM pg_stat_activity WHERE datname = 'delayed' AND backend_type LIKE 'meshhook%'",
+            &[],
+        );
+        moments.extend(moment);
+        started.elapsed() > wait - Duration::from_millis(500)
+    });
+    assert!(moments.len() <= 3, "seen at work {} times", moments.len());
+    let mut admin = db.admin();
+    assert_eq!(ended(&mut admin, id).output, Some(json!("later")));
+    let late: f64 = admin.value(
+        "SELECT extract(epoch FROM finished_at - started_at)::float8 FROM meshhook.runs WHERE run_id = $1",
+        &[&id],
+    );
+    assert!((3.0..4.5).contains(&late), "finished {late} s after its start");
+}
+
+#[test]
+fn an_idle_orchestrator_wakes_within_milliseconds() {
+    let db = Database::preloaded("latency");
+    publish(&mut db.app(), &echo());
+    let mut app = db.app();
+    let mut admin = db.admin();
+    let mut latencies: Vec<f64> = (0..20)
+        .map(|n| {
+            let id = start(&mut app, "echo", &json!(n));
+            meshhook_e2e::wait_status(&mut admin, id, &["succeeded"], SOON);
+            admin.value(
+                "SELECT extract(epoch FROM finished_at - created_at)::float8 FROM meshhook.runs WHERE run_id = $1",
+                &[&id],
+            )
+        })
+        .collect();
+    latencies.sort_by(f64::total_cmp);
+    println!("start to finish: median {:.1} ms, worst {:.1} ms", latencies[10] * 1e3, latencies[19] * 1e3);
+    assert!(latencies[10] < 0.1, "median {} s", latencies[10]);
+    assert_eq!(history::check_all(&mut admin), 20);
+}
