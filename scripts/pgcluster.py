@@ -88,10 +88,10 @@ def wait_for(what, seconds, condition):
         time.sleep(0.02)
 
 
-def spawn(command, log, outlive=False, **options):
+def spawn(command, log, outlive=False, end_signal=signal.SIGTERM, **options):
     """Starts a process in a session of its own, so that a Ctrl-C in the terminal is the caller's to handle.
 
-    Unless it may outlive the caller, the kernel interrupts it when the caller is gone, however that happens.
+    Unless it may outlive the caller, the kernel ends it when the caller is gone, however that happens.
     """
     libc = ctypes.CDLL(None)
     with open(log, "ab") as output:
@@ -101,7 +101,7 @@ def spawn(command, log, outlive=False, **options):
             stdout=output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=None if outlive else lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGINT),
+            preexec_fn=None if outlive else lambda: libc.prctl(PR_SET_PDEATHSIG, end_signal),
             **options,
         )
 
@@ -161,9 +161,10 @@ class Cluster:
 
     def start(self, outlive=False):
         """Starts the server and waits until it takes connections."""
-        self.process = spawn([self.bin / "postgres", "-D", self.data], self.log, outlive, cwd="/",
+        # SIGINT is a fast shutdown; SIGTERM would wait for clients to leave.
+        self.process = spawn([self.bin / "postgres", "-D", self.data], self.log, outlive, signal.SIGINT, cwd="/",
                              env=clean_environment(), **as_server())
-        ready = [self.bin / "pg_isready", "-q", "-h", self.folder, "-p", str(self.port)]
+        ready = [self.bin / "pg_isready", "-q", "-U", "postgres", "-h", self.folder, "-p", str(self.port)]
 
         def takes_connections():
             if self.process.poll() is not None:

@@ -15,10 +15,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row, Statement};
 
 /// Opens a connection; the second part is signalled at each notification it gets.
 pub async fn connect(config: &Config) -> Result<(Client, Arc<Notify>)> {
-    let (client, mut connection) = config
-        .connect(NoTls)
-        .await
-        .context("cannot connect to the database")?;
+    let (client, mut connection) = config.connect(NoTls).await.context("cannot connect to the database")?;
     let wake = Arc::new(Notify::new());
     let signal = Arc::clone(&wake);
     // Ends with the connection: its errors reach whoever waits for an answer.
@@ -91,9 +88,7 @@ async fn start_runs(shared: &Shared, config: &Config, per_transaction: u32) -> R
     let one = "SELECT meshhook.start_run($1, $2)";
     let many = "SELECT meshhook.start_run($1, pg_catalog.jsonb_build_object('n', n))
                 FROM pg_catalog.generate_series($2::integer, $3::integer) AS n";
-    let statement = client
-        .prepare(if per_transaction == 1 { one } else { many })
-        .await?;
+    let statement = client.prepare(if per_transaction == 1 { one } else { many }).await?;
     while let Ok(permits) = shared.permits.acquire_many(per_transaction).await {
         if shared.closing.get() {
             return Ok(());
@@ -107,9 +102,7 @@ async fn start_runs(shared: &Shared, config: &Config, per_transaction: u32) -> R
             let last = n + i32::try_from(per_transaction)? - 1;
             client.query(&statement, &[&NAME, &n, &last]).await?;
         }
-        shared
-            .started
-            .set(shared.started.get() + u64::from(per_transaction));
+        shared.started.set(shared.started.get() + u64::from(per_transaction));
     }
     Ok(())
 }
@@ -131,9 +124,7 @@ async fn work(shared: &Shared, config: &Config, batch: usize, poll: Duration) ->
              FROM meshhook.claim_jobs($1, executor => 'bench', batch_size => $2)",
         )
         .await?;
-    let complete = client
-        .prepare("SELECT outcome FROM meshhook.complete_jobs($1, $2, $3)")
-        .await?;
+    let complete = client.prepare("SELECT outcome FROM meshhook.complete_jobs($1, $2, $3)").await?;
     let size = i32::try_from(batch)?;
     let mut waited_in_vain = false;
     let mut jobs = client.query(&claim, &[&NAME, &size]).await?;
@@ -148,39 +139,21 @@ async fn work(shared: &Shared, config: &Config, batch: usize, poll: Duration) ->
         }
         // The next claim travels right behind the completions: one round trip, two transactions.
         let again: [&(dyn ToSql + Sync); 2] = [&NAME, &size];
-        let (done, next) = tokio::join!(
-            finish(shared, &client, &complete, &jobs),
-            client.query(&claim, &again)
-        );
+        let (done, next) =
+            tokio::join!(finish(shared, &client, &complete, &jobs), client.query(&claim, &again));
         done?;
         jobs = next?;
     }
 }
 
-async fn finish(
-    shared: &Shared,
-    client: &Client,
-    complete: &Statement,
-    jobs: &[Row],
-) -> Result<()> {
+async fn finish(shared: &Shared, client: &Client, complete: &Statement, jobs: &[Row]) -> Result<()> {
     let ids: Vec<&str> = jobs.iter().map(|row| row.get(0)).collect();
     let tokens: Vec<i64> = jobs.iter().map(|row| row.get(1)).collect();
     let outputs: Vec<Json> = jobs.iter().map(|row| row.get(3)).collect();
-    let last = jobs
-        .iter()
-        .filter(|row| row.get::<_, &str>(2) == "c")
-        .count();
+    let last = jobs.iter().filter(|row| row.get::<_, &str>(2) == "c").count();
     let rows = client.query(complete, &[&ids, &tokens, &outputs]).await?;
-    let accepted = rows
-        .iter()
-        .filter(|row| row.get::<_, &str>(0) == "accepted")
-        .count();
-    ensure!(
-        accepted == jobs.len(),
-        "{} of {} jobs were not accepted",
-        jobs.len() - accepted,
-        jobs.len()
-    );
+    let accepted = rows.iter().filter(|row| row.get::<_, &str>(0) == "accepted").count();
+    ensure!(accepted == jobs.len(), "{} of {} jobs were not accepted", jobs.len() - accepted, jobs.len());
     shared.finished.set(shared.finished.get() + last as u64);
     shared.permits.add_permits(last);
     Ok(())

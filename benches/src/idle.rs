@@ -12,12 +12,8 @@ pub async fn measure(time: Duration, target: &Target, report: &mut Report) -> Re
     let observer = target.observer().await?;
     if target.is_private() {
         // Clearing up behind the load is not what idleness costs.
-        observer
-            .batch_execute("ALTER SYSTEM SET autovacuum = off")
-            .await?;
-        observer
-            .batch_execute("SELECT pg_catalog.pg_reload_conf()")
-            .await?;
+        observer.batch_execute("ALTER SYSTEM SET autovacuum = off").await?;
+        observer.batch_execute("SELECT pg_catalog.pg_reload_conf()").await?;
     }
     let transactions_before = transactions(&observer, target.database()).await?;
     let statements_before = statements(&observer, target.database()).await?;
@@ -40,9 +36,7 @@ async fn statements(observer: &Client, database: &str) -> Result<Option<i64>> {
     if !observer.query_one(loaded, &[]).await?.get::<_, bool>(0) {
         return Ok(None);
     }
-    observer
-        .batch_execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
-        .await?;
+    observer.batch_execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements").await?;
     let count = "SELECT coalesce(sum(s.calls), 0)::bigint FROM pg_stat_statements s
                  JOIN pg_catalog.pg_database d ON d.oid = s.dbid WHERE d.datname = $1";
     Ok(Some(observer.query_one(count, &[&database]).await?.get(0)))

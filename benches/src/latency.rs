@@ -29,29 +29,17 @@ struct Sample {
 
 /// Adds the latency of single runs, from the client's call to the end as the client sees it and as the log
 /// records it (client and server share a clock when they share a machine).
-pub async fn measure(
-    options: &Options,
-    target: &Target,
-    admin: &Client,
-    report: &mut Report,
-) -> Result<()> {
+pub async fn measure(options: &Options, target: &Target, admin: &Client, report: &mut Report) -> Result<()> {
     let shared = Shared::new(1);
     let mut samples: HashMap<Uuid, Sample> = HashMap::new();
     let local = LocalSet::new();
     local
         .run_until(async {
             let config = target.executor("bench executor");
-            tokio::task::spawn_local(executor(
-                Rc::clone(&shared),
-                config,
-                options.batch,
-                SAFETY_POLL,
-            ));
+            tokio::task::spawn_local(executor(Rc::clone(&shared), config, options.batch, SAFETY_POLL));
             let (client, _) = connect(&target.application("bench starter")).await?;
             let start = client.prepare("SELECT meshhook.start_run($1, $2)").await?;
-            let wait = client
-                .prepare("CALL meshhook.await_run($1, '10 s')")
-                .await?;
+            let wait = client.prepare("CALL meshhook.await_run($1, '10 s')").await?;
             for n in 0..options.latency_runs + WARM_UP {
                 shared.sleep(PAUSE).await?;
                 let input = serde_json::json!({"n": n});
@@ -66,14 +54,7 @@ pub async fn measure(
                 shared.sleep(Duration::ZERO).await?;
                 ensure!(status == Some("succeeded"), "run {run} ended as {status:?}");
                 if n >= WARM_UP {
-                    samples.insert(
-                        run,
-                        Sample {
-                            called,
-                            start_ms,
-                            seen_ms,
-                        },
-                    );
+                    samples.insert(run, Sample { called, start_ms, seen_ms });
                 }
             }
             anyhow::Ok(())
@@ -99,22 +80,10 @@ pub async fn measure(
         ("start_call", of(|sample| sample.start_ms)),
     ] {
         values.sort_by(f64::total_cmp);
-        report.number(
-            format!("idle_latency.{what}_p50"),
-            percentile(&values, 0.5),
-            "ms",
-        );
-        report.number(
-            format!("idle_latency.{what}_p99"),
-            percentile(&values, 0.99),
-            "ms",
-        );
+        report.number(format!("idle_latency.{what}_p50"), percentile(&values, 0.5), "ms");
+        report.number(format!("idle_latency.{what}_p99"), percentile(&values, 0.99), "ms");
     }
     report.number("idle_latency.samples", samples.len() as f64, "runs");
-    report.number(
-        "idle_latency.jobs_not_announced",
-        shared.unannounced.get() as f64,
-        "",
-    );
+    report.number("idle_latency.jobs_not_announced", shared.unannounced.get() as f64, "");
     Ok(())
 }

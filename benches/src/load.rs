@@ -56,9 +56,7 @@ pub async fn measure(
                 let config = target.executor("bench executor");
                 executors.spawn_local(executor(Rc::clone(&shared), config, options.batch, poll));
             }
-            shared
-                .sleep(Duration::from_secs(options.warm_up_seconds))
-                .await?;
+            shared.sleep(Duration::from_secs(options.warm_up_seconds)).await?;
             let before = Snapshot::take(admin).await?;
             shared.sleep(Duration::from_secs(options.seconds)).await?;
             let after = Snapshot::take(admin).await?;
@@ -67,10 +65,7 @@ pub async fn measure(
             while !starters.is_empty() || shared.finished.get() < shared.started.get() {
                 shared.sleep(Duration::from_millis(10)).await?;
                 while starters.try_join_next().is_some() {}
-                ensure!(
-                    closed.elapsed() < DRAIN,
-                    "runs were still under way after {DRAIN:?}"
-                );
+                ensure!(closed.elapsed() < DRAIN, "runs were still under way after {DRAIN:?}");
             }
             wait_until_ended(admin).await?;
             anyhow::Ok((before, after))
@@ -97,11 +92,8 @@ pub async fn measure(
     let latencies: Option<Vec<f64>> = row.get(1);
     ensure!(finished > 0.0, "no run ended in the measured window");
     let events =
-        "SELECT pg_catalog.count(*) FROM meshhook.run_event WHERE \"time\" >= $1 AND \"time\" < $2";
-    let events = admin
-        .query_one(events, &[&before.at, &after.at])
-        .await?
-        .get::<_, i64>(0) as f64;
+        "SELECT pg_catalog.count(*) FROM meshhook.run_event WHERE created_at >= $1 AND created_at < $2";
+    let events = admin.query_one(events, &[&before.at, &after.at]).await?.get::<_, i64>(0) as f64;
     let wal = (after.wal - before.wal) as f64;
 
     let name = |what: &str| format!("{prefix}.{what}");
@@ -110,22 +102,11 @@ pub async fn measure(
     report.number(name("wal_per_run"), wal / finished, "B");
     report.number(name("wal_per_event"), wal / events, "B");
     // Over the whole of this mode, since the counters lag too much for a window.
-    report.number(
-        name("transactions_per_run"),
-        transactions as f64 / runs as f64,
-        "",
-    );
-    for (what, latency) in ["latency_p50", "latency_p99"]
-        .iter()
-        .zip(latencies.unwrap_or_default())
-    {
+    report.number(name("transactions_per_run"), transactions as f64 / runs as f64, "");
+    for (what, latency) in ["latency_p50", "latency_p99"].iter().zip(latencies.unwrap_or_default()) {
         report.number(name(what), latency, "ms");
     }
-    let checkpoints = if after.checkpoint == before.checkpoint {
-        "none"
-    } else {
-        "at least one"
-    };
+    let checkpoints = if after.checkpoint == before.checkpoint { "none" } else { "at least one" };
     report.text(name("checkpoints"), checkpoints);
     for (who, spent) in after.cpu_since(&before) {
         report.number(name(&format!("cpu_{who}")), spent / seconds, "cores");
@@ -140,14 +121,10 @@ async fn count_runs(admin: &Client) -> Result<i64> {
 
 /// The last job's completion is not yet the run's end: a turn follows.
 async fn wait_until_ended(admin: &Client) -> Result<()> {
-    let open =
-        "SELECT pg_catalog.count(*) FROM meshhook.runs WHERE workflow = $1 AND finished_at IS NULL";
+    let open = "SELECT pg_catalog.count(*) FROM meshhook.runs WHERE workflow = $1 AND finished_at IS NULL";
     let started = Instant::now();
     while admin.query_one(open, &[&NAME]).await?.get::<_, i64>(0) > 0 {
-        ensure!(
-            started.elapsed() < DRAIN,
-            "runs had not ended after {DRAIN:?}"
-        );
+        ensure!(started.elapsed() < DRAIN, "runs had not ended after {DRAIN:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())

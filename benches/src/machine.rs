@@ -12,8 +12,7 @@ pub fn describe(report: &mut Report, target: &Target) {
     let field = |file: &str, name: &str| {
         let text = fs::read_to_string(file).unwrap_or_default();
         let line = text.lines().find(|line| line.starts_with(name));
-        line.and_then(|line| line.split_once(':'))
-            .map_or("unknown".into(), |(_, v)| v.trim().to_owned())
+        line.and_then(|line| line.split_once(':')).map_or("unknown".into(), |(_, v)| v.trim().to_owned())
     };
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     report.text("machine.cpu", field("/proc/cpuinfo", "model name"));

@@ -107,12 +107,7 @@ async fn measure(options: &Options, target: &Target) -> Result<Report> {
     }
     if options.idle_seconds > 0 {
         drop(admin);
-        idle::measure(
-            Duration::from_secs(options.idle_seconds),
-            target,
-            &mut report,
-        )
-        .await?;
+        idle::measure(Duration::from_secs(options.idle_seconds), target, &mut report).await?;
     }
     Ok(report)
 }

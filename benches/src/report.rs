@@ -31,10 +31,7 @@ impl Report {
     fn push(&mut self, name: String, value: Value, unit: &'static str) {
         let row = Row { name, value, unit };
         // Shown at once, since the whole takes minutes.
-        eprintln!(
-            "{}",
-            format!("{} {} {}", row.name, row.shown(), row.unit).trim_end()
-        );
+        eprintln!("{}", format!("{} {} {}", row.name, row.shown(), row.unit).trim_end());
         self.rows.push(row);
     }
 
@@ -47,8 +44,7 @@ impl Report {
             .collect();
         let text = serde_json::to_string_pretty(&array)? + "\n";
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)
-                .with_context(|| format!("cannot make {}", folder.display()))?;
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }

@@ -39,38 +39,28 @@ impl Snapshot {
 
     /// Seconds from `earlier` to here, by the server's clock.
     pub fn seconds_since(&self, earlier: &Snapshot) -> f64 {
-        self.at
-            .duration_since(earlier.at)
-            .unwrap_or_default()
-            .as_secs_f64()
+        self.at.duration_since(earlier.at).unwrap_or_default().as_secs_f64()
     }
 
     /// CPU seconds spent since `earlier`, by who spent them, in a fixed order.
     pub fn cpu_since(&self, earlier: &Snapshot) -> Vec<(&'static str, f64)> {
-        [
-            "orchestrator",
-            "starters",
-            "executors",
-            "other_server",
-            "driver",
-        ]
-        .into_iter()
-        .filter_map(|who| {
-            let spent: Vec<f64> = self
-                .cpu
-                .iter()
-                .filter(|((name, _), _)| *name == who)
-                .map(|(key, seconds)| seconds - earlier.cpu.get(key).unwrap_or(&0.0))
-                .collect();
-            (!spent.is_empty()).then(|| (who, spent.iter().sum()))
-        })
-        .collect()
+        ["orchestrator", "starters", "executors", "other_server", "driver"]
+            .into_iter()
+            .filter_map(|who| {
+                let spent: Vec<f64> = self
+                    .cpu
+                    .iter()
+                    .filter(|((name, _), _)| *name == who)
+                    .map(|(key, seconds)| seconds - earlier.cpu.get(key).unwrap_or(&0.0))
+                    .collect();
+                (!spent.is_empty()).then(|| (who, spent.iter().sum()))
+            })
+            .collect()
     }
 }
 
 async fn cpu_seconds(admin: &Client) -> Result<HashMap<(&'static str, u32), f64>> {
-    let processes =
-        "SELECT pid, application_name, backend_type, datname = pg_catalog.current_database(),
+    let processes = "SELECT pid, application_name, backend_type, datname = pg_catalog.current_database(),
                             pid = pg_catalog.pg_backend_pid()
                      FROM pg_catalog.pg_stat_activity";
     let mut spent = HashMap::new();
@@ -90,27 +80,18 @@ async fn cpu_seconds(admin: &Client) -> Result<HashMap<(&'static str, u32), f64>
         known.insert(pid, who);
         if row.get(4) {
             // A process of this number that is no postgres: the server runs on another machine.
-            postmaster = stat(pid)
-                .filter(|stat| stat.name.starts_with("postgres"))
-                .map(|stat| stat.parent);
+            postmaster = stat(pid).filter(|stat| stat.name.starts_with("postgres")).map(|stat| stat.parent);
         }
     }
     let Some(postmaster) = postmaster else {
         return Ok(spent);
     };
     for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
         if let Some(stat) = stat(pid).filter(|stat| stat.parent == postmaster) {
-            spent.insert(
-                (known.get(&pid).copied().unwrap_or("other_server"), pid),
-                stat.seconds,
-            );
+            spent.insert((known.get(&pid).copied().unwrap_or("other_server"), pid), stat.seconds);
         }
     }
     if let Some(own) = stat(std::process::id()) {
@@ -142,7 +123,6 @@ fn stat(pid: u32) -> Option<Stat> {
 /// a second, hence the pause; `observer` is connected elsewhere.
 pub async fn transactions(observer: &Client, database: &str) -> Result<i64> {
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
-    let count =
-        "SELECT xact_commit + xact_rollback FROM pg_catalog.pg_stat_database WHERE datname = $1";
+    let count = "SELECT xact_commit + xact_rollback FROM pg_catalog.pg_stat_database WHERE datname = $1";
     Ok(observer.query_one(count, &[&database]).await?.get(0))
 }

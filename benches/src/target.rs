@@ -41,24 +41,11 @@ impl Target {
     pub fn open(options: &Options) -> Result<Target> {
         if let Some(url) = &options.database_url {
             let admin = Config::from_str(url).context("--database-url cannot be read")?;
-            return Ok(Target {
-                cluster: None,
-                application: admin.clone(),
-                executor: admin.clone(),
-                admin,
-            });
+            return Ok(Target { cluster: None, application: admin.clone(), executor: admin.clone(), admin });
         }
-        let control =
-            Path::new(&install::pg_config("--sharedir")).join("extension/meshhook.control");
-        ensure!(
-            control.exists(),
-            "this Postgres has no meshhook: `make bench` installs it first"
-        );
-        let libraries = if options.statements {
-            "meshhook,pg_stat_statements"
-        } else {
-            "meshhook"
-        };
+        let control = Path::new(&install::pg_config("--sharedir")).join("extension/meshhook.control");
+        ensure!(control.exists(), "this Postgres has no meshhook: `make bench` installs it first");
+        let libraries = if options.statements { "meshhook,pg_stat_statements" } else { "meshhook" };
         let mut builder = Cluster::builder()
             .setting("shared_preload_libraries", libraries)
             .setting("shared_buffers", "256MB")
@@ -71,8 +58,7 @@ impl Target {
         }
         let cluster = builder.start();
         cluster.create_database(NAME);
-        let config =
-            |user: &str| -> Result<Config> { Ok(Config::from_str(&cluster.url(user, NAME))?) };
+        let config = |user: &str| -> Result<Config> { Ok(Config::from_str(&cluster.url(user, NAME))?) };
         Ok(Target {
             admin: config("postgres")?,
             application: config(APPLICATION)?,
@@ -122,16 +108,11 @@ impl Target {
     /// Adds versions and settings.
     pub async fn describe(&self, admin: &Client, report: &mut Report) -> Result<()> {
         let version = "SELECT pg_catalog.current_setting('server_version'), meshhook.version()";
-        let row = admin
-            .query_one(version, &[])
-            .await
-            .context("the database has no meshhook")?;
+        let row = admin.query_one(version, &[]).await.context("the database has no meshhook")?;
         report.text("version.postgres", row.get::<_, String>(0));
         report.text("version.meshhook", row.get::<_, String>(1));
         for name in SETTINGS {
-            let row = admin
-                .query_one("SELECT pg_catalog.current_setting($1)", &[&name])
-                .await?;
+            let row = admin.query_one("SELECT pg_catalog.current_setting($1)", &[&name]).await?;
             report.text(format!("setting.{name}"), row.get::<_, String>(0));
         }
         Ok(())
@@ -144,10 +125,7 @@ impl Target {
                 "CREATE ROLE {APPLICATION} LOGIN; SELECT meshhook.grant_api('{APPLICATION}');
                  CREATE ROLE {EXECUTOR} LOGIN IN ROLE meshhook_executor;"
             );
-            admin
-                .batch_execute(&roles)
-                .await
-                .context("cannot make the roles")?;
+            admin.batch_execute(&roles).await.context("cannot make the roles")?;
         }
         let task = |id: &str, input: &str| serde_json::json!({"id": id, "type": "task", "with": {"queue": NAME, "input": {"n": input}}});
         let definition = serde_json::json!({
@@ -171,10 +149,7 @@ impl Target {
         let sample = "SELECT count(DISTINCT r.run_id), count(v.\"position\")
              FROM (SELECT run_id FROM meshhook.runs WHERE workflow = $1 ORDER BY random() LIMIT 200) r
              LEFT JOIN LATERAL meshhook.verify_run(r.run_id) v ON true";
-        let row = admin
-            .query_one(sample, &[&NAME])
-            .await
-            .context("cannot replay runs")?;
+        let row = admin.query_one(sample, &[&NAME]).await.context("cannot replay runs")?;
         let (runs, differences): (i64, i64) = (row.get(0), row.get(1));
         if differences > 0 {
             bail!("replay differs from the state of runs in {differences} places");
@@ -189,9 +164,7 @@ impl Target {
                           regexp_replace(query, '\\s+', ' ', 'g')
              FROM pg_stat_statements s JOIN pg_catalog.pg_database d ON d.oid = s.dbid
              WHERE d.datname = current_database() ORDER BY total_exec_time DESC LIMIT 25";
-        admin
-            .batch_execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
-            .await?;
+        admin.batch_execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements").await?;
         println!(
             "{:>9} {:>11} {:>9} {:>9} {:>10}  statement",
             "calls", "total ms", "ms/call", "rows", "WAL KiB"

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -71,7 +70,7 @@ class Demo:
                 continue
             try:
                 os.kill(pid, signal.SIGTERM)
-                wait_for("a process to end", 10, lambda: has_ended(pid, started))
+                wait_for("a process to end", 10, lambda: start_time(pid) != started)
             except ClusterError:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -81,20 +80,12 @@ class Demo:
 
 
 def start_time(pid):
-    """When a process was started, in ticks since boot; None when there is none."""
+    """When a process was started, in ticks since boot; None when there is none, or only its remains."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-
-
-def has_ended(pid, started):
-    """Whether a process is gone. A child of ours is reaped here, or it would stay as a zombie."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
-    return start_time(pid) != started
+    return None if fields[0] == "Z" else int(fields[19])
 
 
 def stop_previous():
@@ -129,7 +120,7 @@ def start_database(demo):
 def start_sidecar(demo, password):
     """The sidecar runs without rights on the machine too: a copy of it, under the server's account."""
     program = demo.cluster.folder / "meshhook-sidecar"
-    built = TARGET / "release" / "meshhook-sidecar"
+    built = Path(os.environ.get("MESHHOOK_SIDECAR_BIN", TARGET / "release" / "meshhook-sidecar"))
     if not built.is_file():
         raise ClusterError(f"there is no {built}: call make build")
     shutil.copy(built, program)
@@ -211,6 +202,8 @@ def run(keep):
     ok = False
     try:
         ok = perform(demo)
+    except BrokenPipeError:
+        raise
     except (ClusterError, OSError) as error:
         show.failure(str(error), {name: tail(cluster.folder / name) for name in ("server.log", "sidecar.log", "shop.log")})
     finally:
@@ -328,6 +321,10 @@ def main():
             return run(arguments.keep)
         show.note("the demo is ended, its folder removed" if stop_previous() else "no demo is running")
         return 0
+    except BrokenPipeError:
+        # Whoever read along has left; what the interpreter still holds goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         show.note("interrupted: everything the demo started is ended")
         return 130

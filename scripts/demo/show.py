@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from contextlib import contextmanager
+from datetime import datetime
 
 COLOURS = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 OUTCOMES = {"node.succeeded": "32", "run.succeeded": "32;1", "node.failed": "31", "run.failed": "31;1",
@@ -95,8 +96,6 @@ def after(due_at, at):
 
 def seconds_of(moment):
     """Seconds since 1970 of a time as events carry it: ISO 8601 text, or a number of milliseconds."""
-    from datetime import datetime
-
     if moment is None:
         return None
     if isinstance(moment, (int, float)):

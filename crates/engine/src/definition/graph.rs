@@ -7,18 +7,25 @@ use super::{Problems, Workflow, pointer};
 
 /// Checks the graph and gives every node its place in the topological order.
 ///
-/// `places` are the JSON pointers of the nodes.
-pub(super) fn check(workflow: &mut Workflow, places: &[String], problems: &mut Problems) {
+/// `places` are the JSON pointers of the nodes. Where an edge could not be read (`sound` is false), only
+/// what does not depend on the edges is said, so that one fault does not show up as many.
+pub(super) fn check(workflow: &mut Workflow, places: &[String], sound: bool, problems: &mut Problems) {
+    if !sound {
+        report_references(workflow, places, None, problems);
+        return;
+    }
     workflow.order = topological_order(workflow);
     if workflow.order.len() < workflow.nodes.len() {
         report_cycle(workflow, places, problems);
+        report_references(workflow, places, None, problems);
         return;
     }
     for (rank, node) in workflow.order.clone().into_iter().enumerate() {
         workflow.nodes[node].rank = rank;
     }
     report_loose_nodes(workflow, places, problems);
-    report_references(workflow, places, problems);
+    let ancestors = ancestors(workflow);
+    report_references(workflow, places, Some(&ancestors), problems);
 }
 
 /// Kahn's algorithm; among nodes that could come next the one defined first does, so that the order is
@@ -76,8 +83,8 @@ fn report_loose_nodes(workflow: &Workflow, places: &[String], problems: &mut Pro
     }
 }
 
-/// `.nodes.<id>` may name ancestors only: anything else has no output yet, or only by luck.
-fn report_references(workflow: &Workflow, places: &[String], problems: &mut Problems) {
+/// For each node, the nodes from which a path leads to it.
+fn ancestors(workflow: &Workflow) -> Vec<BTreeSet<usize>> {
     let mut ancestors: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); workflow.nodes.len()];
     for node in &workflow.order {
         for edge in &workflow.nodes[*node].incoming {
@@ -87,18 +94,29 @@ fn report_references(workflow: &Workflow, places: &[String], problems: &mut Prob
             ancestors[*node].insert(from);
         }
     }
+    ancestors
+}
+
+/// `.nodes.<id>` may name ancestors only: anything else has no output yet, or only by luck.
+fn report_references(
+    workflow: &Workflow,
+    places: &[String],
+    ancestors: Option<&[BTreeSet<usize>]>,
+    problems: &mut Problems,
+) {
     for (i, node) in workflow.nodes.iter().enumerate() {
         let with = pointer(&places[i], "with");
         for reference in node.node.references() {
             let at = format!("{with}{}", reference.pointer);
-            report_reference(workflow, &ancestors[i], &node.id, at, &reference.keys, problems);
+            let before = ancestors.map(|ancestors| &ancestors[i]);
+            report_reference(workflow, before, &node.id, at, &reference.keys, problems);
         }
     }
 }
 
 fn report_reference(
     workflow: &Workflow,
-    ancestors: &BTreeSet<usize>,
+    ancestors: Option<&BTreeSet<usize>>,
     id: &Arc<str>,
     at: String,
     path: &[Arc<str>],
@@ -114,7 +132,7 @@ fn report_reference(
     let Some(target) = path.get(1).filter(|_| &**root == "nodes") else { return };
     match workflow.index(target) {
         None => problems.add(at, "reference", format!("there is no node \"{target}\"")),
-        Some(index) if !ancestors.contains(&index) => {
+        Some(index) if ancestors.is_some_and(|ancestors| !ancestors.contains(&index)) => {
             let message = format!("node \"{target}\" does not come before \"{id}\", so it has no output there");
             problems.add(at, "reference", message);
         }

@@ -158,9 +158,7 @@ impl Workflow {
         workflow.nodes = nodes.into_iter().map(|node| node.def).collect();
         let sound = workflow.read_edges(&mut fields, problems);
         fields.finish(problems);
-        if sound {
-            graph::check(&mut workflow, &places, problems);
-        }
+        graph::check(&mut workflow, &places, sound, problems);
         complete.then_some(workflow)
     }
 

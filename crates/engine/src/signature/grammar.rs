@@ -11,16 +11,12 @@ impl Grammar {
         match self {
             Grammar::Bare => Box::new(std::iter::once(value.trim())),
             Grammar::Prefix(prefix) => Box::new(value.trim().strip_prefix(prefix).into_iter()),
-            Grammar::Kv {
-                separator,
-                signature_key,
-            } => Box::new(
-                pairs(value, separator).filter_map(move |(k, v)| (k == signature_key).then_some(v)),
-            ),
+            Grammar::Kv { separator, signature_key } => {
+                Box::new(pairs(value, separator).filter_map(move |(k, v)| (k == signature_key).then_some(v)))
+            }
             Grammar::SpaceList { version } => {
                 Box::new(value.split_ascii_whitespace().filter_map(move |item| {
-                    item.strip_prefix(version)
-                        .and_then(|rest| rest.strip_prefix(','))
+                    item.strip_prefix(version).and_then(|rest| rest.strip_prefix(','))
                 }))
             }
         }
@@ -45,10 +41,7 @@ impl Grammar {
         match self {
             Grammar::Bare => signature.to_owned(),
             Grammar::Prefix(prefix) => format!("{prefix}{signature}"),
-            Grammar::Kv {
-                separator,
-                signature_key,
-            } => match timestamp {
+            Grammar::Kv { separator, signature_key } => match timestamp {
                 Some((key, ts)) => format!("{key}={ts}{separator}{signature_key}={signature}"),
                 None => format!("{signature_key}={signature}"),
             },
@@ -58,9 +51,7 @@ impl Grammar {
 }
 
 fn pairs(value: &str, separator: char) -> impl Iterator<Item = (&str, &str)> {
-    value
-        .split(separator)
-        .filter_map(|pair| pair.trim().split_once('='))
+    value.split(separator).filter_map(|pair| pair.trim().split_once('='))
 }
 
 impl Encoding {

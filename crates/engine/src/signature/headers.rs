@@ -32,9 +32,7 @@ impl<S: BuildHasher> Headers for HashMap<String, String, S> {
 /// Pairs of name and value, such as [`sign`](super::sign) returns; the first of a name counts.
 impl<N: AsRef<str>, V: AsRef<str>> Headers for [(N, V)] {
     fn get(&self, name: &str) -> Option<&str> {
-        self.iter()
-            .find(|(n, _)| n.as_ref() == name)
-            .map(|(_, v)| v.as_ref())
+        self.iter().find(|(n, _)| n.as_ref() == name).map(|(_, v)| v.as_ref())
     }
 }
 

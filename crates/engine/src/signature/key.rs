@@ -78,20 +78,14 @@ impl KeyForm {
         match self {
             KeyForm::Raw => Ok(Key::Raw(secret)),
             KeyForm::Whsec => {
-                let text = secret
-                    .strip_prefix(WHSEC_PREFIX)
-                    .ok_or(SecretError::MissingPrefix)?;
-                let mut buffer = WipedBuffer {
-                    bytes: [0; WHSEC_MAX + 8],
-                    len: 0,
-                };
+                let text = secret.strip_prefix(WHSEC_PREFIX).ok_or(SecretError::MissingPrefix)?;
+                let mut buffer = WipedBuffer { bytes: [0; WHSEC_MAX + 8], len: 0 };
                 // Longer text cannot be a key, and would not fit the buffer.
                 if text.len() > WHSEC_MAX.div_ceil(3) * 4 {
                     return Err(SecretError::WrongLength);
                 }
-                buffer.len = BASE64
-                    .decode_slice(text, &mut buffer.bytes)
-                    .map_err(|_| SecretError::NotBase64)?;
+                buffer.len =
+                    BASE64.decode_slice(text, &mut buffer.bytes).map_err(|_| SecretError::NotBase64)?;
                 if !(WHSEC_MIN..=WHSEC_MAX).contains(&buffer.len) {
                     return Err(SecretError::WrongLength);
                 }

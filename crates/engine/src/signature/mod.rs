@@ -17,8 +17,6 @@ mod verify;
 
 pub use headers::Headers;
 pub use key::{KeyForm, SecretError};
-pub use preset::{
-    Algorithm, Dedupe, Encoding, Grammar, HeaderSet, PRESETS, Part, Preset, TimestampSource,
-};
+pub use preset::{Algorithm, Dedupe, Encoding, Grammar, HeaderSet, PRESETS, Part, Preset, TimestampSource};
 pub use sign::sign;
 pub use verify::{MAX_CANDIDATES, MAX_ID_BYTES, Reason, Verdict, verify};

@@ -122,22 +122,12 @@ pub static PRESETS: &[Preset] = &[
                 id: Some("webhook-id"),
                 timestamp: Some("webhook-timestamp"),
             },
-            HeaderSet {
-                signature: "svix-signature",
-                id: Some("svix-id"),
-                timestamp: Some("svix-timestamp"),
-            },
+            HeaderSet { signature: "svix-signature", id: Some("svix-id"), timestamp: Some("svix-timestamp") },
         ],
         grammar: Grammar::SpaceList { version: "v1" },
         algorithm: Algorithm::HmacSha256,
         encoding: Encoding::Base64,
-        signed: &[
-            Part::Id,
-            Part::Literal("."),
-            Part::Timestamp,
-            Part::Literal("."),
-            Part::Body,
-        ],
+        signed: &[Part::Id, Part::Literal("."), Part::Timestamp, Part::Literal("."), Part::Body],
         key: KeyForm::Whsec,
         timestamp: TimestampSource::Header,
         dedupe: Dedupe::SignedId,
@@ -146,11 +136,7 @@ pub static PRESETS: &[Preset] = &[
     // The SHA-1 header X-Hub-Signature is not read at all.
     Preset {
         name: "github",
-        headers: &[HeaderSet {
-            signature: "x-hub-signature-256",
-            id: None,
-            timestamp: None,
-        }],
+        headers: &[HeaderSet { signature: "x-hub-signature-256", id: None, timestamp: None }],
         grammar: Grammar::Prefix("sha256="),
         algorithm: Algorithm::HmacSha256,
         encoding: Encoding::Hex,

@@ -20,14 +20,8 @@ pub fn sign(
 ) -> Result<Vec<(String, String)>, SecretError> {
     let key = preset.key.decode(secret)?;
     let timestamp = ts.to_string();
-    let content = Content {
-        id,
-        timestamp: &timestamp,
-        body,
-    };
-    let mac = content
-        .mac(preset, key.bytes())
-        .ok_or(SecretError::WrongLength)?;
+    let content = Content { id, timestamp: &timestamp, body };
+    let mac = content.mac(preset, key.bytes()).ok_or(SecretError::WrongLength)?;
     let signature = preset.encoding.encode(&mac.finalize().into_bytes());
     let inline_time = match preset.timestamp {
         TimestampSource::Kv(key) => Some((key, ts)),
@@ -37,14 +31,8 @@ pub fn sign(
     let mut headers = Vec::new();
     if let Some(set) = preset.headers.first() {
         headers.extend(set.id.map(|name| (name.to_owned(), id.to_owned())));
-        headers.extend(
-            set.timestamp
-                .map(|name| (name.to_owned(), timestamp.clone())),
-        );
-        headers.push((
-            set.signature.to_owned(),
-            preset.grammar.write(&signature, inline_time),
-        ));
+        headers.extend(set.timestamp.map(|name| (name.to_owned(), timestamp.clone())));
+        headers.push((set.signature.to_owned(), preset.grammar.write(&signature, inline_time)));
     }
     headers.extend(preset.hint.map(|name| (name.to_owned(), id.to_owned())));
     Ok(headers)

@@ -136,29 +136,20 @@ fn judge<H: Headers + ?Sized>(
             None => None,
         },
         TimestampSource::Kv(key) => Some((
-            preset
-                .grammar
-                .single_value(signature, key)
-                .ok_or(Reason::MalformedHeader(set.signature))?,
+            preset.grammar.single_value(signature, key).ok_or(Reason::MalformedHeader(set.signature))?,
             set.signature,
         )),
     };
     let timestamp = match timestamp {
-        Some((text, name)) => Some((
-            text,
-            parse_unix_seconds(text).ok_or(Reason::MalformedHeader(name))?,
-        )),
+        Some((text, name)) => Some((text, parse_unix_seconds(text).ok_or(Reason::MalformedHeader(name))?)),
         None => None,
     };
 
     // Texts that cannot be decoded are passed over, as the senders' own libraries do: a list may
     // hold kinds of signatures this release does not know.
     let mut texts = preset.grammar.candidates(signature);
-    let candidates: Vec<[u8; 32]> = texts
-        .by_ref()
-        .take(MAX_CANDIDATES)
-        .filter_map(|text| preset.encoding.decode(text))
-        .collect();
+    let candidates: Vec<[u8; 32]> =
+        texts.by_ref().take(MAX_CANDIDATES).filter_map(|text| preset.encoding.decode(text)).collect();
     if candidates.is_empty() || texts.next().is_some() {
         return Err(Reason::MalformedHeader(set.signature));
     }
@@ -210,11 +201,7 @@ fn judge<H: Headers + ?Sized>(
     Ok(Verdict::Accepted {
         dedupe_key,
         signed_id: id.map(str::to_owned),
-        unsigned_id: preset
-            .hint
-            .and_then(|name| headers.get(name))
-            .and_then(clean_id)
-            .map(str::to_owned),
+        unsigned_id: preset.hint.and_then(|name| headers.get(name)).and_then(clean_id).map(str::to_owned),
         secret_index,
         timestamp,
     })
@@ -222,18 +209,11 @@ fn judge<H: Headers + ?Sized>(
 
 /// The first set that is there in full; else the set most likely meant, so that the reason names
 /// the header the sender forgot.
-fn choose_set<H: Headers + ?Sized>(
-    preset: &Preset,
-    headers: &H,
-) -> Result<&'static HeaderSet, Reason> {
+fn choose_set<H: Headers + ?Sized>(preset: &Preset, headers: &H) -> Result<&'static HeaderSet, Reason> {
     let present = |set: &HeaderSet| {
         let names = [Some(set.signature), set.id, set.timestamp];
         let wanted = names.iter().flatten().count();
-        let found = names
-            .iter()
-            .flatten()
-            .filter(|n| headers.get(n).is_some())
-            .count();
+        let found = names.iter().flatten().filter(|n| headers.get(n).is_some()).count();
         (found, wanted)
     };
     let full = preset.headers.iter().find(|set| {

@@ -14,7 +14,7 @@ use crate::stub::Stub;
 async fn throughput() {
     const JOBS: usize = 50_000;
     let stub = Stub::forgetful().await;
-    for (concurrency, batch) in [(1, 1), (16, 50), (256, 50)] {
+    for (concurrency, batch) in [(1, 1), (16, 50), (64, 50), (256, 50)] {
         let fake = Fake::new();
         let url = stub.url("/ok");
         let jobs = if concurrency == 1 { JOBS / 10 } else { JOBS };

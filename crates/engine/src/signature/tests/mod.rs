@@ -13,8 +13,7 @@ const WHSEC: &[u8] = b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const WHSEC_OLD: &[u8] = b"whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const PUBLISHED: &str = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
 const GITHUB: &[u8] = b"It's a Secret to Everybody";
-const GITHUB_PUBLISHED: &str =
-    "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
+const GITHUB_PUBLISHED: &str = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
 
 type Pairs = Vec<(String, String)>;
 
@@ -80,8 +79,7 @@ fn published_vectors() {
         check("github", &[GITHUB], &headers, b"Hello, World!"),
         Verdict::Accepted {
             // sha256 of the body, as `printf 'Hello, World!' | sha256sum` prints it.
-            dedupe_key: "sha256:dffd6021bb2bd5b0af676290809ec3a53191dd81c7f70a4b28688a362182986f"
-                .into(),
+            dedupe_key: "sha256:dffd6021bb2bd5b0af676290809ec3a53191dd81c7f70a4b28688a362182986f".into(),
             signed_id: None,
             unsigned_id: Some("72d3162e-cc78".into()),
             secret_index: 0,
@@ -95,17 +93,9 @@ fn published_vectors() {
 #[test]
 fn body_schemes_dedupe_by_body() {
     let key = |secret: &[u8], delivery: &str| {
-        let headers = with(
-            signed("github", secret, NOW, BODY),
-            "x-github-delivery",
-            delivery,
-        );
+        let headers = with(signed("github", secret, NOW, BODY), "x-github-delivery", delivery);
         match check("github", &[b"new", GITHUB], &headers, BODY) {
-            Verdict::Accepted {
-                dedupe_key,
-                unsigned_id,
-                ..
-            } => {
+            Verdict::Accepted { dedupe_key, unsigned_id, .. } => {
                 assert_eq!(unsigned_id.as_deref(), Some(delivery));
                 dedupe_key
             }
@@ -120,29 +110,17 @@ fn body_schemes_dedupe_by_body() {
 #[test]
 fn odd_hints_are_dropped() {
     for hint in ["", "a b", "\u{e9}", &"x".repeat(MAX_ID_BYTES + 1)] {
-        let headers = with(
-            signed("github", GITHUB, NOW, BODY),
-            "x-github-delivery",
-            hint,
-        );
+        let headers = with(signed("github", GITHUB, NOW, BODY), "x-github-delivery", hint);
         assert!(matches!(
             check("github", &[GITHUB], &headers, BODY),
-            Verdict::Accepted {
-                unsigned_id: None,
-                ..
-            }
+            Verdict::Accepted { unsigned_id: None, .. }
         ));
     }
 }
 
 #[test]
 fn the_repeat_of_a_signed_id_has_the_same_key() {
-    let key = |ts| match check(
-        "standard",
-        &[WHSEC],
-        &signed("standard", WHSEC, ts, BODY),
-        BODY,
-    ) {
+    let key = |ts| match check("standard", &[WHSEC], &signed("standard", WHSEC, ts, BODY), BODY) {
         Verdict::Accepted { dedupe_key, .. } => dedupe_key,
         rejected => panic!("{rejected:?}"),
     };
@@ -158,22 +136,10 @@ fn secrets_are_checked() {
     };
     assert_eq!(standard.check_secret(b""), Err(SecretError::Empty));
     assert_eq!(standard.check_secret(b"whsec_"), Err(SecretError::Empty));
-    assert_eq!(
-        standard.check_secret(&WHSEC[6..]),
-        Err(SecretError::MissingPrefix)
-    );
-    assert_eq!(
-        standard.check_secret(b"whpk_abcd"),
-        Err(SecretError::MissingPrefix)
-    );
-    assert_eq!(
-        standard.check_secret(b"whsec_%%%%"),
-        Err(SecretError::NotBase64)
-    );
-    assert_eq!(
-        standard.check_secret(b"whsec_\xff\xfe"),
-        Err(SecretError::NotBase64)
-    );
+    assert_eq!(standard.check_secret(&WHSEC[6..]), Err(SecretError::MissingPrefix));
+    assert_eq!(standard.check_secret(b"whpk_abcd"), Err(SecretError::MissingPrefix));
+    assert_eq!(standard.check_secret(b"whsec_%%%%"), Err(SecretError::NotBase64));
+    assert_eq!(standard.check_secret(b"whsec_\xff\xfe"), Err(SecretError::NotBase64));
     assert_eq!(standard.check_secret(WHSEC), Ok(()));
     assert_eq!(of(23), Err(SecretError::WrongLength));
     for good in 24..=64 {
@@ -191,16 +157,7 @@ fn secrets_are_checked() {
 #[test]
 fn no_tolerance_and_extreme_clocks() {
     let headers = signed("standard", WHSEC, NOW, BODY);
-    let at = |tolerance, now| {
-        outcome(&verify(
-            preset("standard"),
-            &[WHSEC],
-            tolerance,
-            now,
-            &headers,
-            BODY,
-        ))
-    };
+    let at = |tolerance, now| outcome(&verify(preset("standard"), &[WHSEC], tolerance, now, &headers, BODY));
     assert_eq!(at(0, NOW), Ok(0));
     assert_eq!(at(-5, NOW), Ok(0));
     assert_eq!(at(0, NOW + 1), Err("too_old"));
@@ -245,15 +202,8 @@ fn every_way_to_hold_headers_works() {
 fn schemes_are_data() {
     let kv = Preset {
         name: "kv",
-        headers: &[HeaderSet {
-            signature: "s",
-            id: None,
-            timestamp: None,
-        }],
-        grammar: Grammar::Kv {
-            separator: ',',
-            signature_key: "v1",
-        },
+        headers: &[HeaderSet { signature: "s", id: None, timestamp: None }],
+        grammar: Grammar::Kv { separator: ',', signature_key: "v1" },
         encoding: Encoding::Hex,
         signed: &[Part::Timestamp, Part::Literal("."), Part::Body],
         key: KeyForm::Raw,
@@ -262,16 +212,7 @@ fn schemes_are_data() {
         hint: None,
         ..*preset("standard")
     };
-    let go = |value: &str| {
-        outcome(&verify(
-            &kv,
-            &[b"k"],
-            TOLERANCE,
-            NOW,
-            &vec![("s", value)],
-            BODY,
-        ))
-    };
+    let go = |value: &str| outcome(&verify(&kv, &[b"k"], TOLERANCE, NOW, &vec![("s", value)], BODY));
     let value = get(&sign(&kv, b"k", "", NOW, BODY).unwrap(), "s");
     let (time, sig) = value.split_once(',').unwrap();
     assert_eq!(go(&value), Ok(0));
@@ -281,20 +222,10 @@ fn schemes_are_data() {
     assert_eq!(go(&format!("t=1,{sig}")), Err("no_match"));
     assert_eq!(go(time), Err("malformed_header"));
 
-    let bare = Preset {
-        name: "bare",
-        grammar: Grammar::Bare,
-        ..*preset("github")
-    };
+    let bare = Preset { name: "bare", grammar: Grammar::Bare, ..*preset("github") };
     let headers = sign(&bare, b"k", "d", 0, BODY).unwrap();
-    assert_eq!(
-        outcome(&verify(&bare, &[b"k"], 0, 0, &headers, BODY)),
-        Ok(0)
-    );
-    assert_eq!(
-        outcome(&verify(&bare, &[b"k"], 0, 0, &headers, b"")),
-        Err("no_match")
-    );
+    assert_eq!(outcome(&verify(&bare, &[b"k"], 0, 0, &headers, BODY)), Ok(0));
+    assert_eq!(outcome(&verify(&bare, &[b"k"], 0, 0, &headers, b"")), Err("no_match"));
 }
 
 /// What the verifier relies on; a row that breaks it would fail closed, but late.
@@ -303,23 +234,11 @@ fn the_table_is_consistent() {
     let mut names = std::collections::BTreeSet::new();
     for p in PRESETS {
         assert!(names.insert(p.name), "{} twice", p.name);
-        assert!(
-            !p.headers.is_empty() && p.signed.contains(&Part::Body),
-            "{}",
-            p.name
-        );
+        assert!(!p.headers.is_empty() && p.signed.contains(&Part::Body), "{}", p.name);
         for set in p.headers {
             assert_eq!(set.id.is_some(), p.signed.contains(&Part::Id), "{}", p.name);
-            assert_eq!(
-                set.timestamp.is_some(),
-                p.timestamp == TimestampSource::Header,
-                "{}",
-                p.name
-            );
-            for name in [Some(set.signature), set.id, set.timestamp, p.hint]
-                .iter()
-                .flatten()
-            {
+            assert_eq!(set.timestamp.is_some(), p.timestamp == TimestampSource::Header, "{}", p.name);
+            for name in [Some(set.signature), set.id, set.timestamp, p.hint].iter().flatten() {
                 assert_eq!(*name, name.to_lowercase());
             }
         }
@@ -329,12 +248,7 @@ fn the_table_is_consistent() {
             "{}: a time that is not signed proves nothing",
             p.name
         );
-        assert_eq!(
-            p.dedupe == Dedupe::SignedId,
-            p.signed.contains(&Part::Id),
-            "{}",
-            p.name
-        );
+        assert_eq!(p.dedupe == Dedupe::SignedId, p.signed.contains(&Part::Id), "{}", p.name);
     }
     assert_eq!(Preset::by_name("Standard"), None);
     assert_eq!(Preset::by_name(""), None);

@@ -1,0 +1,158 @@
+//! A run in memory: the engine with a clock that only moves when told, and a log that is checked.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::sync::Arc;
+
+use meshhook_engine::decide::step;
+use meshhook_engine::definition::Workflow;
+use meshhook_engine::event::{Event, Recorded};
+use meshhook_engine::fact::{Cancel, Fact, JobCompleted, JobFailed, Start, TimerDue};
+use meshhook_engine::json::Json;
+use meshhook_engine::replay::verify;
+use meshhook_engine::state::{NodeStatus, RunState, RunStatus};
+use meshhook_engine::time::Timestamp;
+
+/// The id of every simulated run.
+pub const RUN: &str = "01890000-0000-7000-8000-000000000000";
+
+/// A run in memory.
+#[derive(Debug)]
+pub struct Sim {
+    pub workflow: Workflow,
+    pub state: RunState,
+    pub log: Vec<Recorded>,
+    now: Timestamp,
+}
+
+impl Sim {
+    /// Compiles a definition and starts a run of it.
+    pub fn start(definition: &str, input: &str) -> Self {
+        let workflow = Workflow::compile(&Json::parse(definition).unwrap()).unwrap();
+        Self::of(workflow, Json::parse(input).unwrap(), 42)
+    }
+
+    /// Starts a run of a compiled definition.
+    pub fn of(workflow: Workflow, input: Json, seed: u64) -> Self {
+        let now = Timestamp::from_micros(1_700_000_000_000_000);
+        let start = Start {
+            workflow: Arc::clone(&workflow.name),
+            version: 1,
+            input,
+            seed,
+            trigger: Json::object([("type", Json::from("test"))]),
+            idempotency_key: None,
+        };
+        let mut sim = Self { workflow, state: RunState::default(), log: Vec::new(), now };
+        sim.take(&Fact::Start(start));
+        sim
+    }
+
+    /// Hands a fact to the engine and logs what follows.
+    pub fn take(&mut self, fact: &Fact) {
+        let first = self.state.position + 1;
+        let events = step(&self.workflow, RUN, &mut self.state, fact, self.now);
+        for (position, event) in (first..).zip(events) {
+            self.log.push(Recorded { position, at: self.now, event });
+        }
+        self.now = self.now.plus_millis(1);
+    }
+
+    pub fn complete(&mut self, node: &str, output: &str) {
+        let attempt = self.state.nodes.get(node).map_or(1, |node| node.attempt);
+        self.complete_attempt(node, attempt, output);
+    }
+
+    pub fn complete_attempt(&mut self, node: &str, attempt: u32, output: &str) {
+        let output = Json::parse(output).unwrap();
+        self.take(&Fact::JobCompleted(JobCompleted { node: node.into(), attempt, output }));
+    }
+
+    pub fn fail(&mut self, node: &str, error: &str) {
+        let attempt = self.attempt(node);
+        let error = Json::parse(error).unwrap();
+        self.take(&Fact::JobFailed(JobFailed { node: node.into(), attempt, error }));
+    }
+
+    /// Lets the time of a waiting node come.
+    pub fn fire(&mut self, node: &str) {
+        let due = self.state.nodes[node].due_at.unwrap();
+        self.now = self.now.max(due);
+        self.take(&Fact::TimerDue(TimerDue { node: node.into() }));
+    }
+
+    pub fn cancel(&mut self, reason: Option<&str>) {
+        self.take(&Fact::Cancel(Cancel { reason: reason.map(Arc::from) }));
+    }
+
+    pub fn status(&self) -> RunStatus {
+        self.state.status
+    }
+
+    pub fn output(&self) -> String {
+        self.state.output.as_ref().map_or("none".to_owned(), Json::to_string)
+    }
+
+    pub fn error_class(&self) -> String {
+        self.state.error.as_ref().map_or("none".to_owned(), |error| error.class.to_string())
+    }
+
+    pub fn attempt(&self, node: &str) -> u32 {
+        self.state.nodes[node].attempt
+    }
+
+    pub fn due_in_ms(&self, node: &str) -> i64 {
+        let node = &self.state.nodes[node];
+        let since = self.state.last_at.unwrap();
+        (node.due_at.unwrap().as_micros() - since.as_micros()) / 1000
+    }
+
+    /// Nodes with a job.
+    pub fn open(&self) -> Vec<&str> {
+        self.with_status(&[NodeStatus::Scheduled])
+    }
+
+    /// Nodes with a timer.
+    pub fn waiting(&self) -> Vec<&str> {
+        self.with_status(&[NodeStatus::Waiting, NodeStatus::Retrying])
+    }
+
+    fn with_status(&self, wanted: &[NodeStatus]) -> Vec<&str> {
+        let nodes = self.state.nodes.iter().filter(|(_, node)| wanted.contains(&node.status));
+        nodes.map(|(id, _)| &**id).collect()
+    }
+
+    pub fn events_of(&self, type_name: &str) -> usize {
+        self.log.iter().filter(|event| event.event.type_name() == type_name).count()
+    }
+
+    /// The rendered input of a node's job.
+    pub fn input_of(&self, id: &str) -> String {
+        let input = self.log.iter().find_map(|event| match &event.event {
+            Event::NodeScheduled(scheduled) if &*scheduled.node == id => scheduled.input.clone(),
+            _ => None,
+        });
+        input.unwrap().to_string()
+    }
+
+    /// The log through its stored form: what is read back must be what was decided.
+    pub fn stored(&self) -> Vec<Recorded> {
+        let read = |event: &Event| Event::from_parts(event.type_name(), &event.data()).unwrap();
+        self.log.iter().map(|r| Recorded { event: read(&r.event), ..r.clone() }).collect()
+    }
+
+    /// Replays the stored log: the fold and the decided-again state both equal the state held in memory.
+    pub fn verify(&self) {
+        let stored = self.stored();
+        assert_eq!(RunState::fold(&stored).unwrap(), self.state, "the fold differs from the state in memory");
+        match verify(&self.workflow, RUN, &stored) {
+            Ok(state) => assert_eq!(state, self.state),
+            Err(difference) => panic!("{difference}"),
+        }
+    }
+
+    /// Whether a replay of this log finds a difference, or ends in another state.
+    pub fn differs(&self, log: &[Recorded]) -> bool {
+        verify(&self.workflow, RUN, log).map_or(true, |state| state != self.state)
+    }
+}

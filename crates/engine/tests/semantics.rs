@@ -1,0 +1,261 @@
+//! The semantics table of the design, rule by rule: ports, joins, skipping, failure, output, retries.
+
+mod common;
+
+use common::Sim;
+use meshhook_engine::json::Json;
+use meshhook_engine::state::RunStatus;
+
+const DIAMOND: &str = r#"{"name":"w","nodes":[
+    {"id":"a","type":"task"},{"id":"b","type":"task"},{"id":"c","type":"task"},{"id":"d","type":"task"}],
+    "edges":[{"from":"a","to":"b"},{"from":"a","to":"c"},{"from":"b","to":"d"},{"from":"c","to":"d"}]}"#;
+
+#[test]
+fn join_all_waits_for_every_edge() {
+    let mut run = Sim::start(DIAMOND, "{}");
+    run.complete("a", "1");
+    assert_eq!(run.open(), ["b", "c"]);
+    run.complete("c", "3");
+    assert_eq!(run.open(), ["b"]);
+    run.complete("b", "2");
+    assert_eq!(run.open(), ["d"]);
+    run.complete("d", "4");
+    assert_eq!((run.status(), run.output()), (RunStatus::Succeeded, "4".into()));
+    run.verify();
+}
+
+#[test]
+fn the_order_of_independent_completions_does_not_change_the_outcome() {
+    for order in [["b", "c"], ["c", "b"]] {
+        let mut run = Sim::start(DIAMOND, "{}");
+        run.complete("a", "1");
+        order.iter().for_each(|node| run.complete(node, "2"));
+        run.complete("d", "4");
+        assert_eq!((run.status(), run.output()), (RunStatus::Succeeded, "4".into()));
+        run.verify();
+    }
+}
+
+#[test]
+fn join_any_fires_at_the_first_edge_and_ignores_later_ones() {
+    let text = DIAMOND.replace(r#"{"id":"d","type":"task"}"#, r#"{"id":"d","type":"task","join":"any"}"#);
+    let mut run = Sim::start(&text, "{}");
+    run.complete("a", "1");
+    run.complete("b", "2");
+    assert_eq!(run.open(), ["c", "d"]);
+    run.complete("d", "4");
+    assert_eq!(run.status(), RunStatus::Running, "the run waits for what is open");
+    run.complete("c", "3");
+    assert_eq!((run.status(), run.output()), (RunStatus::Succeeded, "4".into()));
+    run.verify();
+}
+
+const BRANCH: &str = r#"{"name":"w","nodes":[
+    {"id":"big","type":"branch","with":{"cases":[{"port":"yes","when":".input.total > 100"}],"default":"no"}},
+    {"id":"review","type":"task"},{"id":"file","type":"task"},{"id":"auto","type":"task"},
+    {"id":"done","type":"transform","with":{"output":{"by":"{{ .nodes.review.output // .nodes.auto.output }}"}}}],
+    "edges":[{"from":"big","port":"yes","to":"review"},{"from":"review","to":"file"},{"from":"big","port":"no","to":"auto"},
+             {"from":"file","to":"done"},{"from":"auto","to":"done"}]}"#;
+
+#[test]
+fn dead_paths_are_skipped_onward_and_do_not_hang_a_join() {
+    let mut run = Sim::start(BRANCH, r#"{"total":5}"#);
+    assert_eq!(run.open(), ["auto"]);
+    assert_eq!(run.events_of("node.skipped"), 2);
+    run.complete("auto", r#""machine""#);
+    assert_eq!(run.output(), r#"{"by":"machine"}"#);
+    run.verify();
+
+    let mut run = Sim::start(BRANCH, r#"{"total":500}"#);
+    run.complete("review", r#""person""#);
+    run.complete("file", "null");
+    assert_eq!(run.output(), r#"{"by":"person"}"#);
+    run.verify();
+}
+
+#[test]
+fn a_branch_without_a_match_and_default_fails() {
+    let text = BRANCH.replace(r#","default":"no""#, "").replace(r#"{"from":"big","port":"no","to":"auto"},"#, "");
+    let run = Sim::start(&text, r#"{"total":5}"#);
+    assert_eq!((run.status(), run.error_class()), (RunStatus::Failed, "branch.no_match".into()));
+    run.verify();
+}
+
+#[test]
+fn failure_without_an_edge_ends_the_run_and_cancels_what_is_open() {
+    let mut run = Sim::start(DIAMOND, "{}");
+    run.complete("a", "1");
+    run.fail("b", r#"{"message":"no","retryable":false}"#);
+    assert_eq!((run.status(), run.error_class()), (RunStatus::Failed, "task".into()));
+    assert!(run.open().is_empty());
+    run.verify();
+}
+
+const GUARDED: &str = r#"{"name":"w","nodes":[
+    {"id":"charge","type":"task","retry":{"max_attempts":2,"initial":"1s","jitter":"none"}},
+    {"id":"ship","type":"task"},
+    {"id":"refund","type":"transform","with":{"output":{"why":"{{ .error.class }}: {{ .error.message }}"}}},
+    {"id":"late","type":"transform","with":{"output":"late"}}],
+    "edges":[{"from":"charge","to":"ship"},{"from":"charge","port":"error","to":"refund"},
+             {"from":"charge","port":"timeout","to":"late"}]}"#;
+
+#[test]
+fn an_error_edge_handles_the_failure_once_attempts_are_used_up() {
+    let mut run = Sim::start(GUARDED, "{}");
+    run.fail("charge", r#"{"class":"card.declined","message":"first"}"#);
+    assert_eq!(run.waiting(), ["charge"]);
+    run.fire("charge");
+    assert_eq!(run.attempt("charge"), 2);
+    run.fail("charge", r#"{"class":"card.declined","message":"second"}"#);
+    assert_eq!(run.status(), RunStatus::Succeeded);
+    assert_eq!(run.output(), r#"{"refund":{"why":"card.declined: second"}}"#);
+    run.verify();
+}
+
+#[test]
+fn a_timeout_takes_the_timeout_edge_if_there_is_one() {
+    let mut run = Sim::start(GUARDED, "{}");
+    run.fail("charge", r#"{"class":"timeout","message":"slow"}"#);
+    run.fire("charge");
+    run.fail("charge", r#"{"class":"timeout","message":"slow"}"#);
+    assert_eq!(run.output(), r#"{"late":"late"}"#);
+    run.verify();
+
+    let text = GUARDED.replace(r#",
+             {"from":"charge","port":"timeout","to":"late"}"#, "").replace(r#",
+    {"id":"late","type":"transform","with":{"output":"late"}}"#, "");
+    let mut run = Sim::start(&text, "{}");
+    run.fail("charge", r#"{"class":"timeout","message":"slow","retryable":false}"#);
+    assert_eq!(run.output(), r#"{"refund":{"why":"timeout: slow"}}"#);
+}
+
+#[test]
+fn a_report_on_another_attempt_changes_nothing() {
+    let mut run = Sim::start(GUARDED, "{}");
+    run.fail("charge", r#"{"message":"first"}"#);
+    let before = run.log.len();
+    run.complete_attempt("charge", 1, "1");
+    assert_eq!(run.log.len(), before, "attempt 1 is over");
+    run.fire("charge");
+    run.complete_attempt("charge", 1, "1");
+    assert_eq!(run.open(), ["charge"], "attempt 2 is not attempt 1");
+    run.verify();
+}
+
+#[test]
+fn terminate_ends_the_run_at_once() {
+    let text = r#"{"name":"w","nodes":[{"id":"slow","type":"task"},
+        {"id":"stop","type":"terminate","with":{"status":"STATUS","output":{"n":"{{ .input.n }}"},"reason":"enough"}}],
+        "edges":[{"from":"slow","port":"error","to":"stop"}]}"#;
+    for (status, expected) in [("succeeded", RunStatus::Succeeded), ("failed", RunStatus::Failed), ("canceled", RunStatus::Canceled)] {
+        let mut run = Sim::start(&text.replace("STATUS", status), r#"{"n":7}"#);
+        run.fail("slow", r#"{"message":"x","retryable":false}"#);
+        assert_eq!((run.status(), run.output()), (expected, r#"{"n":7}"#.into()));
+        run.verify();
+    }
+}
+
+#[test]
+fn the_output_is_the_only_leafs_or_an_object_of_all() {
+    let one = r#"{"name":"w","nodes":[{"id":"a","type":"transform","with":{"output":null}}]}"#;
+    assert_eq!(Sim::start(one, "{}").output(), "null");
+    let two = r#"{"name":"w","nodes":[{"id":"s","type":"transform","with":{"output":1}},
+        {"id":"a","type":"transform","with":{"output":"{{ .nodes.s.output + 1 }}"}},{"id":"b","type":"transform","with":{"output":[]}}],
+        "edges":[{"from":"s","to":"a"},{"from":"s","to":"b"}]}"#;
+    let run = Sim::start(two, "{}");
+    assert_eq!(run.output(), r#"{"a":2,"b":[]}"#);
+    run.verify();
+}
+
+#[test]
+fn a_delay_waits_for_its_timer() {
+    let text = r#"{"name":"w","nodes":[{"id":"wait","type":"delay","with":{"duration":"{{ .input.wait }}"}}]}"#;
+    let mut run = Sim::start(text, r#"{"wait":"90m"}"#);
+    assert_eq!(run.due_in_ms("wait"), 5_400_000);
+    run.fire("wait");
+    assert_eq!((run.status(), run.output()), (RunStatus::Succeeded, "null".into()));
+    run.verify();
+    let run = Sim::start(text, r#"{"wait":"soon"}"#);
+    assert_eq!(run.error_class(), "delay.duration");
+    run.verify();
+}
+
+#[test]
+fn http_judges_the_answer() {
+    let text = r#"{"name":"w","nodes":[{"id":"call","type":"http","with":{"method":"POST","url":"http://x/{{ .input.id }}",
+        "headers":{"x-n":"{{ .input.n }}"},"body":{"t":"{{ .input.t }}"}},"retry":{"jitter":"none"}}]}"#;
+    let input = r#"{"id":"a b","n":1.5,"t":[1]}"#;
+    let run = Sim::start(text, r#"{"id":"9","n":1.5,"t":[1]}"#);
+    let request = run.input_of("call");
+    assert_eq!(
+        request,
+        r#"{"body":{"t":[1]},"headers":{"x-n":"1.5"},"method":"POST","timeout_ms":30000,"url":"http://x/9"}"#
+    );
+    assert_eq!(Sim::start(text, input).error_class(), "http.url", "a URL with a blank in it is refused");
+    for (answer, expected) in [
+        (r#"{"status":204}"#, RunStatus::Succeeded),
+        (r#"{"status":404,"body":"no"}"#, RunStatus::Failed),
+        (r#"{"status":302}"#, RunStatus::Failed),
+        (r#"{"status":503}"#, RunStatus::Running),
+        (r#"{"status":429,"retry_after_ms":90000}"#, RunStatus::Running),
+        (r#"{"nonsense":1}"#, RunStatus::Running),
+    ] {
+        let mut run = Sim::start(text, r#"{"id":"9"}"#.replace("}", r#","n":1}"#).as_str());
+        run.complete("call", answer);
+        assert_eq!(run.status(), expected, "{answer}");
+        run.verify();
+    }
+    let mut run = Sim::start(text, r#"{"id":"9","n":1}"#);
+    run.complete("call", r#"{"status":429,"retry_after_ms":90000}"#);
+    assert_eq!(run.due_in_ms("call"), 90_000);
+}
+
+#[test]
+fn header_values_cannot_break_the_line() {
+    let text = r#"{"name":"w","nodes":[{"id":"call","type":"http","with":{"url":"http://x","headers":{"x":"{{ .input.v }}"}}}]}"#;
+    let run = Sim::start(text, r#"{"v":"a\r\nx-evil: 1"}"#);
+    assert_eq!(run.error_class(), "http.value");
+}
+
+#[test]
+fn a_cancel_is_recorded_and_final() {
+    let mut run = Sim::start(DIAMOND, "{}");
+    run.cancel(Some("changed my mind"));
+    assert_eq!(run.status(), RunStatus::Canceled);
+    let before = run.log.len();
+    run.complete("a", "1");
+    run.cancel(None);
+    assert_eq!(run.log.len(), before, "nothing follows the end");
+    run.verify();
+}
+
+#[test]
+fn an_expression_bomb_ends_its_own_run_only() {
+    for bomb in ["[range(1e12)]", "\\\"x\\\" * 1e9", "[limit(1e9; range(1e12))] | length"] {
+        let text = format!(r#"{{"name":"w","nodes":[{{"id":"a","type":"transform","with":{{"output":"{{{{ {bomb} }}}}"}}}}]}}"#);
+        let started = std::time::Instant::now();
+        let run = Sim::start(&text, "{}");
+        assert_eq!(run.status(), RunStatus::Failed, "{bomb}");
+        assert!(run.error_class().starts_with("expr."), "{bomb}: {}", run.error_class());
+        assert!(started.elapsed().as_millis() < 500, "{bomb} took {:?}", started.elapsed());
+        run.verify();
+    }
+}
+
+#[test]
+fn a_forged_log_is_found_out() {
+    let mut run = Sim::start(GUARDED, "{}");
+    run.complete("charge", "1");
+    run.complete("ship", "2");
+    run.verify();
+    for i in 0..run.log.len() {
+        let mut without = run.log.clone();
+        without.remove(i);
+        assert!(run.differs(&without), "event {} removed", i + 1);
+    }
+    let mut changed = run.log.clone();
+    let data = changed[1].event.data().replace("charge", "ship");
+    changed[1].event = meshhook_engine::event::Event::from_parts("node.scheduled", &data).unwrap();
+    assert!(run.differs(&changed));
+    assert_eq!(Json::parse("1").unwrap().to_string(), "1");
+}
