@@ -4,13 +4,17 @@ usage: gen_sql_reference.py [--check]      --check fails when the file is not wh
 """
 
 import difflib
+import json
 import re
 import sys
+import textwrap
 
 import catalogue
 from pgcluster import ROOT, Cluster
 
 FILE = ROOT / "docs" / "sql-reference.md"
+WIDTH = 110
+CONTEXTS = {"postmaster": "server start", "sighup": "reload", "superuser": "superuser", "user": "anyone"}
 HEAD = """# SQL reference
 
 Schema `meshhook`, version {version}. Written by `make docs` from the COMMENTs in the database; change those, not this
@@ -57,8 +61,9 @@ def reference(cluster):
     relations = cluster.rows(catalogue.RELATIONS, database=catalogue.DATABASE)
     for relation in (r for r in relations if r["kind"] == "v"):
         own = [c for c in columns if c["relation"] == relation["name"]]
-        listed = ", ".join(f"`{column['name']}` {column['type']}" for column in own)
+        listed = ", ".join(f"`{column['name']}` {column['type'].replace('timestamp with time zone', 'timestamptz')}" for column in own)
         parts.append(f"### {relation['name']}\n\n{relation['comment'] or ''}\n\n{listed}\n")
+    parts += ["## Settings\n", "| setting | default | set by | meaning |\n|---|---|---|---|", *settings(cluster), ""]
     parts.append("## Tables\n\nNot an interface: they change between releases. To know what is where:\n")
     parts.append("| table | what it holds |\n|---|---|")
     parts += [f"| `{r['name']}` | {r['comment'] or ''} |" for r in relations if r["kind"] in "rp" and not r["is_leaf"]]
@@ -71,10 +76,26 @@ def is_machinery(routine):
 
 
 def entry(routine):
+    """A routine as it is called; defaults without their casts."""
     kind = "CALL " if routine["kind"] == "p" else ""
-    result = f" → {routine['result']}" if routine["result"] not in (None, "void") else ""
-    head = f"{kind}{routine['name']}({routine['arguments']}){result}"
+    arguments = re.sub(r"(DEFAULT (?:'[^']*'|NULL))::[a-z ]+", r"\1", routine["arguments"])
+    arguments = re.sub(r"\bIN (?=[a-z])", "", arguments)
+    result = "" if routine["result"] in (None, "void") else f" → {routine['result']}"
+    head = f"{kind}{routine['name']}({arguments}){result}".replace("timestamp with time zone", "timestamptz")
+    head = textwrap.fill(head, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     return f"### {routine['name']}\n\n```sql\n{head}\n```\n\n{routine['comment'] or ''}\n"
+
+
+def settings(cluster):
+    """The settings that the library defines, as rows of a table."""
+    text = cluster.sql("""
+        LOAD 'meshhook';
+        SELECT json_agg(s ORDER BY s.name) FROM (
+            SELECT name, coalesce(nullif(boot_val, ''), 'not set') || coalesce(' ' || unit, '') AS preset, short_desc, context
+            FROM pg_settings WHERE name LIKE 'meshhook.%'
+        ) AS s;""", database=catalogue.DATABASE)
+    return [f"| `{row['name']}` | {row['preset']} | {CONTEXTS.get(row['context'], row['context'])} | {row['short_desc']} |"
+            for row in json.loads(text or "[]")]
 
 
 def main():

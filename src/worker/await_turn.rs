@@ -33,18 +33,12 @@ pub extern "C-unwind" fn pg_finfo_meshhook_wait_turn() -> &'static pg_sys::Pg_fi
 /// Called by Postgres only, with two arguments, declared STRICT by the caller's SQL.
 #[pg_guard]
 #[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn meshhook_wait_turn(
-    fcinfo: pg_sys::FunctionCallInfo,
-) -> pg_sys::Datum {
+pub unsafe extern "C-unwind" fn meshhook_wait_turn(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: Postgres passes a valid call frame with the arguments of the SQL declaration.
     let (atomic, run, limit) = unsafe {
         let arguments = (*fcinfo).args.as_slice((*fcinfo).nargs as usize);
-        let run = arguments
-            .first()
-            .and_then(|a| Uuid::from_datum(a.value, a.isnull));
-        let limit = arguments
-            .get(1)
-            .and_then(|a| i32::from_datum(a.value, a.isnull));
+        let run = arguments.first().and_then(|a| Uuid::from_datum(a.value, a.isnull));
+        let limit = arguments.get(1).and_then(|a| i32::from_datum(a.value, a.isnull));
         (is_atomic(fcinfo), run, limit)
     };
     refuse_in_transaction(atomic);
@@ -82,13 +76,9 @@ fn refuse_in_transaction(atomic: bool) {
     } else {
         return;
     };
-    ErrorReport::new(
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        message,
-        function_name!(),
-    )
-    .set_hint(hint)
-    .report(PgLogLevel::ERROR);
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, function_name!())
+        .set_hint(hint)
+        .report(PgLogLevel::ERROR);
 }
 
 /// Commits and begins a new transaction, which has no snapshot yet.

@@ -5,9 +5,7 @@ use std::time::Duration;
 /// `initial` doubled per failure up to `cap`, plus up to a quarter of that at random, so that
 /// workers that failed together do not come back together. `failures` counts from 1.
 pub(crate) fn delay(initial: Duration, cap: Duration, failures: u32) -> Duration {
-    let doubled = initial
-        .saturating_mul(1u32 << failures.saturating_sub(1).min(20))
-        .min(cap);
+    let doubled = initial.saturating_mul(1u32 << failures.saturating_sub(1).min(20)).min(cap);
     doubled + doubled.mul_f64(random() / 4.0)
 }
 
@@ -31,10 +29,7 @@ mod tests {
         for (failures, seconds) in [(1, 1), (2, 2), (6, 32), (7, 60), (100, 60)] {
             let delay = delay(initial, cap, failures);
             let base = Duration::from_secs(seconds);
-            assert!(
-                delay >= base && delay <= base.mul_f64(1.25),
-                "{failures}: {delay:?}"
-            );
+            assert!(delay >= base && delay <= base.mul_f64(1.25), "{failures}: {delay:?}");
         }
     }
 }

@@ -17,11 +17,7 @@ pub(crate) struct Database {
 /// All databases that accept connections and are no templates: connecting to a template would
 /// stand in the way of those who copy it.
 pub(crate) fn databases() -> Result<Vec<Database>, Failure> {
-    transaction::run(
-        c"meshhook: looking for databases",
-        Duration::from_secs(30),
-        scan,
-    )
+    transaction::run(c"meshhook: looking for databases", Duration::from_secs(30), scan)
 }
 
 fn scan() -> Vec<Database> {
@@ -41,10 +37,8 @@ fn scan() -> Vec<Database> {
             // A limit of -2 marks what an interrupted DROP DATABASE left.
             if (*row).datallowconn && !(*row).datistemplate && (*row).datconnlimit != -2 {
                 let name = CStr::from_ptr((&raw const (*row).datname.data).cast());
-                databases.push(Database {
-                    oid: (*row).oid.to_u32(),
-                    name: name.to_string_lossy().into_owned(),
-                });
+                databases
+                    .push(Database { oid: (*row).oid.to_u32(), name: name.to_string_lossy().into_owned() });
             }
         }
         pg_sys::table_endscan(scan);
@@ -66,9 +60,7 @@ pub(crate) fn allowed(name: &str) -> bool {
 fn named(list: &str, name: &str) -> bool {
     list.split(',').any(|entry| {
         let entry = entry.trim();
-        let bare = entry
-            .strip_prefix('"')
-            .and_then(|entry| entry.strip_suffix('"'));
+        let bare = entry.strip_prefix('"').and_then(|entry| entry.strip_suffix('"'));
         bare.map_or(entry == name, |bare| bare.replace("\"\"", "\"") == name)
     })
 }

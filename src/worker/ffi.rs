@@ -71,12 +71,7 @@ pub(crate) fn wait_latch(timeout: Duration) {
     let milliseconds = timeout.as_millis().clamp(1, i32::MAX as u128) as i64;
     // SAFETY: waits on this process's own latch.
     unsafe {
-        pg_sys::WaitLatch(
-            pg_sys::MyLatch,
-            events as c_int,
-            milliseconds,
-            pg_sys::PG_WAIT_EXTENSION,
-        );
+        pg_sys::WaitLatch(pg_sys::MyLatch, events as c_int, milliseconds, pg_sys::PG_WAIT_EXTENSION);
     }
 }
 
@@ -130,12 +125,8 @@ pub(crate) fn report_activity(what: Option<&CStr>) {
     // SAFETY: the string is copied.
     unsafe {
         match what {
-            Some(what) => {
-                pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, what.as_ptr())
-            }
-            None => {
-                pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null())
-            }
+            Some(what) => pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, what.as_ptr()),
+            None => pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null()),
         }
     }
 }
@@ -157,9 +148,7 @@ pub(crate) fn connect(database: Option<pg_sys::Oid>) {
             Some(oid) => {
                 pg_sys::BackgroundWorkerInitializeConnectionByOid(oid, pg_sys::InvalidOid, 0);
             }
-            None => {
-                pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0)
-            }
+            None => pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0),
         }
     }
 }
@@ -218,17 +207,13 @@ pub(crate) enum Fate {
 /// worker of a dropped database would then fail for ever. None: no free worker slot.
 pub(crate) fn start_orchestrator(database: pg_sys::Oid) -> Option<Handle> {
     let mut worker = pg_sys::BackgroundWorker {
-        bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION)
-            as c_int,
+        bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as c_int,
         bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,
         bgw_restart_time: pg_sys::BGW_NEVER_RESTART,
         bgw_main_arg: pg_sys::Datum::from(database),
         ..Default::default()
     };
-    copy(
-        &mut worker.bgw_name,
-        &format!("meshhook orchestrator {}", database.to_u32()),
-    );
+    copy(&mut worker.bgw_name, &format!("meshhook orchestrator {}", database.to_u32()));
     copy(&mut worker.bgw_type, super::ORCHESTRATOR_TYPE);
     copy(&mut worker.bgw_library_name, super::LIBRARY);
     copy(&mut worker.bgw_function_name, "meshhook_orchestrator_main");
@@ -240,15 +225,15 @@ pub(crate) fn start_orchestrator(database: pg_sys::Oid) -> Option<Handle> {
         let previous = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
         let started = pg_sys::RegisterDynamicBackgroundWorker(&raw mut worker, &raw mut handle);
         pg_sys::MemoryContextSwitchTo(previous);
-        (started && !handle.is_null()).then_some(Handle(handle))
+        // Not `then_some`: it would make, and drop, a handle that points nowhere.
+        (started && !handle.is_null()).then(|| Handle(handle))
     }
 }
 
 /// Registers the launcher with the postmaster. Only from `_PG_init` while preloading.
 pub(crate) fn register_launcher() {
     let mut worker = pg_sys::BackgroundWorker {
-        bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION)
-            as c_int,
+        bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as c_int,
         bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,
         bgw_restart_time: 10,
         ..Default::default()
@@ -274,8 +259,9 @@ impl Handle {
         let mut pid = 0;
         // SAFETY: the handle came from RegisterDynamicBackgroundWorker and is not freed.
         match unsafe { pg_sys::GetBackgroundWorkerPid(self.0, &raw mut pid) } {
-            pg_sys::BgwHandleStatus::BGWH_STARTED
-            | pg_sys::BgwHandleStatus::BGWH_NOT_YET_STARTED => Fate::Alive,
+            pg_sys::BgwHandleStatus::BGWH_STARTED | pg_sys::BgwHandleStatus::BGWH_NOT_YET_STARTED => {
+                Fate::Alive
+            }
             _ => Fate::Ended,
         }
     }
@@ -305,8 +291,7 @@ fn orchestrator_lock() -> pg_sys::LOCKTAG {
 pub(crate) fn try_orchestrator_lock() -> bool {
     let tag = orchestrator_lock();
     // SAFETY: the tag is fully set; a session lock needs no transaction.
-    let result =
-        unsafe { pg_sys::LockAcquire(&raw const tag, pg_sys::ExclusiveLock as c_int, true, true) };
+    let result = unsafe { pg_sys::LockAcquire(&raw const tag, pg_sys::ExclusiveLock as c_int, true, true) };
     result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
 

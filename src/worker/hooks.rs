@@ -70,16 +70,7 @@ unsafe extern "C-unwind" fn process_utility(
             Some(Some(previous)) => *previous,
             _ => standard_ProcessUtility,
         };
-        next(
-            statement,
-            query,
-            read_only_tree,
-            context,
-            parameters,
-            environment,
-            destination,
-            completion,
-        );
+        next(statement, query, read_only_tree, context, parameters, environment, destination, completion);
     }
 }
 
@@ -137,9 +128,9 @@ unsafe fn option(options: *mut pg_sys::List, name: &CStr) -> Option<*mut c_char>
     // SAFETY: the caller passes a list of DefElem nodes, possibly null.
     unsafe {
         let list = pgrx::PgList::<pg_sys::DefElem>::from_pg(options);
-        let element = list.iter_ptr().find(|element| {
-            CStr::from_ptr((**element).defname) == name && !(**element).arg.is_null()
-        })?;
+        let element = list
+            .iter_ptr()
+            .find(|element| CStr::from_ptr((**element).defname) == name && !(**element).arg.is_null())?;
         Some(pg_sys::defGetString(element))
     }
 }
@@ -174,10 +165,6 @@ fn owns(database: pg_sys::Oid) -> bool {
         #[cfg(feature = "pg15")]
         return pg_sys::pg_database_ownercheck(database, pg_sys::GetUserId());
         #[cfg(not(feature = "pg15"))]
-        return pg_sys::object_ownercheck(
-            pg_sys::DatabaseRelationId,
-            database,
-            pg_sys::GetUserId(),
-        );
+        return pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, pg_sys::GetUserId());
     }
 }

@@ -16,7 +16,8 @@ mod probe;
 mod transaction;
 
 use crate::shmem::{self, State};
-use pgrx::{PgLogLevel, PgSqlErrorCode, Spi, ereport, pg_sys};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, Spi, function_name, pg_sys};
 use std::time::{Duration, Instant};
 
 /// File name of this library, as `CREATE FUNCTION … AS` would name it.
@@ -66,6 +67,11 @@ pub(crate) fn settle() {
     }
 }
 
+/// Reports a WARNING with the way out.
+pub(crate) fn warn(code: PgSqlErrorCode, message: String, hint: &str) {
+    ErrorReport::new(code, message, function_name!()).set_hint(hint).report(PgLogLevel::WARNING);
+}
+
 /// What is known about the orchestrator of the current database, preloaded or not.
 pub fn state() -> State {
     if shmem::available() {
@@ -84,11 +90,7 @@ pub fn is_served() -> bool {
 
 /// Process id of the current database's orchestrator.
 pub fn orchestrator_pid() -> Option<i32> {
-    if shmem::available() {
-        shmem::orchestrator_pid(ffi::my_database())
-    } else {
-        lock_holder()
-    }
+    if shmem::available() { shmem::orchestrator_pid(ffi::my_database()) } else { lock_holder() }
 }
 
 /// Makes sure that an orchestrator serves the current database; returns whether one does. Takes
@@ -100,11 +102,10 @@ pub fn start_workers() -> bool {
     if let Some(name) = catalog::current_name()
         && !catalog::allowed(&name)
     {
-        ereport!(
-            PgLogLevel::WARNING,
+        warn(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             format!("meshhook.databases does not name database \"{name}\""),
-            "Add it to meshhook.databases and reload the configuration."
+            "Add it to meshhook.databases and reload the configuration.",
         );
         return false;
     }
@@ -126,11 +127,10 @@ fn start_unpreloaded() -> bool {
         return true;
     }
     let Some(handle) = ffi::start_orchestrator(ffi::my_database()) else {
-        ereport!(
-            PgLogLevel::WARNING,
+        warn(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
-            "no background worker slot is free for a meshhook orchestrator",
-            "Increase max_worker_processes, or call meshhook.tick()."
+            "no background worker slot is free for a meshhook orchestrator".to_owned(),
+            "Increase max_worker_processes, or call meshhook.tick().",
         );
         return false;
     };
@@ -145,11 +145,7 @@ fn lock_holder() -> Option<i32> {
          AND l.database OPERATOR(pg_catalog.=) $1 AND l.objsubid OPERATOR(pg_catalog.=) $2";
     Spi::connect(|client| {
         client
-            .select(
-                query,
-                Some(1),
-                &[ffi::my_database().into(), (LOCK_SUBID as i16).into()],
-            )
+            .select(query, Some(1), &[ffi::my_database().into(), (LOCK_SUBID as i16).into()])
             .ok()
             .and_then(|rows| rows.first().get_one::<i32>().ok().flatten())
     })

@@ -9,7 +9,8 @@ use super::transaction::{self, Failure};
 use super::{backoff, ffi};
 use crate::run::turn::{TurnReport, Turns};
 use crate::shmem::{self, State};
-use pgrx::{PgLogLevel, ereport, pg_guard, pg_sys};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, function_name, pg_guard, pg_sys};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ const SAFETY_POLL: Duration = Duration::from_secs(30);
 const UNPRELOADED_POLL: Duration = Duration::from_millis(200);
 /// While the extension is being dropped or altered.
 const BUSY_POLL: Duration = Duration::from_secs(1);
+/// How long an unpreloaded worker waits for the extension it was started for.
+const INSTALL_LIMIT: Duration = Duration::from_secs(10);
 const FAILURE_INITIAL: Duration = Duration::from_millis(100);
 const FAILURE_CAP: Duration = Duration::from_secs(30);
 
@@ -39,13 +42,11 @@ enum Next {
 /// What one transaction found out.
 enum Turn {
     NotReady(Probe),
-    Taken {
-        report: TurnReport,
-        next_due: Option<i64>,
-    },
+    Taken { report: TurnReport, next_due: Option<i64> },
 }
 
 struct Orchestrator {
+    started: Instant,
     /// None: not preloaded, the session lock is ours instead.
     link: Option<shmem::Link>,
     turns: Turns,
@@ -65,10 +66,7 @@ pub extern "C-unwind" fn meshhook_orchestrator_main(argument: pg_sys::Datum) {
     ffi::accept_signals();
     ffi::connect(Some(pg_sys::Oid::from(argument.value() as u32)));
     super::settle();
-    ffi::override_setting(
-        c"application_name",
-        &ffi::c_string(super::ORCHESTRATOR_TYPE),
-    );
+    ffi::override_setting(c"application_name", &ffi::c_string(super::ORCHESTRATOR_TYPE));
     ffi::report_activity(None);
     let link = if shmem::available() {
         // None: another orchestrator is faster, or nobody wants this one any more.
@@ -82,6 +80,7 @@ pub extern "C-unwind" fn meshhook_orchestrator_main(argument: pg_sys::Datum) {
         return;
     };
     Orchestrator {
+        started: Instant::now(),
         link,
         turns: Turns::new(),
         extension: pg_sys::InvalidOid,
@@ -131,11 +130,7 @@ impl Orchestrator {
     }
 
     fn poll(&self) -> Duration {
-        if self.link.is_some() {
-            SAFETY_POLL
-        } else {
-            UNPRELOADED_POLL
-        }
+        if self.link.is_some() { SAFETY_POLL } else { UNPRELOADED_POLL }
     }
 
     /// Takes turns until nothing is left to do now.
@@ -188,6 +183,11 @@ impl Orchestrator {
 
     fn not_ready(&mut self, probe: Probe) -> Next {
         let sleep = match probe {
+            // Unpreloaded, `start_workers()` may run in the transaction that installs the
+            // extension; preloaded, its commit starts another orchestrator.
+            Probe::Absent if self.link.is_none() && self.waits_for_install() => {
+                return Next::Pause(UNPRELOADED_POLL);
+            }
             Probe::Absent => return Next::Leave(State::Absent),
             Probe::Busy => return Next::Pause(BUSY_POLL.min(self.poll())),
             Probe::Dormant => {
@@ -200,6 +200,10 @@ impl Orchestrator {
             }
         };
         Next::SleepUntil(ffi::now().saturating_add(sleep.as_micros() as i64))
+    }
+
+    fn waits_for_install(&self) -> bool {
+        self.extension == pg_sys::InvalidOid && self.started.elapsed() < INSTALL_LIMIT
     }
 
     fn succeeded(&mut self, runs: usize) {
@@ -234,15 +238,16 @@ impl Orchestrator {
             self.turns = Turns::new();
         }
         if self.last_failure.as_deref() != Some(&text) || self.failures.is_power_of_two() {
-            ereport!(
-                PgLogLevel::WARNING,
+            let mut report = ErrorReport::new(
                 failure.code,
                 format!("meshhook turn rolled back: {}", failure.message),
-                failure
-                    .detail
-                    .clone()
-                    .unwrap_or_else(|| { format!("{} failed turns in a row", self.failures) })
-            );
+                function_name!(),
+            )
+            .set_hint(format!("Failed turns in a row: {}.", self.failures));
+            if let Some(detail) = &failure.detail {
+                report = report.set_detail(detail.clone());
+            }
+            report.report(PgLogLevel::WARNING);
             self.last_failure = Some(text);
         }
     }

@@ -14,8 +14,7 @@ const OWNER: &CStr = c"meshhook_owner";
 const SCHEMA: &CStr = c"meshhook";
 const EXTENSION: &str = concat!(env!("CARGO_PKG_NAME"), "\0");
 /// Column number of `extversion`; a constant of the catalog, 15 to 18.
-const EXTVERSION: NonZeroUsize =
-    NonZeroUsize::new(pg_sys::Anum_pg_extension_extversion as usize).unwrap();
+const EXTVERSION: NonZeroUsize = NonZeroUsize::new(pg_sys::Anum_pg_extension_extversion as usize).unwrap();
 
 /// The answer to a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +50,7 @@ pub fn probe() -> Probe {
         let shared = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         // DROP EXTENSION locks this object before any table. Without it a turn and a drop could
         // hold tables the other wants.
-        if !pg_sys::ConditionalLockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, shared)
-        {
+        if !pg_sys::ConditionalLockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, shared) {
             return Probe::Busy;
         }
         let schema = pg_sys::get_namespace_oid(SCHEMA.as_ptr(), true);
@@ -72,11 +70,7 @@ pub fn probe() -> Probe {
     if owner == pg_sys::InvalidOid {
         return Probe::Mismatched;
     }
-    if active() {
-        Probe::Ready { extension, owner }
-    } else {
-        Probe::Dormant
-    }
+    if active() { Probe::Ready { extension, owner } } else { Probe::Dormant }
 }
 
 /// The extension's object id and version, read from the catalog itself: no plan, no SPI.
@@ -108,9 +102,7 @@ fn installed() -> Option<(pg_sys::Oid, String)> {
         } else {
             let row = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_extension>();
             let version = heap_getattr_raw(tuple, EXTVERSION, (*relation).rd_att);
-            version
-                .and_then(|datum| String::from_datum(datum, false))
-                .map(|version| ((*row).oid, version))
+            version.and_then(|datum| String::from_datum(datum, false)).map(|version| ((*row).oid, version))
         };
         pg_sys::systable_endscan(scan);
         pg_sys::table_close(relation, lock);

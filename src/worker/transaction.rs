@@ -29,9 +29,7 @@ impl Failure {
         let report = match error {
             CaughtError::PostgresError(report)
             | CaughtError::ErrorReport(report)
-            | CaughtError::RustPanic {
-                ereport: report, ..
-            } => report,
+            | CaughtError::RustPanic { ereport: report, .. } => report,
         };
         Failure {
             code: report.sql_error_code(),

@@ -1,5 +1,6 @@
 //! Settings: one flag each, one `MESHHOOK_*` variable each, one documented meaning.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -46,7 +47,7 @@ pub struct Config {
     ///
     /// Prefer the environment variable when it holds a password: command lines are visible to others.
     #[arg(long, env = "MESHHOOK_DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    pub database_url: DatabaseUrl,
+    pub database_url: ConnectionString,
 
     /// Address for webhooks, health and metrics (port 0: any free port, see the log)
     #[arg(long, env = "MESHHOOK_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
@@ -117,6 +118,25 @@ pub struct Config {
     pub log: String,
 }
 
+/// A connection string as given. Shows nothing of itself, and is parsed only by [`Config::database`]: the
+/// command line parser would quote a faulty one, password and all.
+#[derive(Clone)]
+pub struct ConnectionString(String);
+
+impl FromStr for ConnectionString {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for ConnectionString {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ConnectionString(…)")
+    }
+}
+
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -140,11 +160,20 @@ impl Config {
         })
     }
 
+    /// The database, from its connection string.
+    ///
+    /// # Errors
+    /// When the string cannot be read; the text says why without quoting any of it.
+    pub fn database(&self) -> anyhow::Result<DatabaseUrl> {
+        let parsed = self.database_url.0.parse();
+        parsed.map_err(|problem: String| anyhow::anyhow!("--database-url: {problem}"))
+    }
+
     /// Writes the settings in use to the log; the database password is left out.
-    pub fn log(&self) {
+    pub fn log(&self, database: &DatabaseUrl) {
         tracing::info!(
             version = crate::version::SIDECAR,
-            database = %self.database_url,
+            database = %database,
             listen = %self.listen,
             queue = self.queue,
             executor = self.executor_name(),
@@ -267,9 +296,12 @@ mod tests {
     }
 
     #[test]
-    fn help_does_not_show_the_password() {
-        let config = Config::parse_from(["meshhook-sidecar", "--database-url", "postgres://u:hunter2@h/d"]);
-        assert!(!format!("{config:?}").contains("hunter2"));
-        assert!(!config.database_url.to_string().contains("hunter2"));
+    fn the_password_is_never_shown() {
+        let with = |url| Config::parse_from(["meshhook-sidecar", "--database-url", url]);
+        let good = with("postgres://u:hunter2@h/d");
+        assert!(!format!("{good:?}").contains("hunter2"));
+        assert!(!good.database().unwrap().to_string().contains("hunter2"));
+        let bad = with("postgres://u:hunter2@h/d?sslmode=hunter2");
+        assert!(!bad.database().unwrap_err().to_string().contains("hunter2"));
     }
 }

@@ -41,10 +41,11 @@ const SERVER_GRACE: Duration = Duration::from_secs(2);
 /// When the address cannot be listened on, or TLS cannot be set up. A database that is away is no
 /// error: the sidecar waits for it.
 pub async fn run(config: Config, metrics: PrometheusHandle, shutdown: Shutdown) -> anyhow::Result<()> {
-    config.log();
+    let database = config.database()?;
+    config.log(&database);
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("listening on {}", config.listen))?;
-    let store = Arc::new(PgStore::start(&config.database_url, config.db_pool)?);
+    let store = Arc::new(PgStore::start(&database, config.db_pool)?);
     let upkeep = tokio::spawn(keep_metrics(metrics.clone()));
     let result = serve(store, &config, listener, Some(metrics), shutdown).await;
     upkeep.abort();

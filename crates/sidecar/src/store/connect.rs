@@ -218,7 +218,8 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         }
         cause = inner.source();
     }
-    text
+    // The database's detail and hint come on lines of their own.
+    text.replace('\n', "; ")
 }
 
 type Keep<'a> = dyn FnMut(&str, String) -> Option<String> + 'a;

@@ -3,6 +3,7 @@
 mod calls;
 mod executor;
 mod fake;
+mod process;
 mod stub;
 mod throughput;
 mod webhooks;

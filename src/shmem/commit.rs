@@ -1,0 +1,225 @@
+//! What a transaction asks for and what its end sets off.
+//!
+//! Decides which workers and waiters a commit wakes. The callback runs after the transaction's
+//! effects are visible and may only use atomics and `SetLatch`: an allocation that fails, a panic
+//! or an ERROR in it restarts the whole cluster.
+
+use super::waiters::bucket_of;
+use super::{BUCKETS, Database, HOLDS_MAX, Shared, find, find_index, my_database, set_latch_of, shared};
+use pgrx::{pg_guard, pg_sys};
+use std::ffi::c_void;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64};
+
+/// What the current transaction asked for, acted on at its commit. Private to this process;
+/// atomics only because that is safe Rust for a static.
+struct Pending {
+    registered: AtomicBool,
+    any: AtomicBool,
+    wake: AtomicBool,
+    register: AtomicBool,
+    rescan: AtomicBool,
+    deadline: AtomicI64,
+    /// Bit set of the wake-up classes of runs that ended.
+    buckets: [AtomicU64; BUCKETS / 64],
+    /// Slot index + 1 of databases this transaction holds.
+    holds: [AtomicU32; HOLDS_MAX],
+}
+
+static PENDING: Pending = Pending {
+    registered: AtomicBool::new(false),
+    any: AtomicBool::new(false),
+    wake: AtomicBool::new(false),
+    register: AtomicBool::new(false),
+    rescan: AtomicBool::new(false),
+    deadline: AtomicI64::new(i64::MAX),
+    buckets: [const { AtomicU64::new(0) }; BUCKETS / 64],
+    holds: [const { AtomicU32::new(0) }; HOLDS_MAX],
+};
+
+/// At commit of this transaction, wakes the orchestrator of this database. Nothing on abort;
+/// PREPARE TRANSACTION forgets it (the safety poll covers that).
+pub fn wake_on_commit() {
+    if mark() {
+        PENDING.wake.store(true, Relaxed);
+    }
+}
+
+/// At commit, wakes the orchestrator only if `deadline` (microseconds since 2000-01-01, a
+/// `timestamptz`) lies before the time it sleeps until.
+pub fn note_deadline_on_commit(deadline: i64) {
+    if mark() {
+        PENDING.deadline.fetch_min(deadline, Relaxed);
+    }
+}
+
+/// At commit, asks the launcher to serve this database from now on. Does not lift
+/// `stop_workers()`.
+pub fn register_database_on_commit() {
+    if mark() {
+        PENDING.register.store(true, Relaxed);
+    }
+}
+
+/// At commit, makes the launcher look for databases it does not know.
+pub(crate) fn rescan_on_commit() {
+    if mark() {
+        PENDING.rescan.store(true, Relaxed);
+    }
+}
+
+/// At commit, wakes the backends that wait for this run (and a few that wait for others).
+pub fn notify_run_on_commit(run: &[u8; 16]) {
+    if mark() {
+        let bucket = bucket_of(my_database(), run);
+        if let Some(word) = PENDING.buckets.get(bucket / 64) {
+            word.fetch_or(1 << (bucket % 64), Relaxed);
+        }
+    }
+}
+
+/// At commit, wakes every backend that waits for a run, of any database.
+pub fn notify_waiters_on_commit() {
+    if mark() {
+        for word in &PENDING.buckets {
+            word.store(u64::MAX, Relaxed);
+        }
+    }
+}
+
+/// Whether this transaction registers its database when it commits.
+pub(super) fn registers() -> bool {
+    PENDING.register.load(Relaxed)
+}
+
+/// Registers the callback once per process. False without shared memory: nothing to remember.
+fn mark() -> bool {
+    if shared().is_none() {
+        return false;
+    }
+    if !PENDING.registered.swap(true, Relaxed) {
+        // SAFETY: a plain C registration; the callback lives as long as the library, which is
+        // never unloaded.
+        unsafe { pg_sys::RegisterXactCallback(Some(on_transaction_end), std::ptr::null_mut()) }
+    }
+    PENDING.any.store(true, Relaxed);
+    true
+}
+
+/// Runs after the transaction's effects are visible (the proc array entry is gone). Only atomics
+/// and SetLatch: nothing here can fail or panic.
+#[pg_guard]
+unsafe extern "C-unwind" fn on_transaction_end(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
+    let committed = match event {
+        pg_sys::XactEvent::XACT_EVENT_COMMIT => true,
+        pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => false,
+        _ => return,
+    };
+    if !PENDING.any.swap(false, Relaxed) {
+        return;
+    }
+    let wake = PENDING.wake.swap(false, Relaxed) && committed;
+    let register = PENDING.register.swap(false, Relaxed) && committed;
+    let rescan = PENDING.rescan.swap(false, Relaxed) && committed;
+    let deadline = PENDING.deadline.swap(i64::MAX, Relaxed);
+    let Some(shared) = shared() else { return };
+
+    release_holds(shared);
+    if (wake || (committed && deadline != i64::MAX))
+        && let Some(database) = find(my_database())
+        && (wake || deadline < database.sleeping_until.load(SeqCst))
+    {
+        raise(database);
+    }
+    if register {
+        request(shared, my_database());
+    }
+    if rescan {
+        shared.rescan.store(true, SeqCst);
+        set_latch_of(shared.launcher.load(SeqCst));
+    }
+    notify(shared, committed);
+}
+
+/// Raises the flag; only who raises it sets the latch, so a burst of commits signals once.
+fn raise(database: &Database) {
+    if !database.wake.swap(true, SeqCst) {
+        set_latch_of(database.process.load(SeqCst));
+    }
+}
+
+fn notify(shared: &Shared, committed: bool) {
+    let mut woken = [0u64; BUCKETS / 64];
+    let mut any = false;
+    for (word, bits) in PENDING.buckets.iter().zip(woken.iter_mut()) {
+        *bits = word.swap(0, Relaxed);
+        any |= *bits != 0;
+    }
+    if !any || !committed {
+        return;
+    }
+    let is_woken =
+        |bucket: usize| woken.get(bucket / 64).is_some_and(|bits| bits & (1 << (bucket % 64)) != 0);
+    for (bucket, generation) in shared.generations.iter().enumerate() {
+        if is_woken(bucket) {
+            generation.fetch_add(1, SeqCst);
+        }
+    }
+    for waiter in &shared.waiters {
+        let bucket = waiter.bucket.load(SeqCst);
+        if bucket != 0 && is_woken(bucket as usize - 1) {
+            set_latch_of(waiter.process.load(SeqCst));
+        }
+    }
+}
+
+/// Leaves the launcher a request; the same database is asked for once.
+pub(super) fn request(shared: &Shared, oid: u32) {
+    if oid == 0 {
+        return;
+    }
+    let placed = shared.requests.iter().any(|place| match place.compare_exchange(0, oid, SeqCst, SeqCst) {
+        Ok(_) => true,
+        Err(other) => other == oid,
+    });
+    if !placed {
+        shared.rescan.store(true, SeqCst);
+    }
+    set_latch_of(shared.launcher.load(SeqCst));
+}
+
+/// Keeps orchestrators away from a database until this transaction ends and asks the attached
+/// one to leave. False: the launcher does not know the database.
+pub(crate) fn hold_until_transaction_end(oid: pg_sys::Oid) -> bool {
+    let Some(shared) = shared() else { return false };
+    let Some(index) = find_index(oid.to_u32()) else {
+        return false;
+    };
+    let Some(place) = PENDING.holds.iter().find(|place| place.load(Relaxed) == 0) else {
+        return false;
+    };
+    if !mark() {
+        return false;
+    }
+    let Some(database) = shared.databases.get(index) else {
+        return false;
+    };
+    database.holds.fetch_add(1, SeqCst);
+    place.store(index as u32 + 1, Relaxed);
+    set_latch_of(database.process.load(SeqCst));
+    true
+}
+
+fn release_holds(shared: &Shared) {
+    let mut released = false;
+    for place in &PENDING.holds {
+        let index = place.swap(0, Relaxed) as usize;
+        if let Some(database) = index.checked_sub(1).and_then(|index| shared.databases.get(index)) {
+            database.holds.fetch_sub(1, SeqCst);
+            released = true;
+        }
+    }
+    if released {
+        set_latch_of(shared.launcher.load(SeqCst));
+    }
+}
