@@ -70,9 +70,9 @@ def snapshot(cluster):
                    || ' comment ' || coalesce(obj_description(p.oid, 'pg_proc'), 'none')
             FROM pg_proc p WHERE p.pronamespace = 'meshhook'::regnamespace""",
         "relation": """
-            SELECT c.relkind || ' ' || c.relname || ' owner ' || c.relowner::regrole
+            SELECT c.relkind::text || ' ' || c.relname || ' owner ' || c.relowner::regrole
                    || ' acl ' || coalesce(c.relacl::text, 'default') || ' options ' || coalesce(c.reloptions::text, 'none')
-                   || ' row security ' || c.relrowsecurity || c.relforcerowsecurity
+                   || ' row security ' || c.relrowsecurity || ' forced ' || c.relforcerowsecurity
                    || ' partitioned ' || coalesce(pg_get_partkeydef(c.oid), 'no')
                    || ' comment ' || coalesce(obj_description(c.oid, 'pg_class'), 'none')
             FROM pg_class c WHERE c.relnamespace = 'meshhook'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
@@ -91,7 +91,7 @@ def snapshot(cluster):
             SELECT pg_get_indexdef(i.indexrelid) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
             WHERE c.relnamespace = 'meshhook'::regnamespace AND NOT c.relispartition""",
         "policy": """
-            SELECT c.relname || ' ' || p.polname || ' ' || p.polcmd || ' ' || p.polroles::regrole[]::text
+            SELECT c.relname || ' ' || p.polname || ' ' || p.polcmd::text || ' ' || p.polroles::regrole[]::text
                    || ' using ' || coalesce(pg_get_expr(p.polqual, p.polrelid), '')
                    || ' check ' || coalesce(pg_get_expr(p.polwithcheck, p.polrelid), '')
             FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
@@ -100,7 +100,7 @@ def snapshot(cluster):
             SELECT pg_get_triggerdef(t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
             WHERE c.relnamespace = 'meshhook'::regnamespace AND NOT t.tgisinternal AND NOT c.relispartition""",
         "type": """
-            SELECT t.typtype || ' ' || t.typname FROM pg_type t
+            SELECT t.typtype::text || ' ' || t.typname FROM pg_type t
             WHERE t.typnamespace = 'meshhook'::regnamespace AND t.typrelid = 0 AND t.typelem = 0""",
         "schema": """
             SELECT n.nspname || ' acl ' || coalesce(n.nspacl::text, 'default') FROM pg_namespace n

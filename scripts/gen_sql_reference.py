@@ -82,7 +82,10 @@ def entry(routine):
     arguments = re.sub(r"\bIN (?=[a-z])", "", arguments)
     result = "" if routine["result"] in (None, "void") else f" → {routine['result']}"
     head = f"{kind}{routine['name']}({arguments}){result}".replace("timestamp with time zone", "timestamptz")
+    # Broken behind commas only: an argument stays with its type.
+    head = re.sub("(?<!,) ", "\0", head)
     head = textwrap.fill(head, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    head = head.replace("\0", " ")
     return f"### {routine['name']}\n\n```sql\n{head}\n```\n\n{routine['comment'] or ''}\n"
 
 

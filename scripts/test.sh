@@ -14,6 +14,9 @@ set -uo pipefail
 
 export MESHHOOK_PG_CONFIG=$PG_CONFIG MESHHOOK_SIDECAR_BIN=$TARGET/release/meshhook-sidecar
 export RUST_BACKTRACE=${RUST_BACKTRACE:-0}
+# What cargo tells about building, and empty test binaries.
+NOISE='^ *(Compiling|Downloaded|Downloading|Blocking|Fresh|Dirty|Adding|Locking|Updating|Finished|Doc-tests) |^ *Running |^$'
+NOISE+='|^running 0 tests|^test result: ok. 0 passed; 0 failed; 0 ignored'
 NAMES=() PASSED=() FAILED=() SECONDS_TAKEN=()
 started_all=$SECONDS
 
@@ -23,8 +26,7 @@ layer() {
     shift
     heading "$name"
     mkdir -p "$LOGS"
-    "$@" </dev/null 2>&1 | tee "$log" | grep --line-buffered -vE \
-        '^ *(Compiling|Downloaded|Downloading|Blocking|Fresh|Dirty|Adding|Locking|Updating) |^ *Running .*deps/|^$|^running 0 tests' || true
+    "$@" </dev/null 2>&1 | tee "$log" | { grep --line-buffered -vE "$NOISE" || true; }
     status=${PIPESTATUS[0]}
     counts=$(python3 scripts/count_tests.py "$log")
     read -r passed failed <<<"$counts"
@@ -58,18 +60,17 @@ engine() {
     layer engine cargo test --package meshhook-engine --package meshhook-sidecar
 }
 
-# Builds and installs a debug extension with the tests in it; the release is installed anew afterwards.
+# Builds and installs a debug extension with the tests in it; the release is installed anew afterwards. Runs in a
+# subshell, as a part of layer's pipeline.
 pg_test() {
-    local status runas=()
+    local runas=()
     pgdata=$(mktemp -d /tmp/meshhook-pg-test-XXXXXX)
+    trap 'rm -rf "$pgdata"' EXIT
     if [ "$(id -u)" = 0 ]; then
         chown postgres: "$pgdata"
         runas=(--runas postgres)
     fi
     cargo pgrx test "pg$PG_MAJOR" --no-default-features --features "pg$PG_MAJOR" "${runas[@]}" --pgdata "$pgdata"
-    status=$?
-    rm -rf "$pgdata"
-    return "$status"
 }
 
 sql() {
@@ -86,10 +87,17 @@ e2e() {
     layer e2e cargo test --package meshhook-testkit --package meshhook-e2e
 }
 
+# Many more random cases than usual, what is marked #[ignore] for taking long, and the end-to-end tests again and
+# again, which is how a race is found.
 long() {
     install_release
-    prepare "end-to-end tests" cargo test --no-run --package meshhook-e2e
-    layer long cargo test --package meshhook-e2e -- --ignored
+    heading "build: everything, release"
+    prepare "all tests" cargo test --release --no-run --workspace --exclude meshhook
+    layer properties env PROPTEST_CASES=20000 cargo test --release --package meshhook-engine
+    layer ignored cargo test --release --workspace --exclude meshhook -- --ignored
+    for round in 1 2 3 4 5; do
+        layer "e2e-$round" cargo test --release --package meshhook-e2e
+    done
 }
 
 # Shows what every layer came to; the last line is read by machines.

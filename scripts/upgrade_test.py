@@ -66,8 +66,10 @@ def update(version, current, fresh, bin_folder):
             cluster.sql(load.read_text(encoding="utf-8"), database=catalogue.DATABASE)
         if version != current:
             cluster.sql("ALTER EXTENSION meshhook UPDATE", database=catalogue.DATABASE)
+        updated = catalogue.snapshot(cluster)
         difference = list(difflib.unified_diff(
-            fresh, catalogue.snapshot(cluster), "fresh", f"updated from {version}", lineterm="", n=0))
+            "\n".join(fresh).split("\n"), "\n".join(updated).split("\n"), "fresh", f"updated from {version}",
+            lineterm="", n=2))
         if difference:
             raise ClusterError("\n".join(difference))
         if load.exists():

@@ -59,7 +59,11 @@ fn activate() -> bool {
             &[arg(system), arg(database)],
         );
         if gone == 0 {
-            refuse(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "somebody else activates this copy just now").raise();
+            refuse(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "somebody else activates this copy just now",
+            )
+            .raise();
         }
         spi::exec(
             "INSERT INTO meshhook.installation (system_identifier, database_oid) VALUES ($1, $2) ON CONFLICT DO NOTHING",

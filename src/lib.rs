@@ -22,6 +22,8 @@ mod secret;
 mod shmem;
 mod spi;
 mod subtransaction;
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;
 mod types;
 mod webhook;
 mod worker;
@@ -42,12 +44,19 @@ extension_sql_file!(
     name = "views",
     requires = ["schema_leaves", project::current_project_id, installation::is_active]
 );
-extension_sql_file!("../sql/schema/single.sql", name = "single", requires = [job::complete_jobs, job::fail_jobs]);
+extension_sql_file!(
+    "../sql/schema/single.sql",
+    name = "single",
+    requires = [job::complete_jobs, job::fail_jobs]
+);
 extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
 
 /// Called when the library is loaded: into the postmaster if preloaded, else into a backend.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    // A backtrace would end up in the DETAIL of errors, and with it in front of clients.
+    // SAFETY: a Postgres process has one thread.
+    unsafe { std::env::set_var("RUST_BACKTRACE", "0") };
     guc::init();
     // SAFETY: a plain global of the server.
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {

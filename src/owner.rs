@@ -21,12 +21,6 @@ pub const EXECUTOR: &str = "meshhook_executor";
 pub struct Role(pg_sys::Oid);
 
 impl Role {
-    /// The role whose rights are in force.
-    pub fn current() -> Self {
-        // SAFETY: reads a backend variable.
-        Self(unsafe { pg_sys::GetUserId() })
-    }
-
     /// The role of an oid.
     pub fn of(oid: pg_sys::Oid) -> Self {
         Self(oid)

@@ -67,7 +67,8 @@ impl<const TYPE: u32> IntoDatum for Opaque<TYPE> {
 unsafe impl<'fcx, const TYPE: u32> pgrx::callconv::ArgAbi<'fcx> for Opaque<TYPE> {
     unsafe fn unbox_arg_unchecked(arg: pgrx::callconv::Arg<'_, 'fcx>) -> Self {
         // SAFETY: the argument has the declared SQL type, of which `Opaque` is the bare datum.
-        unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or_else(|| bug("an argument declared not null is null"))
+        unsafe { arg.unbox_arg_using_from_datum() }
+            .unwrap_or_else(|| bug("an argument declared not null is null"))
     }
 }
 
@@ -86,7 +87,8 @@ impl RawJsonb {
     /// The value's text.
     pub fn text(self) -> String {
         // SAFETY: the datum is a jsonb; the output function returns a NUL-terminated string.
-        let text = unsafe { pgrx::direct_function_call::<&std::ffi::CStr>(pg_sys::jsonb_out, &[Some(self.0)]) };
+        let text =
+            unsafe { pgrx::direct_function_call::<&std::ffi::CStr>(pg_sys::jsonb_out, &[Some(self.0)]) };
         text.unwrap_or_default().to_string_lossy().into_owned()
     }
 
@@ -121,7 +123,8 @@ impl Row {
 
     /// A column that the schema or the statement keeps from being NULL.
     pub fn must<T: FromDatum>(&self, column: i32) -> T {
-        self.get(column).unwrap_or_else(|| bug(&format!("column {column} of a statement is unexpectedly null")))
+        self.get(column)
+            .unwrap_or_else(|| bug(&format!("column {column} of a statement is unexpectedly null")))
     }
 
     /// A jsonb column, copied to where the caller's results live.

@@ -38,7 +38,9 @@ impl Handles {
             .zip(ids.iter().zip(tokens))
             .map(|(place, (id, token))| {
                 let (project, run, node) = parse(id).unwrap_or_else(|| {
-                    bad_parameter(format!("\"{id}\" is not a job id")).hint("Pass on job_id as claim_jobs gave it.").raise()
+                    bad_parameter(format!("\"{id}\" is not a job id"))
+                        .hint("Pass on job_id as claim_jobs gave it.")
+                        .raise()
                 });
                 // A missing token matches no lease.
                 Handle { project, run, node, token: token.unwrap_or(-1), place }
@@ -50,7 +52,8 @@ impl Handles {
 
     /// Only the jobs of projects this caller serves; the rest is stale to it.
     pub fn served_by(&self, scope: Option<i32>) -> Self {
-        let rows = self.rows.iter().filter(|row| scope.is_none_or(|scope| scope == row.project)).cloned().collect();
+        let rows =
+            self.rows.iter().filter(|row| scope.is_none_or(|scope| scope == row.project)).cloned().collect();
         Self { ids: Vec::new(), rows }
     }
 
@@ -73,7 +76,8 @@ impl Handles {
     ) -> TableIterator<'static, (name!(job_id, String), name!(outcome, String))> {
         let accepted: std::collections::HashSet<usize> = accepted.iter().copied().collect();
         let outcome = |i| if accepted.contains(&i) { ACCEPTED } else { STALE };
-        let rows: Vec<_> = self.ids.iter().enumerate().map(|(i, id)| (id.clone(), outcome(i).to_owned())).collect();
+        let rows: Vec<_> =
+            self.ids.iter().enumerate().map(|(i, id)| (id.clone(), outcome(i).to_owned())).collect();
         TableIterator::new(rows)
     }
 }

@@ -106,7 +106,8 @@ fn claim_jobs(
                 (row.must(1), row.must(2), row.must(3), row.must(4), row.must(5), row.must(6), payload, row.must(8), row.must(9))
             },
         );
-        let earliest = rows.iter().map(|row: &(_, _, _, _, _, _, _, _, TimestampWithTimeZone)| unix_micros(row.8)).min();
+        let earliest =
+            rows.iter().map(|row: &(_, _, _, _, _, _, _, _, TimestampWithTimeZone)| unix_micros(row.8)).min();
         if let Some(earliest) = earliest {
             shmem::note_deadline_on_commit(earliest - PG_EPOCH_MICROS);
         }
@@ -154,25 +155,7 @@ fn complete_jobs(
     tokens: Vec<Option<i64>>,
     outputs: RawJsonbArray,
 ) -> TableIterator<'static, (name!(job_id, String), name!(outcome, String))> {
-    report(
-        "WITH gone AS (
-             DELETE FROM meshhook.job j
-             USING unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[])
-                   AS w (project_id, run_id, node, token, place)
-             WHERE j.project_id = w.project_id AND j.run_id = w.run_id AND j.node = w.node AND j.token = w.token
-               AND j.executor IS NOT NULL
-             RETURNING j.project_id, j.run_id, j.node, j.attempt, j.executor, j.claimed_at, w.place),
-         posted AS (
-             INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
-             SELECT project_id, run_id, 'job.completed',
-                    jsonb_build_object('node', node, 'attempt', attempt,
-                        'output', coalesce(($6::jsonb[])[place + 1], 'null')),
-                    jsonb_build_object('executor', executor, 'claimed_at', claimed_at)
-             FROM gone ORDER BY place)
-         SELECT place FROM gone",
-        &Handles::of(job_ids, &tokens),
-        outputs,
-    )
+    report("job.completed", "output", &Handles::of(job_ids, &tokens), outputs)
 }
 
 /// Reports failures; see the COMMENT.
@@ -183,25 +166,7 @@ fn fail_jobs(
     tokens: Vec<Option<i64>>,
     errors: RawJsonbArray,
 ) -> TableIterator<'static, (name!(job_id, String), name!(outcome, String))> {
-    report(
-        "WITH gone AS (
-             DELETE FROM meshhook.job j
-             USING unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[])
-                   AS w (project_id, run_id, node, token, place)
-             WHERE j.project_id = w.project_id AND j.run_id = w.run_id AND j.node = w.node AND j.token = w.token
-               AND j.executor IS NOT NULL
-             RETURNING j.project_id, j.run_id, j.node, j.attempt, j.executor, j.claimed_at, w.place),
-         posted AS (
-             INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
-             SELECT project_id, run_id, 'job.failed',
-                    jsonb_build_object('node', node, 'attempt', attempt,
-                        'error', coalesce(($6::jsonb[])[place + 1], 'null')),
-                    jsonb_build_object('executor', executor, 'claimed_at', claimed_at)
-             FROM gone ORDER BY place)
-         SELECT place FROM gone",
-        &Handles::of(job_ids, &tokens),
-        errors,
-    )
+    report("job.failed", "error", &Handles::of(job_ids, &tokens), errors)
 }
 
 /// Gives jobs back; see the COMMENT.
@@ -233,15 +198,33 @@ fn release_jobs(
 
 /// Takes the jobs whose token still holds and puts what was reported into the inbox, in one statement.
 fn report(
-    sql: &'static str,
+    kind: &'static str,
+    field: &'static str,
     handles: &Handles,
     documents: RawJsonbArray,
 ) -> TableIterator<'static, (name!(job_id, String), name!(outcome, String))> {
     check_documents(handles, documents);
     let places = as_owner(|caller| {
         let mut args: Vec<Arg> = handles.served_by(project::served(caller)).args();
-        args.push(arg(documents));
-        spi::run(sql, &args, |row| place(row.must(1)))
+        args.extend([arg(documents), arg(kind), arg(field)]);
+        spi::run(
+            "WITH gone AS (
+                 DELETE FROM meshhook.job j
+                 USING unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[])
+                       AS w (project_id, run_id, node, token, place)
+                 WHERE j.project_id = w.project_id AND j.run_id = w.run_id AND j.node = w.node AND j.token = w.token
+                   AND j.executor IS NOT NULL
+                 RETURNING j.project_id, j.run_id, j.node, j.attempt, j.executor, j.claimed_at, w.place),
+             posted AS (
+                 INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
+                 SELECT project_id, run_id, $7,
+                        jsonb_build_object('node', node, 'attempt', attempt, $8, coalesce(($6::jsonb[])[place + 1], 'null')),
+                        jsonb_build_object('executor', executor, 'claimed_at', claimed_at)
+                 FROM gone ORDER BY place)
+             SELECT place FROM gone",
+            &args,
+            |row| place(row.must(1)),
+        )
     });
     if !places.is_empty() {
         shmem::wake_on_commit();
@@ -251,7 +234,8 @@ fn report(
 
 /// One document a job, none too large; the whole call is refused before anything is written.
 fn check_documents(handles: &Handles, documents: RawJsonbArray) {
-    let length = spi::read_one("SELECT cardinality($1::jsonb[])", &[arg(documents)], |row| row.must::<i32>(1));
+    let length =
+        spi::read_one("SELECT cardinality($1::jsonb[])", &[arg(documents)], |row| row.must::<i32>(1));
     if length.and_then(|n| usize::try_from(n).ok()) != Some(handles.ids.len()) {
         bad_parameter("the arrays have different lengths")
             .hint("Give one job id, one token and one document for each job.")
@@ -268,10 +252,15 @@ fn check_documents(handles: &Handles, documents: RawJsonbArray) {
     );
     if let Some((n, size)) = too_large {
         let job = handles.ids.get(place(i64::from(n) - 1)).map_or("", String::as_str);
-        refuse(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("the document for job \"{job}\" is too large"))
-            .detail(format!("It has {size} bytes; the limit is {MAX_PAYLOAD_BYTES}. Nothing of this call was taken."))
-            .hint("Keep large data in a table or an object store and report a reference.")
-            .raise();
+        refuse(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("the document for job \"{job}\" is too large"),
+        )
+        .detail(format!(
+            "It has {size} bytes; the limit is {MAX_PAYLOAD_BYTES}. Nothing of this call was taken."
+        ))
+        .hint("Keep large data in a table or an object store and report a reference.")
+        .raise();
     }
 }
 

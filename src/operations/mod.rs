@@ -38,11 +38,9 @@ fn maintain() -> TableIterator<'static, (name!(action, String), name!(target, St
 
 /// Does the next step of maintenance and says what it was. Called as the owner role.
 pub fn step() -> Vec<(String, String)> {
-    spi::run(
-        "SELECT action, target FROM meshhook.rotate_leaves($1)",
-        &[arg(guc::LEAF_DAYS.get())],
-        |row| (row.must(1), row.must(2)),
-    )
+    spi::run("SELECT action, target FROM meshhook.rotate_leaves($1)", &[arg(guc::LEAF_DAYS.get())], |row| {
+        (row.must(1), row.must(2))
+    })
 }
 
 /// Registers the database with the launcher; the install script calls it last.

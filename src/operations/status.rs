@@ -31,7 +31,14 @@ fn status() -> TableIterator<
     let checks = as_owner(|caller| {
         let scope = project::served(caller);
         let mut checks = vec![activation(), orchestrator(), inbox(scope)];
-        checks.extend([due(scope), ready_jobs(scope), executors(scope), leases(scope), open_runs(scope), key_file()]);
+        checks.extend([
+            due(scope),
+            ready_jobs(scope),
+            executors(scope),
+            leases(scope),
+            open_runs(scope),
+            key_file(),
+        ]);
         checks
     });
     let row = |check: Check| {
@@ -44,7 +51,12 @@ fn status() -> TableIterator<
 fn activation() -> Check {
     let active = installation::active();
     let value = if active { "active" } else { "dormant: a copy of another database" };
-    Check::new("activation", active, value, "SELECT meshhook.activate() if this copy is to act, and only then")
+    Check::new(
+        "activation",
+        active,
+        value,
+        "SELECT meshhook.activate() if this copy is to act, and only then",
+    )
 }
 
 fn orchestrator() -> Check {
@@ -63,7 +75,8 @@ fn orchestrator() -> Check {
 
 /// Count (at most a thousand) and age in seconds of the oldest of some rows.
 fn backlog(sql: &'static str, scope: Option<i32>) -> (i64, f64) {
-    spi::read_one(sql, &[arg(scope)], |row| (row.must::<i64>(1), row.get::<f64>(2).unwrap_or(0.0))).unwrap_or((0, 0.0))
+    spi::read_one(sql, &[arg(scope)], |row| (row.must::<i64>(1), row.get::<f64>(2).unwrap_or(0.0)))
+        .unwrap_or((0, 0.0))
 }
 
 fn described((count, age): (i64, f64)) -> String {
@@ -80,7 +93,12 @@ fn inbox(scope: Option<i32>) -> Check {
          FROM (SELECT created_at FROM meshhook.inbox WHERE $1 IS NULL OR project_id = $1 ORDER BY inbox_id LIMIT 1000) i",
         scope,
     );
-    Check::new("inbox", found.1 < 10.0, described(found), "nobody takes turns, or more comes in than one orchestrator takes")
+    Check::new(
+        "inbox",
+        found.1 < 10.0,
+        described(found),
+        "nobody takes turns, or more comes in than one orchestrator takes",
+    )
 }
 
 fn due(scope: Option<i32>) -> Check {
@@ -90,7 +108,12 @@ fn due(scope: Option<i32>) -> Check {
                ORDER BY due_at LIMIT 1000) t",
         scope,
     );
-    Check::new("overdue timers", found.1 < 10.0, described(found), "nobody takes turns: see the orchestrator's row")
+    Check::new(
+        "overdue timers",
+        found.1 < 10.0,
+        described(found),
+        "nobody takes turns: see the orchestrator's row",
+    )
 }
 
 fn ready_jobs(scope: Option<i32>) -> Check {
@@ -125,7 +148,12 @@ fn leases(scope: Option<i32>) -> Check {
                WHERE lease_expires_at < clock_timestamp() AND ($1 IS NULL OR project_id = $1) LIMIT 1000) j",
         scope,
     );
-    Check::new("expired leases", found.1 < 10.0, described(found), "nobody takes turns: see the orchestrator's row")
+    Check::new(
+        "expired leases",
+        found.1 < 10.0,
+        described(found),
+        "nobody takes turns: see the orchestrator's row",
+    )
 }
 
 fn open_runs(scope: Option<i32>) -> Check {
@@ -140,9 +168,13 @@ fn open_runs(scope: Option<i32>) -> Check {
 
 fn key_file() -> Check {
     match secret::key_ids() {
-        Ok(ids) => Check::new("key file", true, format!("{} key(s), sealing with \"{}\"", ids.len(), ids[0]), ""),
+        Ok(ids) => {
+            Check::new("key file", true, format!("{} key(s), sealing with \"{}\"", ids.len(), ids[0]), "")
+        }
         Err(error) => {
-            let needed = spi::read_one("SELECT EXISTS (SELECT FROM meshhook.endpoint)", &[], |row| row.must::<bool>(1));
+            let needed = spi::read_one("SELECT EXISTS (SELECT FROM meshhook.endpoint)", &[], |row| {
+                row.must::<bool>(1)
+            });
             let hint = "webhooks are answered 503: set meshhook.kek_file and reload";
             Check::new("key file", needed != Some(true), error.0, hint)
         }

@@ -28,7 +28,8 @@ fn chosen(caller: Role) -> Option<Project> {
     );
     let project = members.first()?.0;
     let is_member = |name: &str| Role::named(name).is_some_and(|role| caller.acts_for(role));
-    let allowed = caller.is_executor() || members.iter().any(|(_, role)| role.as_deref().is_some_and(is_member));
+    let allowed =
+        caller.is_executor() || members.iter().any(|(_, role)| role.as_deref().is_some_and(is_member));
     allowed.then_some(project)
 }
 
@@ -37,9 +38,12 @@ fn chosen(caller: Role) -> Option<Project> {
 pub fn current(caller: Role) -> Project {
     chosen(caller).unwrap_or_else(|| {
         let slug = guc::text(&guc::PROJECT).unwrap_or_default();
-        refuse(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("project \"{slug}\" does not exist or is not yours"))
-            .hint("SET meshhook.project to a project of yours, or RESET it for the default project.")
-            .raise()
+        refuse(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("project \"{slug}\" does not exist or is not yours"),
+        )
+        .hint("SET meshhook.project to a project of yours, or RESET it for the default project.")
+        .raise()
     })
 }
 
@@ -91,7 +95,8 @@ fn create_project(slug: &str, name: default!(Option<&str>, "NULL")) -> pgrx::Uui
             |row| (Project(row.must(1)), row.must::<pgrx::Uuid>(2)),
         );
         let Some((project, uuid)) = made else {
-            refuse(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, format!("project \"{slug}\" exists already")).raise()
+            refuse(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, format!("project \"{slug}\" exists already"))
+                .raise()
         };
         audit(project, caller, "project.created", slug, None);
         uuid
@@ -104,14 +109,20 @@ fn create_project(slug: &str, name: default!(Option<&str>, "NULL")) -> pgrx::Uui
 fn add_member(project: &str, role: crate::types::RegRole) {
     let member = role.0;
     as_owner(|caller| {
-        let found = spi::read_one("SELECT project_id FROM meshhook.project WHERE slug = $1", &[arg(project.to_owned())], |row| {
-            Project(row.must(1))
-        });
+        let found = spi::read_one(
+            "SELECT project_id FROM meshhook.project WHERE slug = $1",
+            &[arg(project.to_owned())],
+            |row| Project(row.must(1)),
+        );
         let Some(found) = found else {
-            refuse(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("project \"{project}\" does not exist")).raise()
+            refuse(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("project \"{project}\" does not exist"))
+                .raise()
         };
         if found == DEFAULT {
-            bad_parameter("the default project has no members: it is open to every role that may use the API").raise();
+            bad_parameter(
+                "the default project has no members: it is open to every role that may use the API",
+            )
+            .raise();
         }
         let member = Role::of(member).name();
         spi::exec(

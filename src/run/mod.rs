@@ -35,7 +35,8 @@ fn cancel_run(run: pgrx::Uuid, reason: default!(Option<&str>, "NULL")) -> bool {
             None => crate::error::unknown_run(run).raise(),
             Some(true) => false,
             Some(false) => {
-                let reason = reason.map_or(serde_json::json!({}), |reason| serde_json::json!({ "reason": reason }));
+                let reason =
+                    reason.map_or(serde_json::json!({}), |reason| serde_json::json!({ "reason": reason }));
                 post(project, run, "run.cancel", RawJsonb::of_text(&reason.to_string()), caller);
                 true
             }

@@ -68,7 +68,8 @@ fn run_state(run: pgrx::Uuid) -> RawJsonb {
 }
 
 fn document(row: &RunRow, state: &RunState) -> Json {
-    let time = |at: Option<meshhook_engine::time::Timestamp>| at.map_or(Json::Null, |at| Json::from(at.to_string()));
+    let time =
+        |at: Option<meshhook_engine::time::Timestamp>| at.map_or(Json::Null, |at| Json::from(at.to_string()));
     let nodes = state.nodes.iter().map(|(id, node)| (&**id, to_json(node)));
     Json::object([
         ("run", Json::from(row.key.run.to_string())),
@@ -132,7 +133,12 @@ fn verify_run(
     run: pgrx::Uuid,
 ) -> TableIterator<
     'static,
-    (name!(position, i64), name!(path, String), name!(expected, Option<RawJsonb>), name!(found, Option<RawJsonb>)),
+    (
+        name!(position, i64),
+        name!(path, String),
+        name!(expected, Option<RawJsonb>),
+        name!(found, Option<RawJsonb>),
+    ),
 > {
     let differences = as_owner(|caller| {
         let project = project::current(caller);
@@ -155,12 +161,21 @@ fn verify_run(
 fn compare_projections(row: &RunRow, state: &RunState) -> Vec<Difference> {
     let number = |n: u64| Json::from(n.cast_signed());
     let expected = Json::object([
-        ("run", Json::object([("position", number(state.position)), ("status", Json::from(state.status.as_str()))])),
+        (
+            "run",
+            Json::object([
+                ("position", number(state.position)),
+                ("status", Json::from(state.status.as_str())),
+            ]),
+        ),
         ("jobs", expected_jobs(state)),
         ("timers", expected_timers(state)),
     ]);
     let found = Json::object([
-        ("run", Json::object([("position", number(row.position)), ("status", Json::from(row.status.as_str()))])),
+        (
+            "run",
+            Json::object([("position", number(row.position)), ("status", Json::from(row.status.as_str()))]),
+        ),
         ("jobs", found_jobs(row)),
         ("timers", found_timers(row)),
     ]);

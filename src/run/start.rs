@@ -143,7 +143,17 @@ fn start_run(
         warn_if_unserved();
         let trigger = r#"{"type": "sql"}"#.to_owned();
         let (run, now) = new_run();
-        start(&Start { project, run, now, version, workflow, input, key: idempotency_key, trigger, actor: caller })
+        start(&Start {
+            project,
+            run,
+            now,
+            version,
+            workflow,
+            input,
+            key: idempotency_key,
+            trigger,
+            actor: caller,
+        })
     })
 }
 

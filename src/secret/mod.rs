@@ -50,16 +50,20 @@ pub fn open(sealed: &[u8], place: &str) -> Result<Zeroizing<Vec<u8>>, SecretErro
     let broken = || SecretError("a sealed secret is damaged".to_owned());
     let (version, rest) = sealed.split_first().ok_or_else(broken)?;
     if *version != VERSION {
-        return Err(SecretError(format!("a secret is sealed in form {version}, which this release does not know")));
+        return Err(SecretError(format!(
+            "a secret is sealed in form {version}, which this release does not know"
+        )));
     }
     let (length, rest) = rest.split_first().ok_or_else(broken)?;
     let (id, rest) = rest.split_at_checked(usize::from(*length)).ok_or_else(broken)?;
     let (nonce, cipher_text) = rest.split_first_chunk::<NONCE_BYTES>().ok_or_else(broken)?;
     let ring = ring()?;
-    let kek = ring.iter().find(|kek| kek.id.as_bytes() == id).ok_or_else(|| {
-        SecretError(format!("the key file has no key \"{}\"", String::from_utf8_lossy(id)))
-    })?;
-    let clear = cipher(kek)?.decrypt(&Nonce::from(*nonce), Payload { msg: cipher_text, aad: place.as_bytes() });
+    let kek = ring
+        .iter()
+        .find(|kek| kek.id.as_bytes() == id)
+        .ok_or_else(|| SecretError(format!("the key file has no key \"{}\"", String::from_utf8_lossy(id))))?;
+    let clear =
+        cipher(kek)?.decrypt(&Nonce::from(*nonce), Payload { msg: cipher_text, aad: place.as_bytes() });
     clear.map(Zeroizing::new).map_err(|_| broken())
 }
 
@@ -69,7 +73,8 @@ pub fn key_ids() -> Result<Vec<String>, SecretError> {
 }
 
 fn cipher(kek: &Kek) -> Result<Aes256Gcm, SecretError> {
-    Aes256Gcm::new_from_slice(&kek.key).map_err(|_| SecretError(format!("key \"{}\" has not 32 bytes", kek.id)))
+    Aes256Gcm::new_from_slice(&kek.key)
+        .map_err(|_| SecretError(format!("key \"{}\" has not 32 bytes", kek.id)))
 }
 
 /// The keys of the file. Read anew each time: it is small, and a rotation needs no reload.
@@ -77,7 +82,8 @@ fn ring() -> Result<Vec<Kek>, SecretError> {
     let Some(path) = guc::text(&guc::KEK_FILE) else {
         return Err(SecretError("meshhook.kek_file is not set".to_owned()));
     };
-    let unreadable = |error: std::io::Error| SecretError(format!("key file \"{path}\" cannot be read: {error}"));
+    let unreadable =
+        |error: std::io::Error| SecretError(format!("key file \"{path}\" cannot be read: {error}"));
     let mode = fs::metadata(&path).map_err(unreadable)?.permissions().mode();
     if mode & 0o077 != 0 {
         return Err(SecretError(format!("key file \"{path}\" is open to others; make its mode 0600")));
@@ -92,7 +98,8 @@ fn ring() -> Result<Vec<Kek>, SecretError> {
 }
 
 fn parse(line: &str, path: &str) -> Result<Kek, SecretError> {
-    let malformed = || SecretError(format!("key file \"{path}\" has a line that is not \"id:base64 of 32 bytes\""));
+    let malformed =
+        || SecretError(format!("key file \"{path}\" has a line that is not \"id:base64 of 32 bytes\""));
     let (id, key) = line.split_once(':').ok_or_else(malformed)?;
     let key = Zeroizing::new(STANDARD.decode(key.trim()).map_err(|_| malformed())?);
     if key.len() != 32 || id.is_empty() || id.len() > 63 {

@@ -49,7 +49,9 @@ fn create_endpoint(
 ) -> TableIterator<'static, (name!(endpoint, String), name!(path, String), name!(secret, String))> {
     let Some(known) = Preset::by_name(preset) else {
         let names: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
-        bad_parameter(format!("there is no preset \"{preset}\"")).hint(format!("There are: {}.", names.join(", "))).raise()
+        bad_parameter(format!("there is no preset \"{preset}\""))
+            .hint(format!("There are: {}.", names.join(", ")))
+            .raise()
     };
     if !(1_000_000..=86_400_000_000).contains(&tolerance.as_micros()) {
         bad_parameter("tolerance must be from 1 second to 1 day").raise();
@@ -89,7 +91,8 @@ fn rotate_endpoint_secret(endpoint: &str, overlap: default!(Interval, "'24 hours
             |row| row.must::<String>(1),
         );
         let Some(preset) = preset.as_deref().and_then(Preset::by_name) else {
-            refuse(PgSqlErrorCode::ERRCODE_NO_DATA_FOUND, format!("endpoint \"{endpoint}\" does not exist")).raise()
+            refuse(PgSqlErrorCode::ERRCODE_NO_DATA_FOUND, format!("endpoint \"{endpoint}\" does not exist"))
+                .raise()
         };
         spi::exec(
             "DELETE FROM meshhook.endpoint_secret WHERE project_id = $1 AND endpoint_id = $2 AND expires_at < now()",

@@ -203,7 +203,12 @@ fn accept(
 }
 
 /// What the run learns of its delivery. Headers may carry credentials, so only named ones are kept.
-fn trigger(endpoint: &Endpoint, headers: &Map<String, Value>, query: Option<&str>, delivery: Option<&str>) -> Value {
+fn trigger(
+    endpoint: &Endpoint,
+    headers: &Map<String, Value>,
+    query: Option<&str>,
+    delivery: Option<&str>,
+) -> Value {
     let kept = |name: &str| Headers::get(headers, name).filter(|value| value.len() <= MAX_HEADER_BYTES);
     let mut trigger = json!({ "type": "webhook", "endpoint": endpoint.id });
     let event = kept("x-github-event").or_else(|| kept("webhook-event"));

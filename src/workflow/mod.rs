@@ -48,9 +48,12 @@ pub fn compiled(project: Project, version_id: i64) -> Rc<Workflow> {
     let Some(definition) = definition else { bug(&format!("workflow version {version_id} is gone")) };
     let workflow = match compile(&definition) {
         Ok(workflow) => Rc::new(workflow),
-        Err(problems) => refuse(PgSqlErrorCode::ERRCODE_DATA_EXCEPTION, "a published workflow cannot be read by this release")
-            .detail(listing(&problems))
-            .raise(),
+        Err(problems) => refuse(
+            PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+            "a published workflow cannot be read by this release",
+        )
+        .detail(listing(&problems))
+        .raise(),
     };
     COMPILED.with_borrow_mut(|cache| {
         if cache.len() >= MAX_COMPILED {

@@ -29,7 +29,8 @@ pub fn step(workflow: &Workflow, run: &str, state: &mut RunState, fact: &Fact, a
     if state.status.is_terminal() {
         return Vec::new();
     }
-    let mut turn = Turn { workflow, run, state, at, events: Vec::new(), candidates: BTreeSet::new(), outputs: None };
+    let mut turn =
+        Turn { workflow, run, state, at, events: Vec::new(), candidates: BTreeSet::new(), outputs: None };
     match fact {
         Fact::Start(start) => turn.start(start),
         Fact::JobCompleted(done) => turn.job_completed(&done.node, done.attempt, &done.output),
@@ -275,9 +276,14 @@ impl Turn<'_> {
 
     fn finish(&mut self) {
         // In a graph without cycles every node is settled once nothing is open; this is the proof's guard.
-        if let Some(pending) = self.workflow.nodes.iter().find(|node| !self.state.nodes.contains_key(&node.id)) {
+        if let Some(pending) =
+            self.workflow.nodes.iter().find(|node| !self.state.nodes.contains_key(&node.id))
+        {
             let message = format!("node \"{}\" waits for nothing that can still happen", pending.id);
-            self.emit(Event::RunFailed(RunFailed { error: ErrorInfo::new("internal", message), output: None }));
+            self.emit(Event::RunFailed(RunFailed {
+                error: ErrorInfo::new("internal", message),
+                output: None,
+            }));
             return;
         }
         let output = |id: &Arc<str>| self.state.nodes.get(id).and_then(|node| node.output.clone());
@@ -285,7 +291,8 @@ impl Turn<'_> {
         let output = match (leaves.next(), leaves.next()) {
             (Some(only), None) => output(&only.id).unwrap_or(Json::Null),
             _ => {
-                let outputs = self.workflow.leaves().filter_map(|leaf| Some((Arc::clone(&leaf.id), output(&leaf.id)?)));
+                let outputs =
+                    self.workflow.leaves().filter_map(|leaf| Some((Arc::clone(&leaf.id), output(&leaf.id)?)));
                 Json::Obj(Arc::new(outputs.collect()))
             }
         };
@@ -295,7 +302,8 @@ impl Turn<'_> {
     fn emit(&mut self, event: Event) {
         self.state.take(&event, self.at);
         if let (Some(outputs), Event::NodeSucceeded(_) | Event::NodeFailed(_)) = (&mut self.outputs, &event)
-            && let Event::NodeSucceeded(NodeSucceeded { node, .. }) | Event::NodeFailed(NodeFailed { node, .. }) = &event
+            && let Event::NodeSucceeded(NodeSucceeded { node, .. })
+            | Event::NodeFailed(NodeFailed { node, .. }) = &event
             && let Some(view) = node_view(self.state, node)
         {
             Arc::make_mut(outputs).insert(Arc::clone(node), view);
@@ -334,7 +342,8 @@ impl Turn<'_> {
         self.workflow.nodes[index].incoming.iter().find_map(|edge| {
             let edge = &self.workflow.edges[*edge];
             let source = self.state.nodes.get(&self.workflow.nodes[edge.from].id)?;
-            let taken = matches!(&*edge.port, ERROR_PORT | TIMEOUT_PORT) && source.port.as_ref() == Some(&edge.port);
+            let taken =
+                matches!(&*edge.port, ERROR_PORT | TIMEOUT_PORT) && source.port.as_ref() == Some(&edge.port);
             if taken { source.error.as_ref() } else { None }
         })
     }

@@ -99,7 +99,9 @@ impl ErrorInfo {
 fn is_class(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 63
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'))
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'))
 }
 
 fn bounded(message: &str) -> String {
@@ -108,7 +110,8 @@ fn bounded(message: &str) -> String {
     if clean.len() <= MAX_MESSAGE_BYTES {
         return clean;
     }
-    let cut = (0..=MAX_MESSAGE_BYTES - '…'.len_utf8()).rev().find(|n| clean.is_char_boundary(*n)).unwrap_or(0);
+    let cut =
+        (0..=MAX_MESSAGE_BYTES - '…'.len_utf8()).rev().find(|n| clean.is_char_boundary(*n)).unwrap_or(0);
     format!("{}…", &clean[..cut])
 }
 
@@ -128,8 +131,13 @@ mod tests {
         assert_eq!(&*read(r#""boom""#).message, "boom");
         assert_eq!(&*read("null").class, "task");
         assert_eq!(read("[1]").details, Some(Json::parse("[1]").unwrap()));
-        let full = read(r#"{"class":"card.declined","message":"no","retryable":false,"status":402,"retry_after_ms":5,"details":{"a":1}}"#);
-        assert_eq!((&*full.class, full.retryable, full.status, full.retry_after_ms), ("card.declined", Some(false), Some(402), Some(5)));
+        let full = read(
+            r#"{"class":"card.declined","message":"no","retryable":false,"status":402,"retry_after_ms":5,"details":{"a":1}}"#,
+        );
+        assert_eq!(
+            (&*full.class, full.retryable, full.status, full.retry_after_ms),
+            ("card.declined", Some(false), Some(402), Some(5))
+        );
         assert_eq!(&*read(r#"{"class":"Not A Class"}"#).class, "task");
         assert_eq!(read(r#"{"status":99999999,"retry_after_ms":-1}"#).status, None);
     }

@@ -93,7 +93,8 @@ impl Fact {
     /// The kind is unknown to this release, or the data does not fit it.
     pub fn from_parts(kind: &str, data: &str) -> Result<Self, String> {
         fn read<'a, T: Deserialize<'a>>(kind: &str, data: &'a str) -> Result<T, String> {
-            serde_json::from_str(data).map_err(|error| format!("inbox row of kind {kind} cannot be read: {error}"))
+            serde_json::from_str(data)
+                .map_err(|error| format!("inbox row of kind {kind} cannot be read: {error}"))
         }
         match kind {
             "run.start" => read(kind, data).map(Self::Start),

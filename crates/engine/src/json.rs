@@ -57,9 +57,7 @@ impl Json {
     }
 
     /// An object from its members; the last of equal keys wins.
-    pub fn object<K: Into<Arc<str>>, V: Into<Json>, I: IntoIterator<Item = (K, V)>>(
-        members: I,
-    ) -> Json {
+    pub fn object<K: Into<Arc<str>>, V: Into<Json>, I: IntoIterator<Item = (K, V)>>(members: I) -> Json {
         let members = members.into_iter().map(|(k, v)| (k.into(), v.into()));
         Json::Obj(Arc::new(members.collect()))
     }
@@ -225,9 +223,10 @@ impl Json {
                 let unequal = a.iter().zip(b.iter()).map(|(a, b)| a.cmp_jq(b));
                 first_unequal(unequal).then_with(|| a.len().cmp(&b.len()))
             }
-            (Json::Obj(a), Json::Obj(b)) => a.keys().cmp(b.keys()).then_with(|| {
-                first_unequal(a.values().zip(b.values()).map(|(a, b)| a.cmp_jq(b)))
-            }),
+            (Json::Obj(a), Json::Obj(b)) => a
+                .keys()
+                .cmp(b.keys())
+                .then_with(|| first_unequal(a.values().zip(b.values()).map(|(a, b)| a.cmp_jq(b)))),
             _ => self.type_rank().cmp(&other.type_rank()),
         }
     }
@@ -252,9 +251,7 @@ impl Json {
 }
 
 fn first_unequal(mut orderings: impl Iterator<Item = Ordering>) -> Ordering {
-    orderings
-        .find(|ordering| ordering.is_ne())
-        .unwrap_or(Ordering::Equal)
+    orderings.find(|ordering| ordering.is_ne()).unwrap_or(Ordering::Equal)
 }
 
 /// Writes a string as JSON text, quotes included.

@@ -24,7 +24,10 @@ pub mod time;
 #[must_use]
 pub fn to_json<T: serde::Serialize>(value: &T) -> json::Json {
     // Structures of strings, numbers and `Json` always serialise, and to JSON.
-    serde_json::to_string(value).ok().and_then(|text| json::Json::parse(&text).ok()).unwrap_or(json::Json::Null)
+    serde_json::to_string(value)
+        .ok()
+        .and_then(|text| json::Json::parse(&text).ok())
+        .unwrap_or(json::Json::Null)
 }
 
 /// Reads a field that is present as `Some`, also where it is JSON null, so that a recorded null output

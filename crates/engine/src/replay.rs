@@ -27,7 +27,8 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let show = |value: &Option<Json>| value.as_ref().map_or_else(|| "nothing".to_owned(), Json::to_string);
+        let show =
+            |value: &Option<Json>| value.as_ref().map_or_else(|| "nothing".to_owned(), Json::to_string);
         let (expected, found) = (show(&self.expected), show(&self.found));
         write!(f, "position {}, {}: expected {expected}, found {found}", self.position, self.path)
     }

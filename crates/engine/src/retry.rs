@@ -82,7 +82,8 @@ mod tests {
 
     #[test]
     fn backs_off_exponentially_up_to_the_cap() {
-        let policy = RetryPolicy { max_attempts: 6, max_ms: 5_000, jitter: Jitter::None, ..RetryPolicy::default() };
+        let policy =
+            RetryPolicy { max_attempts: 6, max_ms: 5_000, jitter: Jitter::None, ..RetryPolicy::default() };
         let delays: Vec<_> = (1..=6).map(|n| policy.delay_ms(n, None, 1, "a")).collect();
         assert_eq!(delays, [Some(1_000), Some(2_000), Some(4_000), Some(5_000), Some(5_000), None]);
     }

@@ -199,7 +199,10 @@ impl RunState {
     /// Its position is not the next one.
     pub fn apply(&mut self, recorded: &Recorded) -> Result<(), String> {
         if recorded.position != self.position + 1 {
-            return Err(format!("event at position {} follows position {}", recorded.position, self.position));
+            return Err(format!(
+                "event at position {} follows position {}",
+                recorded.position, self.position
+            ));
         }
         self.take(&recorded.event, recorded.at);
         Ok(())

@@ -92,17 +92,9 @@ impl Template {
     /// string.
     pub fn compile(value: &Json, options: TemplateOptions) -> Result<Template, Vec<TemplateError>> {
         let mut errors = Vec::new();
-        let mut compiler = Compiler {
-            options,
-            errors: &mut errors,
-            pointer: String::new(),
-        };
+        let mut compiler = Compiler { options, errors: &mut errors, pointer: String::new() };
         let root = compiler.node(value);
-        if errors.is_empty() {
-            Ok(Template { root })
-        } else {
-            Err(errors)
-        }
+        if errors.is_empty() { Ok(Template { root }) } else { Err(errors) }
     }
 
     /// Evaluates all holes against `root`, within one budget.
@@ -110,18 +102,9 @@ impl Template {
     /// # Errors
     /// The first fault, with the JSON pointer of its string.
     pub fn render(&self, root: &Json, budget: &mut Budget) -> Result<Rendered, TemplateError> {
-        let mut renderer = Renderer {
-            root,
-            budget,
-            pointer: String::new(),
-            secrets: Vec::new(),
-            size: 0,
-        };
+        let mut renderer = Renderer { root, budget, pointer: String::new(), secrets: Vec::new(), size: 0 };
         let value = renderer.node(&self.root)?;
-        Ok(Rendered {
-            value,
-            secrets: renderer.secrets,
-        })
+        Ok(Rendered { value, secrets: renderer.secrets })
     }
 
     /// The expressions in the holes, each with the JSON pointer of its string.
@@ -213,12 +196,7 @@ fn push_token(pointer: &mut String, token: &str) {
 }
 
 fn template_error(message: &str, offset: usize) -> ExprError {
-    ExprError {
-        code: ExprCode::Template,
-        message: message.to_owned(),
-        offset: Some(offset),
-        payload: None,
-    }
+    ExprError { code: ExprCode::Template, message: message.to_owned(), offset: Some(offset), payload: None }
 }
 
 /// An error within a hole, with its place counted from the start of the string.
@@ -449,18 +427,8 @@ impl Renderer<'_> {
         Ok(value)
     }
 
-    fn fail<T>(
-        &self,
-        code: ExprCode,
-        message: String,
-        offset: Option<usize>,
-    ) -> Result<T, TemplateError> {
-        let error = ExprError {
-            code,
-            message,
-            offset,
-            payload: None,
-        };
+    fn fail<T>(&self, code: ExprCode, message: String, offset: Option<usize>) -> Result<T, TemplateError> {
+        let error = ExprError { code, message, offset, payload: None };
         Err((self.pointer.clone(), error))
     }
 
@@ -504,10 +472,7 @@ impl Renderer<'_> {
         if !text.is_empty() {
             parts.push(Part::Text(text));
         }
-        self.secrets.push(SecretRef {
-            pointer: self.pointer.clone(),
-            parts,
-        });
+        self.secrets.push(SecretRef { pointer: self.pointer.clone(), parts });
         Ok(Json::Null)
     }
 }

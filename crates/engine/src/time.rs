@@ -77,17 +77,16 @@ impl<'de> Deserialize<'de> for Timestamp {
 /// A message that says what is wrong with the text.
 pub fn parse_duration_ms(text: &str) -> Result<u64, String> {
     let complaint = || {
-        format!("\"{text}\" is not a duration; write for example \"500ms\", \"30s\", \"5m\", \"1h 30m\" or \"7d\"")
+        format!(
+            "\"{text}\" is not a duration; write for example \"500ms\", \"30s\", \"5m\", \"1h 30m\" or \"7d\""
+        )
     };
     let span: jiff::Span = text.trim().parse().map_err(|_| complaint())?;
     if span.get_years() != 0 || span.get_months() != 0 {
-        return Err(format!(
-            "\"{text}\" names months or years, which have no fixed length; use days"
-        ));
+        return Err(format!("\"{text}\" names months or years, which have no fixed length; use days"));
     }
-    let millis = span
-        .total(jiff::SpanRelativeTo::days_are_24_hours().unit_millis())
-        .map_err(|_| complaint())?;
+    let millis =
+        span.total(jiff::SpanRelativeTo::days_are_24_hours().unit_millis()).map_err(|_| complaint())?;
     if !(0.0..=MAX_DURATION_MS as f64).contains(&millis) {
         return Err(format!("\"{text}\" is not between 0 and 36500 days"));
     }

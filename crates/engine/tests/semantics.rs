@@ -75,7 +75,8 @@ fn dead_paths_are_skipped_onward_and_do_not_hang_a_join() {
 
 #[test]
 fn a_branch_without_a_match_and_default_fails() {
-    let text = BRANCH.replace(r#","default":"no""#, "").replace(r#"{"from":"big","port":"no","to":"auto"},"#, "");
+    let text =
+        BRANCH.replace(r#","default":"no""#, "").replace(r#"{"from":"big","port":"no","to":"auto"},"#, "");
     let run = Sim::start(&text, r#"{"total":5}"#);
     assert_eq!((run.status(), run.error_class()), (RunStatus::Failed, "branch.no_match".into()));
     run.verify();
@@ -121,9 +122,17 @@ fn a_timeout_takes_the_timeout_edge_if_there_is_one() {
     assert_eq!(run.output(), r#"{"late":"late"}"#);
     run.verify();
 
-    let text = GUARDED.replace(r#",
-             {"from":"charge","port":"timeout","to":"late"}"#, "").replace(r#",
-    {"id":"late","type":"transform","with":{"output":"late"}}"#, "");
+    let text = GUARDED
+        .replace(
+            r#",
+             {"from":"charge","port":"timeout","to":"late"}"#,
+            "",
+        )
+        .replace(
+            r#",
+    {"id":"late","type":"transform","with":{"output":"late"}}"#,
+            "",
+        );
     let mut run = Sim::start(&text, "{}");
     run.fail("charge", r#"{"class":"timeout","message":"slow","retryable":false}"#);
     assert_eq!(run.output(), r#"{"refund":{"why":"timeout: slow"}}"#);
@@ -147,7 +156,11 @@ fn terminate_ends_the_run_at_once() {
     let text = r#"{"name":"w","nodes":[{"id":"slow","type":"task"},
         {"id":"stop","type":"terminate","with":{"status":"STATUS","output":{"n":"{{ .input.n }}"},"reason":"enough"}}],
         "edges":[{"from":"slow","port":"error","to":"stop"}]}"#;
-    for (status, expected) in [("succeeded", RunStatus::Succeeded), ("failed", RunStatus::Failed), ("canceled", RunStatus::Canceled)] {
+    for (status, expected) in [
+        ("succeeded", RunStatus::Succeeded),
+        ("failed", RunStatus::Failed),
+        ("canceled", RunStatus::Canceled),
+    ] {
         let mut run = Sim::start(&text.replace("STATUS", status), r#"{"n":7}"#);
         run.fail("slow", r#"{"message":"x","retryable":false}"#);
         assert_eq!((run.status(), run.output()), (expected, r#"{"n":7}"#.into()));
@@ -169,7 +182,8 @@ fn the_output_is_the_only_leafs_or_an_object_of_all() {
 
 #[test]
 fn a_delay_waits_for_its_timer() {
-    let text = r#"{"name":"w","nodes":[{"id":"wait","type":"delay","with":{"duration":"{{ .input.wait }}"}}]}"#;
+    let text =
+        r#"{"name":"w","nodes":[{"id":"wait","type":"delay","with":{"duration":"{{ .input.wait }}"}}]}"#;
     let mut run = Sim::start(text, r#"{"wait":"90m"}"#);
     assert_eq!(run.due_in_ms("wait"), 5_400_000);
     run.fire("wait");
@@ -232,7 +246,9 @@ fn a_cancel_is_recorded_and_final() {
 #[test]
 fn an_expression_bomb_ends_its_own_run_only() {
     for bomb in ["[range(1e12)]", "\\\"x\\\" * 1e9", "[limit(1e9; range(1e12))] | length"] {
-        let text = format!(r#"{{"name":"w","nodes":[{{"id":"a","type":"transform","with":{{"output":"{{{{ {bomb} }}}}"}}}}]}}"#);
+        let text = format!(
+            r#"{{"name":"w","nodes":[{{"id":"a","type":"transform","with":{{"output":"{{{{ {bomb} }}}}"}}}}]}}"#
+        );
         let started = std::time::Instant::now();
         let run = Sim::start(&text, "{}");
         assert_eq!(run.status(), RunStatus::Failed, "{bomb}");

@@ -1,7 +1,7 @@
-//! Which Postgres the tests run on, and as whom: installation found by `pg_config`, `initdb` done once.
+//! Which Postgres the tests run on, and as whom.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -100,43 +100,11 @@ pub fn give_to_server(path: &Path) {
     }
 }
 
-/// Writes a freshly initialised data folder to `data` (superuser `postgres`, UTF-8, locale C, trust on loopback).
+/// Initialises a data folder: superuser `postgres`, UTF-8, locale C, trust on loopback.
 ///
-/// `initdb` runs once per process; later calls copy its result.
+/// It is never a copy of another one. A copy has the same system identifier, and meshhook rightly takes a
+/// database restored into it for the original.
 pub fn init_data(data: &Path) {
-    static TEMPLATE: OnceLock<Vec<(PathBuf, Node)>> = OnceLock::new();
-    let mut first = false;
-    let template = TEMPLATE.get_or_init(|| {
-        first = true;
-        run_initdb(data);
-        let mut nodes = Vec::new();
-        collect(data, Path::new(""), &mut nodes);
-        nodes
-    });
-    if first {
-        return;
-    }
-    for (path, node) in template {
-        let target = data.join(path);
-        let (written, mode) = match node {
-            Node::Folder => (fs::create_dir(&target), 0o700),
-            Node::File(content) => (fs::write(&target, content), 0o600),
-        };
-        written
-            .and_then(|()| fs::set_permissions(&target, PermissionsExt::from_mode(mode)))
-            .unwrap_or_else(|e| panic!("cannot write {}: {e}", target.display()));
-        give_to_server(&target);
-    }
-}
-
-/// One entry of the initialised folder. The copy is kept in memory, about 40 MB, so that no folder outlives
-/// its cluster.
-enum Node {
-    Folder,
-    File(Vec<u8>),
-}
-
-fn run_initdb(data: &Path) {
     let output = server_command("initdb")
         .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
         .arg("--pgdata")
@@ -145,20 +113,4 @@ fn run_initdb(data: &Path) {
         .unwrap_or_else(|e| panic!("cannot run initdb of {}: {e}", bin_dir().display()));
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "initdb failed: {errors}");
-}
-
-/// Reads a folder into `nodes`, parents before their children.
-fn collect(root: &Path, below: &Path, nodes: &mut Vec<(PathBuf, Node)>) {
-    let fail = |e: std::io::Error| -> ! { panic!("cannot read {}: {e}", root.display()) };
-    nodes.push((below.to_owned(), Node::Folder));
-    for entry in fs::read_dir(root.join(below)).unwrap_or_else(|e| fail(e)) {
-        let entry = entry.unwrap_or_else(|e| fail(e));
-        let path = below.join(entry.file_name());
-        if entry.path().is_dir() {
-            collect(root, &path, nodes);
-        } else {
-            let content = fs::read(entry.path()).unwrap_or_else(|e| fail(e));
-            nodes.push((path, Node::File(content)));
-        }
-    }
 }

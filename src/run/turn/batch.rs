@@ -85,8 +85,8 @@ pub(super) struct Batch {
     pub updates: Updates,
     /// Runs that ended while something of theirs was open.
     pub closed: Keys,
-    /// Whether any run ended.
-    pub ended: bool,
+    /// Runs that ended.
+    pub ended: Vec<pgrx::Uuid>,
 }
 
 /// How many jobs and timers a batch held at some point.
@@ -142,7 +142,7 @@ impl Batch {
             }
             Event::NodeRetryScheduled(retry) => self.add_timer(key, &retry.node, retry.due_at),
             event if event.is_terminal() => {
-                self.ended = true;
+                self.ended.push(key.run);
                 if state.nodes.values().any(|node| node.status == NodeStatus::Canceled) {
                     self.closed.push(key);
                 }

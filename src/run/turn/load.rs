@@ -152,7 +152,8 @@ fn read_fact(kind: &str, data: &str) -> Result<Fact, String> {
         }
         let fields: serde_json::Value = serde_json::from_str(data).map_err(|_| message.clone())?;
         let node = fields["node"].as_str().ok_or_else(|| message.clone())?;
-        let attempt = fields["attempt"].as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| message.clone())?;
+        let attempt =
+            fields["attempt"].as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| message.clone())?;
         let error = Json::object([
             ("class", Json::from("output_unreadable")),
             ("message", Json::from(message.as_str())),

@@ -126,8 +126,8 @@ impl Turns {
             self.move_run(work, now, &mut out);
         }
         write::all(&out);
-        if out.ended {
-            shmem::notify_waiters_on_commit();
+        for run in &out.ended {
+            shmem::notify_run_on_commit(run.as_bytes());
         }
         TurnReport { runs: self.current.len(), more: true }
     }
@@ -219,22 +219,27 @@ impl Turns {
     }
 
     /// Learns that the turn was rolled back for an error that may be one run's fault (see
-    /// `Failure::may_be_a_runs_fault`): the batch is taken apart, and a run that fails alone is ended with
+    /// `error::may_be_a_runs_fault`): the batch is taken apart, and a run that fails alone is ended with
     /// the error instead of holding up the others.
     pub fn failed(&mut self, message: &str) {
         let runs = std::mem::take(&mut self.current);
         match runs.as_slice() {
             [] => {}
             [key] if self.condemned.front().is_some_and(|(condemned, _)| condemned == key) => {
-                pgrx::warning!("run {} of project {} cannot be ended and is left alone: {message}", key.run, key.project);
+                pgrx::warning!(
+                    "run {} of project {} cannot be ended and is left alone: {message}",
+                    key.run,
+                    key.project
+                );
                 self.condemned.pop_front();
                 self.given_up.insert(*key);
             }
-            [key] => {
-                self.suspects.retain(|suspect| suspect != key);
+            // Twice alone, so that a cancel aimed at the worker ends no run.
+            [key] if self.suspects.front() == Some(key) => {
+                self.suspects.pop_front();
                 self.condemned.push_back((*key, message.to_owned()));
             }
-            many => self.suspects.extend(many),
+            runs => self.suspects.extend(runs),
         }
     }
 
@@ -265,13 +270,20 @@ impl Default for Turns {
 
 /// Asks the engine. A panic of it ends the run instead of the batch: the events decided so far in this
 /// step are dropped and the state is made again from those that count.
-fn decide(workflow: &Rc<Workflow>, run: &str, state: &mut RunState, fact: &Fact, at: Timestamp) -> Vec<Event> {
+fn decide(
+    workflow: &Rc<Workflow>,
+    run: &str,
+    state: &mut RunState,
+    fact: &Fact,
+    at: Timestamp,
+) -> Vec<Event> {
     let before = state.clone();
     match catch_unwind(AssertUnwindSafe(|| step(workflow, run, state, fact, at))) {
         Ok(events) => events,
         Err(_) => {
             *state = before;
-            let error = ErrorInfo::new("internal", "the engine gave up on this run; the server log has the details");
+            let error =
+                ErrorInfo::new("internal", "the engine gave up on this run; the server log has the details");
             step(workflow, run, state, &Fact::Quarantine(Quarantine { error }), at)
         }
     }

@@ -7,6 +7,7 @@ use meshhook_testkit::{Cluster, Response, Session, Sidecar, SidecarBuilder, hist
 use postgres::types::ToSql;
 use serde_json::{Value, json};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -326,4 +327,26 @@ pub fn status(session: &mut Session, check: &str) -> Option<(bool, String, Strin
 #[track_caller]
 pub fn work_off_when_ready(session: &mut Session) {
     wait::wait_for("a job to complete", SOON, || work_off(session, "default") > 0);
+}
+
+/// Tells threads to stop when it is dropped: also when the test that started them fails.
+#[derive(Debug, Default)]
+pub struct Stop(AtomicBool);
+
+impl Stop {
+    /// Whether the threads should stop.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Sets it when the returned value is dropped.
+    pub fn at_end(&self) -> impl Drop + '_ {
+        struct AtEnd<'a>(&'a AtomicBool);
+        impl Drop for AtEnd<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        AtEnd(&self.0)
+    }
 }

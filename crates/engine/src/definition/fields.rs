@@ -104,7 +104,11 @@ impl<'a> Fields<'a> {
         let number = self.get(key)?.as_i64().filter(|n| bounds.contains(n));
         if number.is_none() {
             let (low, high) = (bounds.start(), bounds.end());
-            problems.add(self.at(key), "range", format!("\"{key}\" must be a whole number from {low} to {high}"));
+            problems.add(
+                self.at(key),
+                "range",
+                format!("\"{key}\" must be a whole number from {low} to {high}"),
+            );
         }
         number
     }
@@ -163,7 +167,7 @@ impl<'a> Fields<'a> {
         if value.as_arr().is_none() {
             problems.add(self.at(key), "type", format!("\"{key}\" must be an array"));
         }
-        value.as_arr().map(|items| &items[..])
+        value.as_arr()
     }
 
     /// Complains about every field that nobody asked for.

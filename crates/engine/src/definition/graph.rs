@@ -78,7 +78,11 @@ fn report_loose_nodes(workflow: &Workflow, places: &[String], problems: &mut Pro
     }
     for (i, node) in workflow.nodes.iter().enumerate() {
         if node.incoming.is_empty() && node.outgoing.is_empty() {
-            problems.add(places[i].clone(), "unconnected", format!("node \"{}\" is not connected to any other", node.id));
+            problems.add(
+                places[i].clone(),
+                "unconnected",
+                format!("node \"{}\" is not connected to any other", node.id),
+            );
         }
     }
 }
@@ -133,7 +137,8 @@ fn report_reference(
     match workflow.index(target) {
         None => problems.add(at, "reference", format!("there is no node \"{target}\"")),
         Some(index) if ancestors.is_some_and(|ancestors| !ancestors.contains(&index)) => {
-            let message = format!("node \"{target}\" does not come before \"{id}\", so it has no output there");
+            let message =
+                format!("node \"{target}\" does not come before \"{id}\", so it has no output there");
             problems.add(at, "reference", message);
         }
         Some(_) => {}

@@ -135,7 +135,8 @@ impl Workflow {
         if let Some(schema) = fields.get("input_schema")
             && schema.as_obj().is_none_or(|schema| !schema.is_empty())
         {
-            let message = "input schemas are not enforced by this release; leave \"input_schema\" out or empty";
+            let message =
+                "input schemas are not enforced by this release; leave \"input_schema\" out or empty";
             problems.add(fields.at("input_schema"), "unsupported", message);
         }
         let vars = read_vars(&mut fields, problems);
@@ -358,13 +359,18 @@ fn read_kind(fields: &mut Fields, problems: &mut Problems) -> Option<&'static No
 }
 
 fn read_retry(fields: &mut Fields, kind: Option<&NodeType>, problems: &mut Problems) -> RetryPolicy {
-    let default = if kind.is_some_and(|kind| kind.is_job) { RetryPolicy::default() } else { RetryPolicy::never() };
+    let default =
+        if kind.is_some_and(|kind| kind.is_job) { RetryPolicy::default() } else { RetryPolicy::never() };
     let at = fields.at("retry");
     let Some(value) = fields.get("retry") else { return default };
     if let Some(kind) = kind
         && !kind.is_job
     {
-        problems.add(at, "unsupported", format!("a {} node is not retried; its result is always the same", kind.name));
+        problems.add(
+            at,
+            "unsupported",
+            format!("a {} node is not retried; its result is always the same", kind.name),
+        );
         return default;
     }
     let Some(mut retry) = Fields::of(value, at, problems) else { return default };

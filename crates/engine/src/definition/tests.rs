@@ -85,9 +85,15 @@ fn graph() {
     assert!(problems(&with(&format!("[{chain}]"))).is_empty());
     assert_eq!(one(&with(&format!(r#"[{chain},{{"from":"c","to":"b"}}]"#))), ("/nodes/1".into(), "cycle"));
     assert_eq!(one(&with(&format!(r#"[{chain},{{"from":"c","to":"c"}}]"#))), ("/edges/2".into(), "cycle"));
-    assert_eq!(one(&with(&format!(r#"[{chain},{{"from":"a","to":"b"}}]"#))), ("/edges/2".into(), "duplicate"));
+    assert_eq!(
+        one(&with(&format!(r#"[{chain},{{"from":"a","to":"b"}}]"#))),
+        ("/edges/2".into(), "duplicate")
+    );
     assert_eq!(one(&with(r#"[{"from":"a","to":"b"}]"#)), ("/nodes/2".into(), "unconnected"));
-    assert_eq!(one(&with(&format!(r#"[{chain},{{"from":"a","port":"yes","to":"c"}}]"#))), ("/edges/2/port".into(), "port"));
+    assert_eq!(
+        one(&with(&format!(r#"[{chain},{{"from":"a","port":"yes","to":"c"}}]"#))),
+        ("/edges/2/port".into(), "port")
+    );
     assert!(problems(&with(&format!(r#"[{chain},{{"from":"a","port":"timeout","to":"c"}}]"#))).is_empty());
     let twins = r#"{"name":"w","nodes":[{"id":"a","type":"task"},{"id":"a","type":"task"}]}"#;
     assert!(problems(twins).contains(&("/nodes/1/id".into(), "duplicate")));
@@ -109,7 +115,10 @@ fn references_go_backwards_only() {
                {{"id":"b","type":"task"}}],"edges":[{{"from":"a","to":"b"}}]}}"#
         )
     };
-    assert_eq!(one(&chain(r#"{"x":["{{ .nodes.b.output }}"]}"#)), ("/nodes/0/with/output/x/0".into(), "reference"));
+    assert_eq!(
+        one(&chain(r#"{"x":["{{ .nodes.b.output }}"]}"#)),
+        ("/nodes/0/with/output/x/0".into(), "reference")
+    );
     assert_eq!(one(&chain(r#""{{ .nodes.a.output }}""#)), ("/nodes/0/with/output".into(), "reference"));
     assert_eq!(one(&chain(r#""{{ .inputs }}""#)), ("/nodes/0/with/output".into(), "reference"));
     assert!(problems(&chain(r#""{{ .input.x, .run.id, .vars.y, .now | tostring }}""#)).is_empty());
@@ -119,12 +128,27 @@ fn references_go_backwards_only() {
 fn nodes() {
     assert_eq!(one(&node("http", r#"{"url":"ftp://x"}"#)), ("/nodes/0/with/url".into(), "url"));
     assert_eq!(one(&node("http", r#"{"url":"http://user@x/"}"#)), ("/nodes/0/with/url".into(), "url"));
-    assert_eq!(one(&node("http", r#"{"url":"http://x","headers":{"Host":"y"}}"#)), ("/nodes/0/with/headers/Host".into(), "header"));
-    assert_eq!(one(&node("http", r#"{"url":"http://x","headers":{"a b":"y"}}"#)), ("/nodes/0/with/headers/a b".into(), "header"));
-    assert_eq!(one(&node("http", r#"{"url":"http://x","query":{"a":1}}"#)), ("/nodes/0/with/query/a".into(), "type"));
-    assert_eq!(one(&node("http", r#"{"url":"{{ $secrets.api }}/x"}"#)), ("/nodes/0/with/url".into(), "secret"));
+    assert_eq!(
+        one(&node("http", r#"{"url":"http://x","headers":{"Host":"y"}}"#)),
+        ("/nodes/0/with/headers/Host".into(), "header")
+    );
+    assert_eq!(
+        one(&node("http", r#"{"url":"http://x","headers":{"a b":"y"}}"#)),
+        ("/nodes/0/with/headers/a b".into(), "header")
+    );
+    assert_eq!(
+        one(&node("http", r#"{"url":"http://x","query":{"a":1}}"#)),
+        ("/nodes/0/with/query/a".into(), "type")
+    );
+    assert_eq!(
+        one(&node("http", r#"{"url":"{{ $secrets.api }}/x"}"#)),
+        ("/nodes/0/with/url".into(), "secret")
+    );
     assert_eq!(one(&node("branch", r#"{"cases":[]}"#)), ("/nodes/0/with/cases".into(), "missing"));
-    assert_eq!(one(&node("branch", r#"{"cases":[{"port":"error","when":"true"}]}"#)), ("/nodes/0/with/cases/0/port".into(), "range"));
+    assert_eq!(
+        one(&node("branch", r#"{"cases":[{"port":"error","when":"true"}]}"#)),
+        ("/nodes/0/with/cases/0/port".into(), "range")
+    );
     assert_eq!(one(&node("delay", r#"{"duration":"1 month"}"#)), ("/nodes/0/with/duration".into(), "range"));
     assert!(problems(&node("delay", r#"{"duration":"{{ .input.wait }}"}"#)).is_empty());
     assert_eq!(one(&node("task", r#"{"queue":"http"}"#)), ("/nodes/0/with/queue".into(), "range"));

@@ -25,10 +25,7 @@ pub(super) struct Analysis {
 
 impl Analysis {
     pub fn run(term: &Term, slots: usize) -> Vec<(Vec<Arc<str>>, u32)> {
-        let mut analysis = Analysis {
-            slots: vec![None; slots],
-            found: Vec::new(),
-        };
+        let mut analysis = Analysis { slots: vec![None; slots], found: Vec::new() };
         let result = analysis.visit(term, &Some(Vec::new()));
         analysis.read(result, term.at);
         analysis.found
@@ -188,9 +185,7 @@ impl Analysis {
             Pattern::Object(members) => {
                 for (key, pattern) in members {
                     let inner = match &key.kind {
-                        Kind::Const(crate::json::Json::Str(key)) => {
-                            extend(value.clone(), [Arc::clone(key)])
-                        }
+                        Kind::Const(crate::json::Json::Str(key)) => extend(value.clone(), [Arc::clone(key)]),
                         _ => {
                             self.used(key, &value);
                             self.read(value.clone(), at);

@@ -132,10 +132,6 @@ impl Term {
 
     /// A literal.
     pub fn literal(value: Json) -> Term {
-        Term {
-            kind: Kind::Const(value),
-            single: true,
-            at: NOWHERE,
-        }
+        Term { kind: Kind::Const(value), single: true, at: NOWHERE }
     }
 }

@@ -159,12 +159,7 @@ fn select_type(c: &mut Compiler<'_>, types: &[&str], wanted: bool) -> Compiled {
     select(c, condition)
 }
 
-fn special_call(
-    c: &mut Compiler<'_>,
-    special: Special,
-    shape: Shape,
-    mut args: Vec<Term>,
-) -> Compiled {
+fn special_call(c: &mut Compiler<'_>, special: Special, shape: Shape, mut args: Vec<Term>) -> Compiled {
     match shape {
         Shape::Plain => {}
         Shape::Range => {
@@ -264,9 +259,8 @@ fn del_path<'t>(
                 }
                 Part::Index(key) => parts.push(static_part(c, source, key)?),
                 part @ Part::Slice(..) => {
-                    let is_const = |bound: &Option<Term>| {
-                        bound.as_ref().is_none_or(|term| constant(term).is_some())
-                    };
+                    let is_const =
+                        |bound: &Option<Term>| bound.as_ref().is_none_or(|term| constant(term).is_some());
                     match &part {
                         Part::Slice(from, to) if is_const(from) && is_const(to) => {
                             at_end.push(part);

@@ -65,20 +65,9 @@ pub(super) fn check(text: &str) -> Result<(), Fault> {
         let message = format!("expression is longer than {MAX_TEXT} bytes");
         return Err(fault_at(ExprCode::TooComplex, message, MAX_TEXT));
     }
-    let mut scan = Scan {
-        text,
-        bytes: text.as_bytes(),
-        at: 0,
-        levels: Vec::new(),
-        operators: 0,
-        after_operand: false,
-    };
-    scan.levels.push(Level {
-        close: Close::Char(0),
-        base: KEYWORD,
-        right: 0,
-        prefix: 0,
-    });
+    let mut scan =
+        Scan { text, bytes: text.as_bytes(), at: 0, levels: Vec::new(), operators: 0, after_operand: false };
+    scan.levels.push(Level { close: Close::Char(0), base: KEYWORD, right: 0, prefix: 0 });
     scan.run()
 }
 
@@ -236,12 +225,7 @@ impl Scan<'_> {
     fn open(&mut self, close: Close, cost: usize) -> Result<(), Fault> {
         let top = self.top();
         let base = top.base + top.right + top.prefix + cost;
-        self.levels.push(Level {
-            close,
-            base,
-            right: 0,
-            prefix: 0,
-        });
+        self.levels.push(Level { close, base, right: 0, prefix: 0 });
         self.at += 1;
         self.after_operand = false;
         self.check_depth()

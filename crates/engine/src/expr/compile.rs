@@ -50,10 +50,7 @@ pub(super) struct Scope<'t> {
 impl<'t> Scope<'t> {
     fn with(&self, binding: Binding<'t>) -> Scope<'t> {
         let parent = self.names.clone();
-        Scope {
-            names: Some(Rc::new(Entry { binding, parent })),
-            active: self.active.clone(),
-        }
+        Scope { names: Some(Rc::new(Entry { binding, parent })), active: self.active.clone() }
     }
 
     fn entries(&self) -> impl Iterator<Item = &Rc<Entry<'t>>> {
@@ -90,15 +87,7 @@ pub(super) type Compiled = Result<Term, Fault>;
 
 impl<'t> Compiler<'t> {
     pub fn new(text: &'t str) -> Compiler<'t> {
-        Compiler {
-            text,
-            terms: 0,
-            depth: 0,
-            at: NOWHERE,
-            slots: 0,
-            checked: Vec::new(),
-            regexes: 0,
-        }
+        Compiler { text, terms: 0, depth: 0, at: NOWHERE, slots: 0, checked: Vec::new(), regexes: 0 }
     }
 
     pub fn fail<T>(&self, code: ExprCode, message: impl Into<String>) -> Result<T, Fault> {
@@ -113,11 +102,7 @@ impl<'t> Compiler<'t> {
             let message = format!("expression has more than {MAX_TERMS} terms");
             return self.fail(ExprCode::TooComplex, message);
         }
-        Ok(Term {
-            kind,
-            single,
-            at: self.at,
-        })
+        Ok(Term { kind, single, at: self.at })
     }
 
     fn slot(&mut self) -> usize {
@@ -170,9 +155,7 @@ impl<'t> Compiler<'t> {
             JaqTerm::Label(..) | JaqTerm::Break(_) => {
                 self.fail(ExprCode::Unsupported, "labels are not supported")
             }
-            JaqTerm::Fold(name, source, pattern, args) => {
-                self.fold(name, source, pattern, args, scope)
-            }
+            JaqTerm::Fold(name, source, pattern, args) => self.fold(name, source, pattern, args, scope),
             JaqTerm::TryCatch(body, handler) => {
                 let body = self.boxed(body, scope)?;
                 let handler = match handler {
@@ -242,11 +225,7 @@ impl<'t> Compiler<'t> {
         self.term(Kind::Text(format, texts.into()), single)
     }
 
-    fn object(
-        &mut self,
-        members: &'t [(Source<'t>, Option<Source<'t>>)],
-        scope: &Scope<'t>,
-    ) -> Compiled {
+    fn object(&mut self, members: &'t [(Source<'t>, Option<Source<'t>>)], scope: &Scope<'t>) -> Compiled {
         let mut compiled = Vec::new();
         for (key, value) in members {
             let pair = match (key, value) {
@@ -318,10 +297,7 @@ impl<'t> Compiler<'t> {
                 };
                 self.term(kind, single)
             }
-            BinaryOp::Assign
-            | BinaryOp::Update
-            | BinaryOp::UpdateMath(_)
-            | BinaryOp::UpdateAlt => {
+            BinaryOp::Assign | BinaryOp::Update | BinaryOp::UpdateMath(_) | BinaryOp::UpdateAlt => {
                 self.fail(ExprCode::Unsupported, "assignment is not supported")
             }
         }
@@ -329,11 +305,7 @@ impl<'t> Compiler<'t> {
 
     pub fn bind(&mut self, source: Term, pattern: Pattern, body: Term) -> Compiled {
         let single = source.single && body.single && pattern_is_single(&pattern);
-        let bind = Bind {
-            source,
-            pattern,
-            body,
-        };
+        let bind = Bind { source, pattern, body };
         self.term(Kind::Bind(Box::new(bind)), single)
     }
 
@@ -413,18 +385,8 @@ impl<'t> Compiler<'t> {
             None => None,
         };
         let single = name == "reduce" && init.single;
-        let fold = Box::new(Fold {
-            source,
-            pattern,
-            init,
-            update,
-            extract,
-        });
-        let kind = if name == "reduce" {
-            Kind::Reduce(fold)
-        } else {
-            Kind::Foreach(fold)
-        };
+        let fold = Box::new(Fold { source, pattern, init, update, extract });
+        let kind = if name == "reduce" { Kind::Reduce(fold) } else { Kind::Foreach(fold) };
         self.term(kind, single)
     }
 
@@ -528,10 +490,7 @@ impl<'t> Compiler<'t> {
     fn enter(&self, def: &'t Def<&'t str, Source<'t>>, scope: &Scope<'t>) -> Scope<'t> {
         Scope {
             names: scope.names.clone(),
-            active: Some(Rc::new(Active {
-                def,
-                parent: scope.active.clone(),
-            })),
+            active: Some(Rc::new(Active { def, parent: scope.active.clone() })),
         }
     }
 
@@ -552,10 +511,7 @@ impl<'t> Compiler<'t> {
                     return self.fail(ExprCode::Recursive, message);
                 }
                 // The body sees what its definition saw, not what the caller sees.
-                let home = Scope {
-                    names: Some(Rc::clone(&entry)),
-                    active: scope.active.clone(),
-                };
+                let home = Scope { names: Some(Rc::clone(&entry)), active: scope.active.clone() };
                 self.expand(def, args, &home, scope)
             }
             Binding::Var(..) => self.fail(ExprCode::UnknownName, format!("{name} is not defined")),
@@ -627,11 +583,7 @@ impl<'t> Compiler<'t> {
         }
     }
 
-    pub fn part(
-        &mut self,
-        part: &'t JaqPart<Source<'t>>,
-        scope: &Scope<'t>,
-    ) -> Result<Part, Fault> {
+    pub fn part(&mut self, part: &'t JaqPart<Source<'t>>, scope: &Scope<'t>) -> Result<Part, Fault> {
         Ok(match part {
             JaqPart::Index(key) => {
                 let key = self.compile(key, scope)?;

@@ -44,23 +44,13 @@ pub(super) struct Cx<'b> {
 impl<'b> Cx<'b> {
     pub fn new(budget: &'b mut Budget, slots: usize) -> Cx<'b> {
         let fuel = budget.allowance();
-        Cx {
-            budget,
-            fuel,
-            start: fuel,
-            depth: 0,
-            slots: vec![Json::Null; slots],
-            regexes: HashMap::new(),
-        }
+        Cx { budget, fuel, start: fuel, depth: 0, slots: vec![Json::Null; slots], regexes: HashMap::new() }
     }
 
     /// Enters a term: one step, one level.
     pub fn enter(&mut self) -> Result<(), Fault> {
         if self.depth >= MAX_EVAL_DEPTH {
-            return Err(fault(
-                ExprCode::TooComplex,
-                "expression is nested too deeply to be evaluated",
-            ));
+            return Err(fault(ExprCode::TooComplex, "expression is nested too deeply to be evaluated"));
         }
         self.steps(1)?;
         self.depth += 1;
@@ -76,10 +66,7 @@ impl<'b> Cx<'b> {
         let before = self.fuel;
         let Some(after) = before.checked_sub(count) else {
             self.fuel = 0;
-            return Err(fault(
-                ExprCode::Budget,
-                format!("expression used up its {} steps", self.start),
-            ));
+            return Err(fault(ExprCode::Budget, format!("expression used up its {} steps", self.start)));
         };
         self.fuel = after;
         if before >> 10 != after >> 10
@@ -107,10 +94,7 @@ impl<'b> Cx<'b> {
                 self.budget.bytes = left;
                 Ok(())
             }
-            None => Err(fault(
-                ExprCode::Budget,
-                "expression used up the memory of its node",
-            )),
+            None => Err(fault(ExprCode::Budget, "expression used up the memory of its node")),
         }
     }
 

@@ -64,11 +64,7 @@ impl ExprCode {
     pub(super) fn is_catchable(self) -> bool {
         matches!(
             self,
-            ExprCode::Type
-                | ExprCode::Arithmetic
-                | ExprCode::Regex
-                | ExprCode::Value
-                | ExprCode::User
+            ExprCode::Type | ExprCode::Arithmetic | ExprCode::Regex | ExprCode::Value | ExprCode::User
         )
     }
 }
@@ -109,12 +105,7 @@ pub(crate) type Fault = Box<ExprError>;
 
 /// A fault without a place.
 pub(super) fn fault(code: ExprCode, message: impl Into<String>) -> Fault {
-    Box::new(ExprError {
-        code,
-        message: message.into(),
-        offset: None,
-        payload: None,
-    })
+    Box::new(ExprError { code, message: message.into(), offset: None, payload: None })
 }
 
 /// A fault at a byte offset.
@@ -138,7 +129,5 @@ pub(super) fn finish(fault: Fault, text: &str) -> ExprError {
 
 /// A byte offset as character offset.
 pub(super) fn characters(text: &str, at: usize) -> usize {
-    text.char_indices()
-        .take_while(|(start, _)| *start < at)
-        .count()
+    text.char_indices().take_while(|(start, _)| *start < at).count()
 }

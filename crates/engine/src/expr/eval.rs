@@ -127,26 +127,22 @@ impl Term {
                     out(cx, Json::Bool(result))
                 })
             }),
-            Kind::If(branches, otherwise) => {
-                if_each(branches, otherwise.as_deref(), cx, input, out)
-            }
+            Kind::If(branches, otherwise) => if_each(branches, otherwise.as_deref(), cx, input, out),
             Kind::Try(body, handler) => try_each(body, handler.as_deref(), cx, input, out),
             Kind::Reduce(fold) => fold.init.each(cx, input, &mut |cx, init| {
                 let value = reduce(fold, cx, input, init)?;
                 out(cx, value)
             }),
-            Kind::Foreach(fold) => fold
-                .init
-                .each(cx, input, &mut |cx, init| foreach(fold, cx, input, init, out)),
+            Kind::Foreach(fold) => {
+                fold.init.each(cx, input, &mut |cx, init| foreach(fold, cx, input, init, out))
+            }
             Kind::Neg(term) => term.each(cx, input, &mut |cx, value| {
                 let value = ops::negate(&value)?;
                 out(cx, value)
             }),
             Kind::Text(format, parts) => text_each(*format, parts, cx, input, out),
             Kind::Object(members) => object_each(members, BTreeMap::new(), cx, input, out),
-            Kind::Native(native, args) => {
-                natives::call_each(native, args, &mut Vec::new(), cx, input, out)
-            }
+            Kind::Native(native, args) => natives::call_each(native, args, &mut Vec::new(), cx, input, out),
             Kind::Special(special, args) => natives::special(*special, args, None, cx, input, out),
             Kind::Regex(special, regex, args) => {
                 natives::special(*special, args, Some(regex), cx, input, out)
@@ -177,12 +173,12 @@ impl Term {
             Kind::Pipe(terms) => pipe_one(terms, cx, input),
             Kind::Bind(bind) => bind_one(bind, cx, input),
             Kind::Alt(sides) => alt_one(&sides.0, &sides.1, cx, input),
-            Kind::And(sides) => Ok(Json::Bool(
-                truthy(&sides.0.one(cx, input)?) && truthy(&sides.1.one(cx, input)?),
-            )),
-            Kind::Or(sides) => Ok(Json::Bool(
-                truthy(&sides.0.one(cx, input)?) || truthy(&sides.1.one(cx, input)?),
-            )),
+            Kind::And(sides) => {
+                Ok(Json::Bool(truthy(&sides.0.one(cx, input)?) && truthy(&sides.1.one(cx, input)?)))
+            }
+            Kind::Or(sides) => {
+                Ok(Json::Bool(truthy(&sides.0.one(cx, input)?) || truthy(&sides.1.one(cx, input)?)))
+            }
             Kind::Math(first, rest) => math_one(first, rest, cx, input),
             Kind::Cmp(op, sides) => {
                 let right = sides.1.one(cx, input)?;
@@ -247,9 +243,7 @@ fn comma(terms: &[Term], cx: &mut Cx<'_>, input: &Json, out: Out<'_>) -> Flow {
 
 fn bind_each(bind: &Bind, cx: &mut Cx<'_>, input: &Json, out: Out<'_>) -> Flow {
     bind.source.each(cx, input, &mut |cx, value| {
-        destructure(&bind.pattern, cx, &value, &mut |cx, _| {
-            bind.body.each(cx, input, out)
-        })
+        destructure(&bind.pattern, cx, &value, &mut |cx, _| bind.body.each(cx, input, out))
     })
 }
 
@@ -276,31 +270,19 @@ fn destructure(pattern: &Pattern, cx: &mut Cx<'_>, value: &Json, then: Out<'_>) 
     }
 }
 
-fn destructure_items(
-    patterns: &[Pattern],
-    index: i64,
-    cx: &mut Cx<'_>,
-    value: &Json,
-    then: Out<'_>,
-) -> Flow {
+fn destructure_items(patterns: &[Pattern], index: i64, cx: &mut Cx<'_>, value: &Json, then: Out<'_>) -> Flow {
     let Some((first, rest)) = patterns.split_first() else {
         return then(cx, Json::Null);
     };
     cx.enter()?;
     let item = path::index(cx, value, &Json::from(index))?;
-    let flow = destructure(first, cx, &item, &mut |cx, _| {
-        destructure_items(rest, index + 1, cx, value, then)
-    });
+    let flow =
+        destructure(first, cx, &item, &mut |cx, _| destructure_items(rest, index + 1, cx, value, then));
     cx.leave();
     flow
 }
 
-fn destructure_members(
-    members: &[(Term, Pattern)],
-    cx: &mut Cx<'_>,
-    value: &Json,
-    then: Out<'_>,
-) -> Flow {
+fn destructure_members(members: &[(Term, Pattern)], cx: &mut Cx<'_>, value: &Json, then: Out<'_>) -> Flow {
     let Some(((key, pattern), rest)) = members.split_first() else {
         return then(cx, Json::Null);
     };
@@ -311,9 +293,7 @@ fn destructure_members(
             return Err(type_fault(message));
         }
         let item = path::index(cx, value, &key)?;
-        destructure(pattern, cx, &item, &mut |cx, _| {
-            destructure_members(rest, cx, value, then)
-        })
+        destructure(pattern, cx, &item, &mut |cx, _| destructure_members(rest, cx, value, then))
     });
     cx.leave();
     flow
@@ -350,13 +330,7 @@ enum Guarded {
     Failed(Fault),
 }
 
-fn try_each(
-    body: &Term,
-    handler: Option<&Term>,
-    cx: &mut Cx<'_>,
-    input: &Json,
-    out: Out<'_>,
-) -> Flow {
+fn try_each(body: &Term, handler: Option<&Term>, cx: &mut Cx<'_>, input: &Json, out: Out<'_>) -> Flow {
     match guarded(body, cx, input, out)? {
         Guarded::Done => Ok(Next::More),
         Guarded::Stopped => Ok(Next::Stop),
@@ -405,21 +379,12 @@ fn alt_one(left: &Term, right: &Term, cx: &mut Cx<'_>, input: &Json) -> Result<J
 }
 
 /// `and` (`short` = false) and `or` (`short` = true).
-fn logic(
-    left: &Term,
-    right: &Term,
-    short: bool,
-    cx: &mut Cx<'_>,
-    input: &Json,
-    out: Out<'_>,
-) -> Flow {
+fn logic(left: &Term, right: &Term, short: bool, cx: &mut Cx<'_>, input: &Json, out: Out<'_>) -> Flow {
     left.each(cx, input, &mut |cx, left| {
         if truthy(&left) == short {
             return out(cx, Json::Bool(short));
         }
-        right.each(cx, input, &mut |cx, right| {
-            out(cx, Json::Bool(truthy(&right)))
-        })
+        right.each(cx, input, &mut |cx, right| out(cx, Json::Bool(truthy(&right))))
     })
 }
 
@@ -459,11 +424,7 @@ fn math_one(
     Ok(value)
 }
 
-fn math_owned(
-    rest: &[(jaq_core::ops::Math, Term)],
-    cx: &mut Cx<'_>,
-    input: Json,
-) -> Result<Json, Fault> {
+fn math_owned(rest: &[(jaq_core::ops::Math, Term)], cx: &mut Cx<'_>, input: Json) -> Result<Json, Fault> {
     let mut operands = Vec::with_capacity(rest.len());
     for (op, term) in rest {
         operands.push((*op, term.one(cx, &input)?));
@@ -496,11 +457,7 @@ fn if_each(
         };
     }
     condition.each(cx, input, &mut |cx, value| {
-        if truthy(&value) {
-            then.each(cx, input, out)
-        } else {
-            if_each(rest, otherwise, cx, input, out)
-        }
+        if truthy(&value) { then.each(cx, input, out) } else { if_each(rest, otherwise, cx, input, out) }
     })
 }
 
@@ -580,13 +537,7 @@ fn foreach(fold: &Fold, cx: &mut Cx<'_>, input: &Json, init: Json, out: Out<'_>)
 }
 
 /// Interpolation: as in jq, the last hole is the outer loop.
-fn text_each(
-    format: Format,
-    parts: &[TextPart],
-    cx: &mut Cx<'_>,
-    input: &Json,
-    out: Out<'_>,
-) -> Flow {
+fn text_each(format: Format, parts: &[TextPart], cx: &mut Cx<'_>, input: &Json, out: Out<'_>) -> Flow {
     text_tail(format, parts, String::new(), cx, input, out)
 }
 
@@ -624,12 +575,7 @@ fn text_tail(
     }
 }
 
-fn text_one(
-    format: Format,
-    parts: &[TextPart],
-    cx: &mut Cx<'_>,
-    input: &Json,
-) -> Result<Json, Fault> {
+fn text_one(format: Format, parts: &[TextPart], cx: &mut Cx<'_>, input: &Json) -> Result<Json, Fault> {
     let mut text = String::new();
     for part in parts {
         match part {
@@ -682,10 +628,7 @@ fn object_each(
 fn object_key(key: Json) -> Result<Arc<str>, Fault> {
     match key {
         Json::Str(key) => Ok(key),
-        other => Err(type_fault(format!(
-            "object keys are strings, not {}",
-            other.type_name()
-        ))),
+        other => Err(type_fault(format!("object keys are strings, not {}", other.type_name()))),
     }
 }
 

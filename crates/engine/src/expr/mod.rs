@@ -69,9 +69,7 @@ impl Expr {
     /// or nested too deeply.
     pub fn parse(text: &str) -> Result<Expr, ExprError> {
         let inner = parse(text).map_err(|fault| error::finish(fault, text))?;
-        Ok(Expr {
-            inner: Arc::new(inner),
-        })
+        Ok(Expr { inner: Arc::new(inner) })
     }
 
     /// The text this expression was read from.
@@ -123,10 +121,9 @@ impl Expr {
     pub fn eval_bool(&self, root: &Json, budget: &mut Budget) -> Result<bool, ExprError> {
         match self.eval(root, budget)? {
             Json::Bool(value) => Ok(value),
-            other => Err(*fault(
-                ExprCode::Type,
-                format!("condition is {}, not a boolean", other.type_name()),
-            )),
+            other => {
+                Err(*fault(ExprCode::Type, format!("condition is {}, not a boolean", other.type_name())))
+            }
         }
     }
 
@@ -135,12 +132,7 @@ impl Expr {
     /// # Errors
     /// Those of [`Expr::eval`] but for [`ExprCode::Empty`]; [`ExprCode::Many`] means more than
     /// `max`. The limit of the output's size holds for all outputs together.
-    pub fn eval_many(
-        &self,
-        root: &Json,
-        budget: &mut Budget,
-        max: usize,
-    ) -> Result<Vec<Json>, ExprError> {
+    pub fn eval_many(&self, root: &Json, budget: &mut Budget, max: usize) -> Result<Vec<Json>, ExprError> {
         self.run(budget, |cx| {
             let mut values = Vec::new();
             let mut size = 0;
@@ -200,12 +192,7 @@ fn parse(text: &str) -> Result<Inner, Fault> {
         keys,
         offset: (at != ast::NOWHERE).then(|| error::characters(text, at as usize)),
     });
-    Ok(Inner {
-        text: text.into(),
-        paths: paths.collect(),
-        term,
-        slots,
-    })
+    Ok(Inner { text: text.into(), paths: paths.collect(), term, slots })
 }
 
 fn syntax(message: impl Into<String>, at: Option<u32>) -> Fault {

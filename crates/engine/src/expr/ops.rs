@@ -55,15 +55,10 @@ fn number(op: Math, a: &Num, b: &Num) -> Result<Num, Fault> {
                 None => None,
             },
         };
-        return exact
-            .map(Num::from)
-            .ok_or_else(|| fault(ExprCode::Arithmetic, "integer overflow"));
+        return exact.map(Num::from).ok_or_else(|| fault(ExprCode::Arithmetic, "integer overflow"));
     }
     let (Some(a), Some(b)) = (a.as_f64(), b.as_f64()) else {
-        return Err(fault(
-            ExprCode::Arithmetic,
-            "number is too large to calculate with",
-        ));
+        return Err(fault(ExprCode::Arithmetic, "number is too large to calculate with"));
     };
     float(op, a, b)
 }

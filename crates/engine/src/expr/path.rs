@@ -98,12 +98,7 @@ fn bound_one(cx: &mut Cx<'_>, bound: Option<&Term>, input: &Json) -> Result<Json
 }
 
 /// A path that has exactly one output.
-pub(super) fn one(
-    head: &Term,
-    parts: &[Part],
-    cx: &mut Cx<'_>,
-    input: &Json,
-) -> Result<Json, Fault> {
+pub(super) fn one(head: &Term, parts: &[Part], cx: &mut Cx<'_>, input: &Json) -> Result<Json, Fault> {
     let mut value = head.one(cx, input)?;
     for part in parts {
         value = match part {
@@ -132,13 +127,7 @@ enum Keys {
 }
 
 /// A path in general. As in jq, the keys of later parts are the outer loops.
-pub(super) fn each(
-    head: &Term,
-    parts: &[Part],
-    cx: &mut Cx<'_>,
-    input: &Json,
-    out: Out<'_>,
-) -> Flow {
+pub(super) fn each(head: &Term, parts: &[Part], cx: &mut Cx<'_>, input: &Json, out: Out<'_>) -> Flow {
     let mut keys = Vec::with_capacity(parts.len());
     each_key(head, parts, parts.len(), &mut keys, cx, input, out)
 }
@@ -161,8 +150,7 @@ fn each_key(
             Part::Key(_) | Part::Iterate => Keys::Fixed,
             Part::Index(key) if key.single => Keys::Index(key.one(cx, input)?),
             Part::Slice(from, to)
-                if from.as_ref().is_none_or(|t| t.single)
-                    && to.as_ref().is_none_or(|t| t.single) =>
+                if from.as_ref().is_none_or(|t| t.single) && to.as_ref().is_none_or(|t| t.single) =>
             {
                 let from = bound_one(cx, from.as_ref(), input)?;
                 Keys::Slice(from, bound_one(cx, to.as_ref(), input)?)
@@ -197,9 +185,7 @@ fn each_key(
             if let Kind::Id = head.kind {
                 traverse(parts, keys, cx, input, out)
             } else {
-                head.each(cx, input, &mut |cx, value| {
-                    traverse(parts, keys, cx, &value, out)
-                })
+                head.each(cx, input, &mut |cx, value| traverse(parts, keys, cx, &value, out))
             }
         }
     };
@@ -213,8 +199,7 @@ fn traverse(parts: &[Part], keys: &[Keys], cx: &mut Cx<'_>, value: &Json, out: O
     let mut owned;
     let mut value = value;
     let (mut parts, mut keys) = (parts, keys);
-    while let (Some((part, parts_after)), Some((key, keys_after))) =
-        (parts.split_first(), keys.split_last())
+    while let (Some((part, parts_after)), Some((key, keys_after))) = (parts.split_first(), keys.split_last())
     {
         (parts, keys) = (parts_after, keys_after);
         let next = match (part, key) {

@@ -4,9 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::de::value::{MapDeserializer, SeqDeserializer, UnitDeserializer};
-use serde::de::{
-    self, DeserializeOwned, Deserializer, EnumAccess, IntoDeserializer, VariantAccess, Visitor,
-};
+use serde::de::{self, DeserializeOwned, Deserializer, EnumAccess, IntoDeserializer, VariantAccess, Visitor};
 use serde::{Serialize, forward_to_deserialize_any};
 
 use super::Json;
@@ -122,10 +120,9 @@ impl<'de> Deserializer<'de> for &'de Json {
         match self {
             Json::Str(name) => visitor.visit_enum(Variant { name, value: None }),
             Json::Obj(members) => match members.iter().next() {
-                Some((name, value)) if members.len() == 1 => visitor.visit_enum(Variant {
-                    name,
-                    value: Some(value),
-                }),
+                Some((name, value)) if members.len() == 1 => {
+                    visitor.visit_enum(Variant { name, value: Some(value) })
+                }
                 _ => Err(de::Error::custom("expected an object with a single key")),
             },
             _ => Err(de::Error::custom("expected a string or an object")),
@@ -159,10 +156,7 @@ impl<'de> EnumAccess<'de> for Variant<'de> {
     type Error = DecodeError;
     type Variant = Self;
 
-    fn variant_seed<T: de::DeserializeSeed<'de>>(
-        self,
-        seed: T,
-    ) -> Result<(T::Value, Self), DecodeError> {
+    fn variant_seed<T: de::DeserializeSeed<'de>>(self, seed: T) -> Result<(T::Value, Self), DecodeError> {
         let name = seed.deserialize(self.name.into_deserializer())?;
         Ok((name, self))
     }
@@ -178,21 +172,12 @@ impl<'de> VariantAccess<'de> for Variant<'de> {
         }
     }
 
-    fn newtype_variant_seed<T: de::DeserializeSeed<'de>>(
-        self,
-        seed: T,
-    ) -> Result<T::Value, DecodeError> {
+    fn newtype_variant_seed<T: de::DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, DecodeError> {
         seed.deserialize(self.value.unwrap_or(Json::null_ref()))
     }
 
-    fn tuple_variant<V: Visitor<'de>>(
-        self,
-        _len: usize,
-        visitor: V,
-    ) -> Result<V::Value, DecodeError> {
-        self.value
-            .unwrap_or(Json::null_ref())
-            .deserialize_any(visitor)
+    fn tuple_variant<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, DecodeError> {
+        self.value.unwrap_or(Json::null_ref()).deserialize_any(visitor)
     }
 
     fn struct_variant<V: Visitor<'de>>(
@@ -200,8 +185,6 @@ impl<'de> VariantAccess<'de> for Variant<'de> {
         _fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        self.value
-            .unwrap_or(Json::null_ref())
-            .deserialize_any(visitor)
+        self.value.unwrap_or(Json::null_ref()).deserialize_any(visitor)
     }
 }

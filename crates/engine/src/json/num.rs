@@ -262,9 +262,7 @@ fn compare_magnitudes(a: &str, b: &str) -> Ordering {
     let ((a_int, a_fraction), (b_int, b_fraction)) = (split(a), split(b));
     let by_length = a_int.len().cmp(&b_int.len());
     // Without trailing zeros, text order of fractions is numeric order.
-    by_length
-        .then_with(|| a_int.cmp(b_int))
-        .then_with(|| a_fraction.cmp(b_fraction))
+    by_length.then_with(|| a_int.cmp(b_int)).then_with(|| a_fraction.cmp(b_fraction))
 }
 
 #[cfg(test)]

@@ -24,12 +24,7 @@ type Fail = (&'static str, usize);
 
 /// Reads one JSON value and nothing else.
 pub(super) fn parse(text: &str) -> Result<Json, JsonError> {
-    let mut parser = Parser {
-        text,
-        bytes: text.as_bytes(),
-        at: 0,
-        expansion: 0,
-    };
+    let mut parser = Parser { text, bytes: text.as_bytes(), at: 0, expansion: 0 };
     let result = parser.value(0).and_then(|value| {
         parser.space();
         match parser.peek() {
@@ -39,10 +34,7 @@ pub(super) fn parse(text: &str) -> Result<Json, JsonError> {
     });
     result.map_err(|(message, at)| JsonError {
         message,
-        offset: text
-            .char_indices()
-            .take_while(|(start, _)| *start < at)
-            .count(),
+        offset: text.char_indices().take_while(|(start, _)| *start < at).count(),
     })
 }
 

@@ -66,9 +66,8 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
-        let (key, text): (String, String) = map
-            .next_entry()?
-            .ok_or_else(|| de::Error::custom("expected raw JSON text"))?;
+        let (key, text): (String, String) =
+            map.next_entry()?.ok_or_else(|| de::Error::custom("expected raw JSON text"))?;
         if key != RAW_VALUE {
             return Err(de::Error::custom("expected raw JSON text"));
         }
@@ -182,7 +181,5 @@ impl<'de> Visitor<'de> for AnyVisitor {
 }
 
 fn number<E: de::Error>(text: &str) -> Result<Json, E> {
-    Num::parse(text)
-        .map(Json::Num)
-        .ok_or_else(|| E::custom("number out of range"))
+    Num::parse(text).map(Json::Num).ok_or_else(|| E::custom("number out of range"))
 }

@@ -58,17 +58,33 @@ fn depth_and_digits_are_bounded() {
     assert!(Json::parse(&nested(MAX_DEPTH + 1)).is_err());
     assert!(Json::parse(&"[".repeat(1_000_000)).is_err());
     let amplified = format!("[{}1]", "1e131000,".repeat(100));
-    assert_eq!(
-        Json::parse(&amplified).unwrap_err().message,
-        "numbers have too many digits"
-    );
+    assert_eq!(Json::parse(&amplified).unwrap_err().message, "numbers have too many digits");
 }
 
 #[test]
 fn order_is_jqs() {
     let ascending = [
-        "null", "false", "true", "-1", "0", "1.5", "2", "\"\"", "\"A\"", "\"a\"", "\"é\"", "\"😀\"",
-        "[]", "[null]", "[1]", "[1,2]", "[2]", "{}", "{\"a\":1}", "{\"a\":2}", "{\"a\":1,\"b\":0}",
+        "null",
+        "false",
+        "true",
+        "-1",
+        "0",
+        "1.5",
+        "2",
+        "\"\"",
+        "\"A\"",
+        "\"a\"",
+        "\"é\"",
+        "\"😀\"",
+        "[]",
+        "[null]",
+        "[1]",
+        "[1,2]",
+        "[2]",
+        "{}",
+        "{\"a\":1}",
+        "{\"a\":2}",
+        "{\"a\":1,\"b\":0}",
         "{\"b\":0}",
     ];
     for (i, a) in ascending.iter().enumerate() {
@@ -156,11 +172,8 @@ fn data_cannot_imitate_the_markers() {
     ] {
         assert_eq!(json(text).decode::<Json>().unwrap().to_string(), text);
         assert_eq!(serde_json::from_str::<Json>(text).unwrap().to_string(), text);
-        let tagged: Tagged = json(&format!(
-            r#"{{"type":"data","count":1,"ratio":1,"value":{text}}}"#
-        ))
-        .decode()
-        .unwrap();
+        let tagged: Tagged =
+            json(&format!(r#"{{"type":"data","count":1,"ratio":1,"value":{text}}}"#)).decode().unwrap();
         let Tagged::Data { value, .. } = tagged else { panic!() };
         assert_eq!(value.to_string(), text);
     }

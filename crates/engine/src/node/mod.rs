@@ -133,7 +133,12 @@ impl Node for Broken {
 }
 
 /// Renders a template of the node's field `name`.
-fn render(template: &Template, name: &str, context: &Context, budget: &mut Budget) -> Result<Json, ErrorInfo> {
+fn render(
+    template: &Template,
+    name: &str,
+    context: &Context,
+    budget: &mut Budget,
+) -> Result<Json, ErrorInfo> {
     match template.render(context.root, budget) {
         Ok(rendered) => Ok(rendered.value),
         Err((below, error)) => Err(located(&error, &format!("/with/{name}{below}"))),
@@ -168,7 +173,8 @@ fn template_references(name: &str, template: &Template) -> Vec<Reference> {
 /// Complains about `$secrets` where nothing is sent outside.
 fn refuse_secrets(fields: &Fields, name: &str, template: Option<&Template>, problems: &mut Problems) {
     for (below, secret) in template.into_iter().flat_map(Template::secrets) {
-        let message = format!("secret \"{secret}\" does not exist; this release keeps no secrets to send outside");
+        let message =
+            format!("secret \"{secret}\" does not exist; this release keeps no secrets to send outside");
         problems.add(format!("{}{below}", fields.at(name)), "secret", message);
     }
 }

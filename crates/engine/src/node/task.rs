@@ -24,7 +24,8 @@ struct Task {
 fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> {
     let queue = with.string("queue", problems).unwrap_or(DEFAULT_QUEUE);
     if queue.is_empty() || queue.len() > MAX_NAME_BYTES || queue == super::http::QUEUE {
-        let message = format!("a queue name has 1 to {MAX_NAME_BYTES} bytes and is not \"http\", the sidecar's own");
+        let message =
+            format!("a queue name has 1 to {MAX_NAME_BYTES} bytes and is not \"http\", the sidecar's own");
         problems.add(with.at("queue"), "range", message);
     }
     let input = with.template("input", problems);

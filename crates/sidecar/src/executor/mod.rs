@@ -30,6 +30,8 @@ use crate::store::{ClaimedJob, DatabaseState, JobRef, JobStore, StoreError};
 /// While calls are running, a claim waits this long for more slots to come free, so that a busy
 /// executor claims dozens at a time and not one by one.
 const SETTLE: Duration = Duration::from_millis(3);
+/// How often to look whether results have been written when too many wait for it.
+const CLOGGED: Duration = Duration::from_millis(20);
 /// After an outage, results that wait to be written get this head start on the next claim.
 const RESULTS_FIRST: Duration = Duration::from_millis(100);
 /// Once drained, outcomes get at least this long to be written.
@@ -175,6 +177,11 @@ impl<S: JobStore> Executor<S> {
         let room = self.queue.room();
         if !self.hungry || self.claiming || room == 0 {
             return None;
+        }
+        // Claims that succeed while reports do not would pile up results without end.
+        let results = self.leases.len().saturating_sub(self.queue.running() + self.queue.waiting());
+        if results > 2 * self.settings.concurrency.max(self.settings.batch) {
+            return Some(Instant::now() + CLOGGED);
         }
         let now = Instant::now();
         let worthwhile = self.settings.batch.min(self.settings.concurrency.div_ceil(4));

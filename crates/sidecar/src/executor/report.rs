@@ -1,4 +1,4 @@
-//! Writes outcomes back, in batches, until the database has them or nobody wants them any more.
+//! Writes outcomes back, in batches, until the database has taken or refused them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,7 +136,7 @@ impl<S: JobStore> Reporter<S> {
                         tracing::warn!(
                             reason,
                             count = rows.len(),
-                            "cannot write outcomes now: retrying while they may be accepted"
+                            "cannot write outcomes now: keeping them and trying again"
                         );
                         told = true;
                     }
@@ -199,7 +199,7 @@ impl<S: JobStore> Reporter<S> {
                 taken += 1;
             } else {
                 stale += 1;
-                tracing::warn!(job = %job.id, kind = kind.name(), "outcome came too late: someone else had the lease");
+                tracing::warn!(job = %job.id, kind = kind.name(), "outcome not taken: someone else had the lease, or an earlier try had arrived");
             }
             self.leases.remove(&job);
         }

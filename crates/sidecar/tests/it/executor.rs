@@ -101,7 +101,7 @@ async fn outcomes_wait_for_a_database_that_is_away() {
     stub.open_gate();
     until("all calls ended", || stub.now("/gate") == 0).await;
     fake.add("later", get(stub.url("/ok")));
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    until("several writes failed", || fake.inner.lock().unwrap().refused >= 2).await;
     assert_eq!(fake.finished(), 0);
     fake.set_down(false);
     fake.set_state(DatabaseState::Ready);
@@ -110,13 +110,28 @@ async fn outcomes_wait_for_a_database_that_is_away() {
     assert_eq!(stub.seen().len(), 5);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn results_that_cannot_be_written_stop_the_claims() {
+    let (fake, stub) = (Fake::new(), Stub::start().await);
+    fake.inner.lock().unwrap().clogged = true;
+    fake.add_all((0..500).map(|i| (format!("j{i}"), get(stub.url("/ok")))));
+    let (trigger, running) = start(&fake, settings());
+    until("writes failed", || fake.inner.lock().unwrap().refused >= 3).await;
+    // Twice the concurrency, and what was under way.
+    assert!(fake.leased() <= 2 * 32 + 32 + 10, "{} held", fake.leased());
+    fake.inner.lock().unwrap().clogged = false;
+    until("all are done", || fake.finished() == 500).await;
+    stop(trigger, running).await;
+    assert_eq!(stub.seen().len(), 500);
+}
+
 #[tokio::test]
 async fn failed_claims_are_repeated() {
     let (fake, stub) = (Fake::new(), Stub::start().await);
     fake.set_down(true);
     let (trigger, running) = start(&fake, settings());
     fake.add("a", get(stub.url("/ok")));
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    until("a claim failed", || fake.inner.lock().unwrap().refused >= 1).await;
     fake.set_down(false);
     until("it is done", || fake.outcome("a").is_some()).await;
     stop(trigger, running).await;
@@ -201,6 +216,7 @@ async fn claims_only_from_a_database_it_can_work_with() {
     let often = Settings { poll: Duration::from_millis(10), ..settings() };
     fake.add("a", get(stub.url("/ok")));
     let (trigger, running) = start(&fake, often);
+    // Ten polls long: nothing may happen.
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(fake.inner.lock().unwrap().claims.is_empty());
     fake.set_state(DatabaseState::Ready);
@@ -213,6 +229,7 @@ async fn idle_means_no_statements_but_the_safety_poll() {
     let fake = Fake::new();
     let (trigger, running) = start(&fake, settings());
     until("the first look", || fake.inner.lock().unwrap().claims.len() == 1).await;
+    // Nothing may happen.
     tokio::time::sleep(Duration::from_millis(300)).await;
     stop(trigger, running).await;
     {

@@ -37,6 +37,10 @@ pub struct Inner {
     pub reply: Option<WebhookReply>,
     pub webhook_delay: Duration,
     pub down: bool,
+    /// Only outcomes cannot be written.
+    pub clogged: bool,
+    /// Calls that failed because of `down`.
+    pub refused: usize,
 }
 
 impl Inner {
@@ -107,6 +111,10 @@ impl Fake {
         results: &[(JobRef, Value)],
     ) -> Result<Vec<(String, Verdict)>, StoreError> {
         let mut inner = self.up()?;
+        if inner.clogged {
+            inner.refused += 1;
+            return Err(StoreError::Unavailable("clogged for the test".into()));
+        }
         let poisoned = |value: &Value| function == "complete" && value["body"] == "poison";
         if results.iter().any(|(_, value)| poisoned(value)) {
             return Err(StoreError::Refused {
@@ -133,8 +141,9 @@ impl Fake {
     }
 
     fn up(&self) -> Result<std::sync::MutexGuard<'_, Inner>, StoreError> {
-        let inner = self.inner.lock().unwrap();
+        let mut inner = self.inner.lock().unwrap();
         if inner.down {
+            inner.refused += 1;
             return Err(StoreError::Unavailable("down for the test".into()));
         }
         Ok(inner)

@@ -54,10 +54,8 @@ fn it_waits_for_its_database_and_ends_when_told() {
 
 #[test]
 fn a_faulty_connection_string_is_refused_unquoted() {
-    let run = sidecar()
-        .args(["--database-url", "postgres://ann:hunter2@h/app?colour=hunter2"])
-        .output()
-        .unwrap();
+    let run =
+        sidecar().args(["--database-url", "postgres://ann:hunter2@h/app?colour=hunter2"]).output().unwrap();
     let text = String::from_utf8(run.stderr).unwrap();
     assert_eq!(run.status.code(), Some(1));
     assert!(text.contains("--database-url") && !text.contains("hunter2"), "{text}");

@@ -1,12 +1,12 @@
 //! Many at once: sidecars, orchestrators, callers. Each run is walked once.
 
 use meshhook_e2e::{
-    Database, EXECUTOR, SOON, all_succeeded, caller, chain, counted, ended, publish, start, work_off,
+    Database, EXECUTOR, SOON, Stop, all_succeeded, caller, chain, counted, ended, publish, start, work_off,
 };
 use meshhook_testkit::{Reply, Session, Stub, history, wait_for};
 use serde_json::json;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -18,13 +18,14 @@ fn two_sidecars_and_two_tickers_share_the_work() {
     stub.script("/call", [Reply::json(200, &json!("ok"))]);
     publish(&mut db.app(), &caller("order", &stub.url("/call")));
     let sidecars = [db.sidecar().start(), db.sidecar().start()];
-    let stop = AtomicBool::new(false);
+    let stop = Stop::default();
     let ticked = AtomicI64::new(0);
     std::thread::scope(|scope| {
+        let _end = stop.at_end();
         for _ in 0..2 {
             scope.spawn(|| {
                 let mut session = db.executor();
-                while !stop.load(Ordering::Relaxed) {
+                while !stop.is_set() {
                     let advanced: i32 = session.value("SELECT meshhook.tick(8)", &[]);
                     ticked.fetch_add(i64::from(advanced), Ordering::Relaxed);
                 }
@@ -46,7 +47,6 @@ fn two_sidecars_and_two_tickers_share_the_work() {
         wait_for("all runs to succeed", Duration::from_secs(90), || {
             counted(&mut admin, "SELECT count(*) FROM meshhook.runs WHERE status = 'succeeded'") == RUNS
         });
-        stop.store(true, Ordering::Relaxed);
     });
     all_succeeded(&mut db.admin(), RUNS, SOON);
     assert!(ticked.load(Ordering::Relaxed) > 0, "the tickers had a share");

@@ -1,13 +1,12 @@
 //! Processes die in the middle of things; every run is finished exactly once all the same.
 
 use meshhook_e2e::{
-    Database, SOON, all_succeeded, caller, chain, ended, own_cluster, prepare, publish, start, timeline,
-    work_off,
+    Database, SOON, Stop, all_succeeded, caller, chain, ended, own_cluster, prepare, publish, start,
+    timeline, work_off,
 };
 use meshhook_testkit::{Cluster, Gate, Reply, Session, Stub, history, wait_for};
 use serde_json::json;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Long enough for crash recovery and expired leases on a busy machine.
@@ -71,15 +70,15 @@ fn a_sidecar_survives_its_connections() {
 }
 
 /// Works as an executor, reconnecting for ever, until told to stop.
-fn keep_working(db: &Database, stop: &AtomicBool) {
-    while !stop.load(Ordering::Relaxed) {
+fn keep_working(db: &Database, stop: &Stop) {
+    while !stop.is_set() {
         let Ok(mut session) = Session::connect(&db.cluster.config(meshhook_e2e::EXECUTOR, &db.name)) else {
             std::thread::sleep(Duration::from_millis(20));
             continue;
         };
         let sql = "WITH claimed AS MATERIALIZED (SELECT * FROM meshhook.claim_jobs('default', 'test', 50, '5 s')) \
                    SELECT job_id, token, payload FROM claimed";
-        while !stop.load(Ordering::Relaxed) {
+        while !stop.is_set() {
             let Ok(rows) = session.query(sql, &[]) else { break };
             for row in &rows {
                 let (id, token, payload): (String, i64, serde_json::Value) =
@@ -102,8 +101,9 @@ fn keep_working(db: &Database, stop: &AtomicBool) {
 /// of them end well.
 fn finish_despite(db: &Database, count: i64, fault: impl Fn(usize)) {
     publish(&mut db.app(), &chain("chain", &["one", "two", "three"]));
-    let stop = AtomicBool::new(false);
+    let stop = Stop::default();
     std::thread::scope(|scope| {
+        let _end = stop.at_end();
         scope.spawn(|| keep_working(db, &stop));
         let mut app = db.app();
         for n in 0..count {
@@ -112,7 +112,7 @@ fn finish_despite(db: &Database, count: i64, fault: impl Fn(usize)) {
         for round in 0..3 {
             let goal = count * (round + 1) / 5;
             let enough = |session: &mut Session| {
-                let sql = "SELECT count(*) FROM meshhook.runs WHERE status = 'succeeded'";
+                let sql = "SELECT count(*) FROM meshhook.runs WHERE workflow = 'chain' AND status = 'succeeded'";
                 session.query_one(sql, &[]).map_or(-1, |row| row.get::<_, i64>(0))
             };
             let mut admin = db.admin();
@@ -121,10 +121,9 @@ fn finish_despite(db: &Database, count: i64, fault: impl Fn(usize)) {
         }
         wait_for("the rest to end", PATIENCE, || {
             let mut admin = db.admin();
-            let sql = "SELECT count(*) FROM meshhook.runs WHERE status = 'succeeded'";
+            let sql = "SELECT count(*) FROM meshhook.runs WHERE workflow = 'chain' AND status = 'succeeded'";
             admin.query_one(sql, &[]).is_ok_and(|row| row.get::<_, i64>(0) == count)
         });
-        stop.store(true, Ordering::Relaxed);
     });
     let mut admin = db.admin();
     let outputs: Vec<i32> =

@@ -93,8 +93,7 @@ fn a_restored_copy_is_dormant_until_it_is_activated() {
     let sidecar = copy.sidecar().spawn();
     wait_for("the sidecar to listen", SOON, || sidecar.get("/healthz").is_some());
 
-    let (fine, value, hint) =
-        status(&mut admin, "installation").expect("status() speaks of the installation");
+    let (fine, value, hint) = status(&mut admin, "activation").expect("status() speaks of the installation");
     assert!(!fine && value.contains("dormant") && hint.contains("activate"), "{value} {hint}");
     let mut executor = copy.executor();
     assert_eq!(executor.value::<i32>("SELECT meshhook.tick()", &[]), 0, "no turn");
@@ -149,7 +148,7 @@ fn a_copy_by_template_is_dormant_too() {
     let copy = Database { cluster: source.cluster, name: "template_copy".into() };
     let mut admin = copy.admin();
     assert_eq!(admin.value::<i32>("SELECT meshhook.tick()", &[]), 0);
-    assert!(!status(&mut admin, "installation").expect("a row").0);
+    assert!(!status(&mut admin, "activation").expect("a row").0);
     assert!(admin.value::<bool>("SELECT meshhook.activate()", &[]));
     assert_eq!(admin.value::<i32>("SELECT meshhook.tick()", &[]), 1);
     let mut original = source.admin();

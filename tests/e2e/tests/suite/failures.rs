@@ -121,7 +121,7 @@ fn an_error_port_takes_over() {
     let mut admin = db.admin();
     let done = ended(&mut admin, id);
     assert_eq!(done.status, "succeeded");
-    assert_eq!(done.output, Some(json!({"refunded": "http.status", "status": 402})));
+    assert_eq!(done.output, Some(json!({"refund": {"refunded": "http.status", "status": 402}})));
     assert!(timeline(&mut admin, id).contains(&("node.skipped".into(), "ship".into(), 0)));
 }
 
@@ -150,7 +150,7 @@ fn a_canceled_run_takes_nothing_more_in() {
     gate.open();
     assert_eq!(complete(&mut executor, &job, &json!("late")), "stale");
     let lease: Option<std::time::SystemTime> = executor.value(
-        "SELECT lease_expires_at FROM meshhook.heartbeat_jobs(ARRAY[$1], ARRAY[$2])",
+        "SELECT lease_expires_at FROM meshhook.heartbeat_jobs(ARRAY[$1], ARRAY[$2::bigint])",
         &[&job.id, &job.token],
     );
     assert_eq!(lease, None, "there is no lease to renew");
@@ -195,7 +195,7 @@ fn a_lease_lives_as_long_as_it_is_renewed_and_a_released_job_costs_no_attempt() 
     let mut executor = db.executor();
     let job = claim_one(&mut executor, "default");
     let released: String = executor
-        .value("SELECT outcome FROM meshhook.release_jobs(ARRAY[$1], ARRAY[$2])", &[&job.id, &job.token]);
+        .value("SELECT outcome FROM meshhook.release_jobs(ARRAY[$1], ARRAY[$2::bigint])", &[&job.id, &job.token]);
     assert_eq!(released, "accepted");
     assert_eq!(complete(&mut executor, &job, &Value::Null), "stale");
     let again = meshhook_testkit::wait::wait_some("the job", SOON, || {
@@ -207,7 +207,7 @@ fn a_lease_lives_as_long_as_it_is_renewed_and_a_released_job_costs_no_attempt() 
         let pause = std::time::Instant::now();
         meshhook_testkit::wait_for("half a lease", SOON, || pause.elapsed() > Duration::from_millis(500));
         let renewed: bool = executor.value(
-            "SELECT lease_expires_at > clock_timestamp() FROM meshhook.heartbeat_jobs(ARRAY[$1], ARRAY[$2], '1 s')",
+            "SELECT lease_expires_at > clock_timestamp() FROM meshhook.heartbeat_jobs(ARRAY[$1], ARRAY[$2::bigint], '1 s')",
             &[&again.id, &again.token],
         );
         assert!(renewed);

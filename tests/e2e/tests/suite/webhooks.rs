@@ -48,7 +48,7 @@ fn a_signed_webhook_becomes_one_finished_run() {
     let mut admin = db.admin();
     let done = ended(&mut admin, id);
     assert_eq!(done.status, "succeeded", "{done:?}");
-    assert_eq!(done.output, Some(json!({"review": "ch_1"})));
+    assert_eq!(done.output, Some(json!({"review": {"review": "ch_1"}})));
     let expected = [
         ("run.started", "", 0),
         ("node.scheduled", "charge", 1),

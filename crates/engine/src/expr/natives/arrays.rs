@@ -43,16 +43,11 @@ pub(super) const TABLE: &[Native] = &[
 
 /// The items of an array, or a fault that names the function.
 pub(super) fn array<'v>(name: &str, value: &'v Json) -> Result<&'v [Json], Fault> {
-    value
-        .as_arr()
-        .ok_or_else(|| type_fault(format!("{name} is not defined for {}", value.type_name())))
+    value.as_arr().ok_or_else(|| type_fault(format!("{name} is not defined for {}", value.type_name())))
 }
 
 /// The items of an array or the values of an object.
-fn children<'v>(
-    name: &str,
-    value: &'v Json,
-) -> Result<Box<dyn Iterator<Item = &'v Json> + 'v>, Fault> {
+fn children<'v>(name: &str, value: &'v Json) -> Result<Box<dyn Iterator<Item = &'v Json> + 'v>, Fault> {
     match value {
         Json::Arr(items) => Ok(Box::new(items.iter())),
         Json::Obj(members) => Ok(Box::new(members.values())),
@@ -61,12 +56,7 @@ fn children<'v>(
 }
 
 /// The first child whose truth is `wanted`.
-fn test(
-    cx: &mut Cx<'_>,
-    name: &str,
-    value: &Json,
-    wanted: bool,
-) -> Result<Option<usize>, Fault> {
+fn test(cx: &mut Cx<'_>, name: &str, value: &Json, wanted: bool) -> Result<Option<usize>, Fault> {
     let mut children = children(name, value)?;
     let found = children.position(|child| truthy(child) == wanted);
     cx.values(found.unwrap_or_else(|| value.as_arr().map_or(0, <[Json]>::len)))?;
@@ -89,10 +79,7 @@ fn end(value: &Json, name: &str, which: Edge) -> Result<Json, Fault> {
 
 /// Sums up. Strings are joined in one go: adding them one by one would copy what is already
 /// there again and again.
-pub(super) fn add<'v>(
-    cx: &mut Cx<'_>,
-    children: impl Iterator<Item = &'v Json>,
-) -> Result<Json, Fault> {
+pub(super) fn add<'v>(cx: &mut Cx<'_>, children: impl Iterator<Item = &'v Json>) -> Result<Json, Fault> {
     let mut children = children.peekable();
     let mut sum = Json::Null;
     while let Some(child) = children.next() {
@@ -122,12 +109,7 @@ fn flatten(cx: &mut Cx<'_>, value: &Json, depth: f64) -> Result<Json, Fault> {
     cx.array(flat)
 }
 
-fn flatten_into(
-    cx: &mut Cx<'_>,
-    items: &[Json],
-    depth: f64,
-    flat: &mut Vec<Json>,
-) -> Result<(), Fault> {
+fn flatten_into(cx: &mut Cx<'_>, items: &[Json], depth: f64, flat: &mut Vec<Json>) -> Result<(), Fault> {
     cx.steps(1)?;
     cx.values(items.len())?;
     for item in items {
@@ -192,11 +174,7 @@ fn indices(cx: &mut Cx<'_>, value: &Json, part: &Json) -> Result<Json, Fault> {
         (Json::Str(text), Json::Str(part)) => string_indices(cx, text, part),
         (Json::Arr(items), Json::Arr(part)) => array_indices(cx, items, part),
         (Json::Arr(items), item) => array_indices(cx, items, std::slice::from_ref(item)),
-        _ => Err(type_fault(format!(
-            "cannot find {} in {}",
-            part.type_name(),
-            value.type_name()
-        ))),
+        _ => Err(type_fault(format!("cannot find {} in {}", part.type_name(), value.type_name()))),
     }
 }
 
@@ -223,11 +201,7 @@ fn string_indices(cx: &mut Cx<'_>, text: &str, part: &str) -> Result<Json, Fault
 }
 
 /// Where `part` is found in `items`, as consecutive items.
-pub(in crate::expr) fn array_indices(
-    cx: &mut Cx<'_>,
-    items: &[Json],
-    part: &[Json],
-) -> Result<Json, Fault> {
+pub(in crate::expr) fn array_indices(cx: &mut Cx<'_>, items: &[Json], part: &[Json]) -> Result<Json, Fault> {
     if part.is_empty() {
         return Ok(Json::Null);
     }

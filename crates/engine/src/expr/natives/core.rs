@@ -123,11 +123,7 @@ fn has(value: &Json, key: &Json) -> Result<Json, Fault> {
 
 fn contains_top(cx: &mut Cx<'_>, a: &Json, b: &Json) -> Result<Json, Fault> {
     if a.type_name() != b.type_name() {
-        return Err(type_fault(format!(
-            "cannot check whether {} contains {}",
-            a.type_name(),
-            b.type_name()
-        )));
+        return Err(type_fault(format!("cannot check whether {} contains {}", a.type_name(), b.type_name())));
     }
     contains(cx, a, b).map(Json::Bool)
 }
@@ -206,7 +202,9 @@ fn from_entries(cx: &mut Cx<'_>, value: &Json, _: &[Json]) -> Result<Json, Fault
                 text.into()
             }
             None => "null".into(),
-            Some(other) => return Err(type_fault(format!("object keys are strings, not {}", other.type_name()))),
+            Some(other) => {
+                return Err(type_fault(format!("object keys are strings, not {}", other.type_name())));
+            }
         };
         let values = ["value", "v", "Value", "V"];
         let value = values.iter().find_map(|name| members.get(*name));
@@ -220,8 +218,7 @@ fn to_number(cx: &mut Cx<'_>, value: &Json, _: &[Json]) -> Result<Json, Fault> {
         Json::Num(_) => Ok(value.clone()),
         Json::Str(text) => {
             cx.scan(text.len())?;
-            let num = parse_number(text)
-                .ok_or_else(|| fault(ExprCode::Value, "string is not a number"))?;
+            let num = parse_number(text).ok_or_else(|| fault(ExprCode::Value, "string is not a number"))?;
             cx.alloc(num.as_digits().map_or(0, str::len))?;
             Ok(Json::Num(num))
         }
@@ -262,8 +259,8 @@ fn from_json(cx: &mut Cx<'_>, value: &Json, _: &[Json]) -> Result<Json, Fault> {
     // Parsed values take at most about 64 bytes for every two bytes of text.
     cx.scan(text.len() * 4)?;
     cx.alloc(text.len().saturating_mul(8))?;
-    let parsed = Json::parse(text)
-        .map_err(|_| fault(ExprCode::Value, "string is not the text of one JSON value"))?;
+    let parsed =
+        Json::parse(text).map_err(|_| fault(ExprCode::Value, "string is not the text of one JSON value"))?;
     cx.pay_walk(&parsed, 1)?;
     Ok(parsed)
 }

@@ -74,10 +74,7 @@ impl Format {
     /// Appends the text of `value`; what grows beyond the longest string is a fault.
     pub fn write(self, cx: &mut Cx<'_>, value: &Json, out: &mut String) -> Result<(), Fault> {
         let before = out.len();
-        let mut out = Bounded {
-            limit: cx.max_string(),
-            out,
-        };
+        let mut out = Bounded { limit: cx.max_string(), out };
         let written = match self {
             Format::Text => write_text(&mut out, value),
             Format::Json => write!(out, "{value}"),
@@ -145,10 +142,7 @@ fn with_text(value: &Json, then: impl FnOnce(&str) -> fmt::Result) -> fmt::Resul
         Json::Arr(_) | Json::Obj(_) => {
             let mut text = String::new();
             // Bounded like the result, which is never shorter.
-            let mut bounded = Bounded {
-                limit: 1 << 20,
-                out: &mut text,
-            };
+            let mut bounded = Bounded { limit: 1 << 20, out: &mut text };
             write!(bounded, "{value}")?;
             then(&text)
         }

@@ -283,11 +283,7 @@ pub(super) fn matches(
     Ok(Next::More)
 }
 
-fn part(
-    cx: &mut Cx<'_>,
-    offset: usize,
-    text: &str,
-) -> Result<BTreeMap<Arc<str>, Json>, Fault> {
+fn part(cx: &mut Cx<'_>, offset: usize, text: &str) -> Result<BTreeMap<Arc<str>, Json>, Fault> {
     Ok(BTreeMap::from([
         ("length".into(), count(text.chars().count())),
         ("offset".into(), count(offset)),
@@ -296,11 +292,7 @@ fn part(
 }
 
 /// The named groups of a match as an object.
-pub(super) fn named(
-    cx: &mut Cx<'_>,
-    regex: &Regex,
-    captures: &Captures<'_>,
-) -> Result<Json, Fault> {
+pub(super) fn named(cx: &mut Cx<'_>, regex: &Regex, captures: &Captures<'_>) -> Result<Json, Fault> {
     let mut object = BTreeMap::new();
     for (index, name) in regex.capture_names().enumerate() {
         if let Some(name) = name {

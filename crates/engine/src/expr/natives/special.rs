@@ -149,12 +149,12 @@ pub(in crate::expr) fn special(
                 None => Ok(Next::More),
             }
         }
-        (Special::Limit, [count, f]) => count.each(cx, input, &mut |cx, count| {
-            limit(whole(&count, "limit")?, f, cx, input, out)
-        }),
-        (Special::Nth, [index, f]) => index.each(cx, input, &mut |cx, index| {
-            nth(whole(&index, "nth")?, f, cx, input, out)
-        }),
+        (Special::Limit, [count, f]) => {
+            count.each(cx, input, &mut |cx, count| limit(whole(&count, "limit")?, f, cx, input, out))
+        }
+        (Special::Nth, [index, f]) => {
+            index.each(cx, input, &mut |cx, index| nth(whole(&index, "nth")?, f, cx, input, out))
+        }
         (Special::IsEmpty, [f]) => {
             let mut empty = true;
             f.each(cx, input, &mut |_, _| {
@@ -188,21 +188,12 @@ pub(in crate::expr) fn special(
             }
             Ok(Next::More)
         }
-        (
-            Special::SortBy
-            | Special::GroupBy
-            | Special::UniqueBy
-            | Special::MinBy
-            | Special::MaxBy,
-            [f],
-        ) => {
+        (Special::SortBy | Special::GroupBy | Special::UniqueBy | Special::MinBy | Special::MaxBy, [f]) => {
             let value = by_key(special, f, cx, input)?;
             out(cx, value)
         }
         (_, args) => match (regex, args) {
-            (Some((regex, flags)), args) => {
-                search(special, regex, *flags, args.last(), cx, input, out)
-            }
+            (Some((regex, flags)), args) => search(special, regex, *flags, args.last(), cx, input, out),
             (None, [pattern, flags, rest @ ..]) => pattern.each(cx, input, &mut |cx, pattern| {
                 flags.each(cx, input, &mut |cx, flags| {
                     let flags = Flags::parse(&flags)?;
@@ -220,22 +211,14 @@ pub(in crate::expr) fn special(
 #[allow(clippy::cast_possible_truncation)]
 fn whole(value: &Json, name: &str) -> Result<i64, Fault> {
     match value {
-        Json::Num(num) => Ok(num
-            .as_i64()
-            .or_else(|| num.as_f64().map(|float| float.floor() as i64))
-            .unwrap_or(i64::MAX)),
+        Json::Num(num) => {
+            Ok(num.as_i64().or_else(|| num.as_f64().map(|float| float.floor() as i64)).unwrap_or(i64::MAX))
+        }
         _ => Err(type_fault(format!("{name} needs a number"))),
     }
 }
 
-fn range(
-    from: &Term,
-    upto: &Term,
-    by: &Term,
-    cx: &mut Cx<'_>,
-    input: &Json,
-    out: Out<'_>,
-) -> Flow {
+fn range(from: &Term, upto: &Term, by: &Term, cx: &mut Cx<'_>, input: &Json, out: Out<'_>) -> Flow {
     from.each(cx, input, &mut |cx, from| {
         upto.each(cx, input, &mut |cx, upto| {
             by.each(cx, input, &mut |cx, by| count_up(&from, &upto, &by, cx, out))
@@ -311,13 +294,7 @@ fn nth(index: i64, f: &Term, cx: &mut Cx<'_>, input: &Json, out: Out<'_>) -> Flo
 }
 
 /// Whether `f` is `wanted` for some output of `g`; looks no further than needed.
-fn exists(
-    g: &Term,
-    f: &Term,
-    wanted: bool,
-    cx: &mut Cx<'_>,
-    input: &Json,
-) -> Result<bool, Fault> {
+fn exists(g: &Term, f: &Term, wanted: bool, cx: &mut Cx<'_>, input: &Json) -> Result<bool, Fault> {
     let mut found = false;
     g.each(cx, input, &mut |cx, value| {
         f.each(cx, &value, &mut |_, value| {
@@ -424,11 +401,7 @@ fn by_key(special: Special, f: &Term, cx: &mut Cx<'_>, input: &Json) -> Result<J
     cx.new_array(keyed.into_iter().map(|(_, item)| item).collect())
 }
 
-fn extreme(
-    cx: &mut Cx<'_>,
-    keyed: Vec<(Json, Json)>,
-    wanted: Ordering,
-) -> Result<Json, Fault> {
+fn extreme(cx: &mut Cx<'_>, keyed: Vec<(Json, Json)>, wanted: Ordering) -> Result<Json, Fault> {
     let mut best: Option<(Json, Json)> = None;
     for next in keyed {
         best = match best {
@@ -469,10 +442,7 @@ fn search(
         let found = test(cx, regex, flags, text)?;
         return out(cx, Json::Bool(found));
     }
-    let all = matches!(
-        special,
-        Special::Scan | Special::Split | Special::Splits | Special::Gsub
-    );
+    let all = matches!(special, Special::Scan | Special::Split | Special::Splits | Special::Gsub);
     let mut flags = flags;
     flags.global |= all;
     let found = find(cx, regex, flags, text)?;

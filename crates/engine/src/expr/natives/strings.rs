@@ -56,16 +56,12 @@ pub(super) const TABLE: &[Native] = &[
         let text = string("trim", v)?;
         cx.new_string(text.trim_matches(is_space))
     }),
-    native("utf8bytelength", 0, |_, v, _| {
-        Ok(count(string("utf8bytelength", v)?.len()))
-    }),
+    native("utf8bytelength", 0, |_, v, _| Ok(count(string("utf8bytelength", v)?.len()))),
 ];
 
 /// The text of a string, or a fault that names the function.
 pub(super) fn string<'v>(name: &str, value: &'v Json) -> Result<&'v str, Fault> {
-    value
-        .as_str()
-        .ok_or_else(|| type_fault(format!("{name} is not defined for {}", value.type_name())))
+    value.as_str().ok_or_else(|| type_fault(format!("{name} is not defined for {}", value.type_name())))
 }
 
 /// White space of ASCII only: what Unicode calls white space may change over the years.

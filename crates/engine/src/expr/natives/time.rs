@@ -28,12 +28,20 @@ pub(super) const TABLE: &[Native] = &[
 
 const ISO: &str = "%Y-%m-%dT%H:%M:%SZ";
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September",
-    "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
-const DAYS: [&str; 7] = [
-    "Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday",
-];
+const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 /// Years that can be written with four digits, as Unix seconds.
 const RANGE: std::ops::RangeInclusive<i64> = -62_167_219_200..=253_402_300_799;
 
@@ -65,8 +73,7 @@ impl Tm {
         let shifted = days + 719_468;
         let era = shifted.div_euclid(146_097);
         let day_of_era = shifted.rem_euclid(146_097);
-        let year_of_era =
-            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let shifted_month = (5 * day_of_year + 2) / 153;
         let month = (shifted_month + 2) % 12;
@@ -366,11 +373,7 @@ impl Reader<'_> {
     }
 
     /// Up to `width` digits, with leading space as `strptime` allows.
-    fn number(
-        &mut self,
-        width: usize,
-        range: std::ops::RangeInclusive<i64>,
-    ) -> Result<i64, Fault> {
+    fn number(&mut self, width: usize, range: std::ops::RangeInclusive<i64>) -> Result<i64, Fault> {
         self.space();
         let negative = *range.start() < 0 && self.rest.starts_with('-');
         let digits = &self.rest[usize::from(negative)..];

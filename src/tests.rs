@@ -1,0 +1,111 @@
+//! Tests of the glue between Rust and the server: one transaction each, rolled back. What needs
+//! several sessions, workers or crashes is in tests/e2e.
+
+#[pgrx::pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+
+    use crate::error::may_be_a_runs_fault;
+    use crate::owner::{OWNER, Role, as_owner};
+    use crate::spi::{self, RawJsonb, arg};
+    use crate::subtransaction::attempt;
+    use crate::{random, secret};
+
+    fn current_user() -> String {
+        spi::read_one("SELECT current_user::text", &[], |row| row.must::<String>(1)).unwrap()
+    }
+
+    #[pg_test]
+    fn work_as_the_owner_ends_with_the_callers_rights() {
+        let before = current_user();
+        let (inside, caller) = as_owner(|caller| (current_user(), caller.name()));
+        assert_eq!(inside, OWNER);
+        assert_eq!(caller, before);
+        assert_eq!(current_user(), before);
+    }
+
+    #[pg_test]
+    fn an_error_as_the_owner_gives_the_callers_rights_back() {
+        let before = current_user();
+        let caught = attempt(|| as_owner(|_| spi::exec("SELECT 1 / (random() * 0)::integer", &[])));
+        assert_eq!(caught.unwrap_err().sqlstate, PgSqlErrorCode::ERRCODE_DIVISION_BY_ZERO);
+        assert_eq!(current_user(), before);
+    }
+
+    #[pg_test]
+    fn a_failed_attempt_leaves_nothing_and_a_good_one_stays() {
+        spi::exec("CREATE TEMP TABLE attempts (n integer)", &[]);
+        let caught: Result<(), _> = attempt(|| {
+            spi::exec("INSERT INTO attempts VALUES (1)", &[]);
+            panic!("a bug");
+        });
+        assert_eq!(caught.unwrap_err().message, "a bug");
+        attempt(|| spi::exec("INSERT INTO attempts VALUES (2)", &[])).unwrap();
+        let rows = spi::run("SELECT n FROM attempts", &[], |row| row.must::<i32>(1));
+        assert_eq!(rows, [2]);
+    }
+
+    #[pg_test]
+    fn reading_takes_no_transaction_id() {
+        spi::read("SELECT count(*) FROM meshhook.run WHERE project_id = $1", &[arg(0)], |row| row.must::<i64>(1));
+        let id = spi::read_one("SELECT pg_current_xact_id_if_assigned()::text", &[], |row| row.get::<String>(1));
+        assert_eq!(id, Some(None));
+    }
+
+    #[pg_test]
+    fn documents_pass_through_unchanged() {
+        let text = r#"{"b": 1.10, "aa": [null, "ä", 123456789012345678901234567890]}"#;
+        let passed = spi::read_one("SELECT $1::jsonb", &[arg(RawJsonb::of_text(text))], |row| row.raw_jsonb(1));
+        assert_eq!(passed.flatten().unwrap().text(), text);
+    }
+
+    #[pg_test]
+    fn run_ids_are_time_ordered_version_7() {
+        let (id, at) = random::uuid_v7();
+        assert_eq!(id.as_bytes()[6] >> 4, 7);
+        assert_eq!(id.as_bytes()[8] >> 6, 2);
+        let millis = id.as_bytes()[..6].iter().fold(0i64, |n, byte| (n << 8) | i64::from(*byte));
+        assert_eq!(millis, random::unix_micros(at) / 1000);
+        let back = spi::read_one("SELECT meshhook.uuid_time($1)", &[arg(id)], |row| row.must(1)).unwrap();
+        assert_eq!(random::unix_micros(back), millis * 1000);
+    }
+
+    #[pg_test]
+    fn nothing_is_sealed_without_a_key_file() {
+        assert!(secret::seal(b"clear", "place").is_err());
+    }
+
+    #[pg_test]
+    fn faults_of_the_data_are_told_from_the_rest() {
+        for code in [
+            PgSqlErrorCode::ERRCODE_DIVISION_BY_ZERO,
+            PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
+        ] {
+            assert!(may_be_a_runs_fault(code), "{code:?}");
+        }
+        for code in [
+            PgSqlErrorCode::ERRCODE_DISK_FULL,
+            PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN,
+            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+        ] {
+            assert!(!may_be_a_runs_fault(code), "{code:?}");
+        }
+    }
+
+    #[pg_test]
+    fn roles_are_looked_up_without_raising() {
+        assert!(Role::named("no such role").is_none());
+        assert!(Role::named("nul\0byte").is_none());
+        assert!(Role::named(OWNER).is_some_and(|owner| !owner.is_executor()));
+    }
+
+    #[pg_test(error = "run \"00000000-0000-0000-0000-000000000000\" does not exist")]
+    fn an_unknown_run_is_an_error_with_its_code() {
+        Spi::run("SELECT meshhook.run_state('00000000-0000-0000-0000-000000000000')").unwrap();
+    }
+}
