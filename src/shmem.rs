@@ -271,11 +271,6 @@ pub fn state(oid: pg_sys::Oid) -> State {
     }
 }
 
-/// Whether an orchestrator is attached to this database and doing its turns.
-pub fn served(oid: pg_sys::Oid) -> bool {
-    state(oid) == State::Serving
-}
-
 /// Process id of the launcher; None: not running.
 pub fn launcher_pid() -> Option<i32> {
     shared().map(|shared| shared.launcher_pid.load(SeqCst)).filter(|pid| *pid != 0)

@@ -23,11 +23,8 @@ pub mod time;
 /// A plain structure of this crate as a document.
 #[must_use]
 pub fn to_json<T: serde::Serialize>(value: &T) -> json::Json {
-    // Structures of strings, numbers and `Json` always serialise, and to JSON.
-    serde_json::to_string(value)
-        .ok()
-        .and_then(|text| json::Json::parse(&text).ok())
-        .unwrap_or(json::Json::Null)
+    // Structures of strings, numbers and `Json` always encode.
+    json::Json::encode(value).unwrap_or(json::Json::Null)
 }
 
 /// Reads a field that is present as `Some`, also where it is JSON null, so that a recorded null output

@@ -31,11 +31,12 @@ SELECT * FROM pg_temp.deliver(:'endpoint', pg_temp.standard(:'secret', 'm1', '0 
 SELECT * FROM pg_temp.deliver(:'endpoint', pg_temp.standard(:'secret', 'm1', '10 s', '{"n": 2}'), '{"n": 2}');
 SELECT meshhook.tick();
 SELECT workflow, status, output FROM meshhook.runs WHERE workflow = 'echo';
-SELECT data -> 'trigger' ->> 'type' AS trigger FROM meshhook.runs r, meshhook.run_history(r.run_id) WHERE r.workflow = 'echo' AND position = 1;
+SELECT h.data -> 'trigger' ->> 'type' AS trigger, h.data -> 'trigger' ->> 'delivery' AS delivery, h.metadata
+FROM meshhook.runs r, meshhook.run_history(r.run_id) h WHERE r.workflow = 'echo' AND h.position = 1;
 
 -- One of several signatures is enough; what is no signature of ours is passed over.
-SELECT status FROM pg_temp.deliver(:'endpoint', jsonb_set(h, '{webhook-signature}', to_jsonb('v1a,xyz v1,AAAA ' || (h ->> 'webhook-signature'))), '{}')
-FROM pg_temp.standard(:'secret', 'm2', '0 s', '{}') h;
+SELECT status FROM pg_temp.standard(:'secret', 'm2', '0 s', '{}') h,
+    pg_temp.deliver(:'endpoint', jsonb_set(h, '{webhook-signature}', to_jsonb('v1a,xyz v1,AAAA ' || (h ->> 'webhook-signature'))), '{}');
 
 -- Each of these is nobody's.
 SELECT * FROM pg_temp.deliver(:'endpoint', '{}', '{}');
@@ -54,11 +55,13 @@ SELECT * FROM pg_temp.deliver(:'endpoint', pg_temp.standard(:'secret', 'm5', '0 
 SELECT * FROM pg_temp.deliver(:'endpoint', '{}', '', 'GET');
 SELECT * FROM pg_temp.deliver('no-such-endpoint', '{}', '{}');
 SELECT status FROM pg_temp.deliver(:'endpoint', '{}', convert_to(repeat('x', 2000000), 'UTF8'));
-SELECT status FROM pg_temp.deliver(:'endpoint', 'null', NULL);
+SELECT status FROM pg_temp.deliver(:'endpoint', 'null', '');
+SELECT * FROM meshhook.receive_webhook(:'endpoint', 'POST', '{}', NULL, NULL);
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
 -- Bytes that are no text are signed all the same and refused as what they are.
-SELECT status FROM pg_temp.deliver(:'endpoint', jsonb_build_object('webhook-id', 'm6', 'webhook-timestamp', sent, 'webhook-signature',
-    'v1,' || encode(hmac(convert_to('m6.' || sent || '.', 'UTF8') || '\xff00'::bytea, decode(substr(:'secret', 7), 'base64'), 'sha256'), 'base64')), '\xff00')
-FROM (SELECT extract(epoch FROM now())::bigint::text AS sent) s;
+SELECT status, body FROM (SELECT extract(epoch FROM now())::bigint::text AS sent) s,
+    pg_temp.deliver(:'endpoint', jsonb_build_object('webhook-id', 'm6', 'webhook-timestamp', sent, 'webhook-signature',
+        'v1,' || encode(hmac(convert_to('m6.' || sent || '.', 'UTF8') || '\xff00'::bytea, decode(substr(:'secret', 7), 'base64'), 'sha256'), 'base64')), '\xff00');
 
 -- GitHub's way.
 SELECT status FROM pg_temp.deliver(:'hub', pg_temp.github(:'hub_secret', 'd1', '{"n": 1}'), '{"n": 1}');

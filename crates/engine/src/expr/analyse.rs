@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::ast::{Kind, NOWHERE, Part, Pattern, Term, TextPart};
+use super::natives::Special;
 
 /// A path from the root that an expression reads, such as `nodes`, `charge`, `output`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,19 +132,49 @@ impl Analysis {
                     self.used(arg, input);
                 }
             }
-            Kind::Special(_, args) | Kind::Regex(_, _, args) => {
-                // Arguments may run on the input, on its items or on something else: the root
-                // counts as read, and what is known of the arguments comes on top.
-                if !matches!(term.kind, Kind::Special(super::natives::Special::Empty, _)) {
-                    self.read(input.clone(), term.at);
-                }
-                for arg in args {
-                    self.used(arg, &None);
+            Kind::Special(special, args) => self.special(*special, args, input, term.at),
+            Kind::Regex(_, _, replacement) => {
+                self.read(input.clone(), term.at);
+                for term in replacement {
+                    self.used(term, &None);
                 }
             }
             Kind::Del(_) => self.read(input.clone(), term.at),
         }
         None
+    }
+
+    fn special(&mut self, special: Special, args: &[Term], input: &Known, at: u32) {
+        // How many arguments run on the input; the others run on something else.
+        let on_input = match special {
+            Special::Any | Special::All => 1,
+            Special::Empty
+            | Special::Range
+            | Special::First
+            | Special::Last
+            | Special::Limit
+            | Special::Nth
+            | Special::IsEmpty
+            | Special::Add => args.len(),
+            Special::SortBy
+            | Special::GroupBy
+            | Special::UniqueBy
+            | Special::MinBy
+            | Special::MaxBy
+            | Special::MapValues
+            | Special::Walk => {
+                self.read(input.clone(), at);
+                0
+            }
+            // Pattern and flags; then a replacement.
+            _ => {
+                self.read(input.clone(), at);
+                2
+            }
+        };
+        for (index, arg) in args.iter().enumerate() {
+            self.used(arg, if index < on_input { input } else { &None });
+        }
     }
 
     fn path(&mut self, head: &Term, parts: &[Part], input: &Known, at: u32) -> Known {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use jaq_core::load::parse::{BinaryOp, Term as JaqTerm};
 
 use super::ast::{Kind, Part, Term};
-use super::compile::{Compiled, Compiler, Scope, Source};
+use super::compile::{Compiled, Compiler, Source};
 use super::error::{ExprCode, Fault};
 use super::natives::{self, Flags, Shape, Special};
+use super::scope::Scope;
 use crate::json::Json;
 
 /// Most regular expressions given as literals, in one expression.
@@ -196,7 +197,6 @@ fn regex_call(c: &mut Compiler<'_>, special: Special, mut args: Vec<Term>) -> Co
     let (pattern, flags) = match &args[..] {
         [Term { kind: Kind::Const(pattern), .. }, Term { kind: Kind::Const(flags), .. }, ..] => {
             match (pattern, flags) {
-                // jq also takes `[pattern, flags]`, which is never a literal here.
                 (Json::Str(pattern), flags) => (pattern, flags),
                 _ => return c.fail(ExprCode::Type, "regular expression is not a string"),
             }
@@ -206,9 +206,10 @@ fn regex_call(c: &mut Compiler<'_>, special: Special, mut args: Vec<Term>) -> Co
             return c.term(Kind::Special(special, args.into()), single);
         }
     };
-    let at = |fault: Fault| match c.fail::<()>(fault.code, fault.message.clone()) {
-        Err(placed) => placed,
-        Ok(()) => fault,
+    let place = args[0].at as usize;
+    let at = |mut fault: Fault| {
+        fault.offset = Some(place);
+        fault
     };
     let flags = Flags::parse(flags).map_err(at)?;
     let regex = natives::compile_regex(pattern, flags).map_err(at)?;
@@ -249,15 +250,15 @@ fn del_path<'t>(
     {
         for (part, _) in &path.0 {
             if !at_end.is_empty() {
-                return not_static(c, source);
+                return not_static(c);
             }
             match c.part(part, scope)? {
                 Part::Index(Term { kind: Kind::Comma(keys), .. }) => {
                     for key in keys {
-                        at_end.push(static_part(c, source, key)?);
+                        at_end.push(static_part(c, key)?);
                     }
                 }
-                Part::Index(key) => parts.push(static_part(c, source, key)?),
+                Part::Index(key) => parts.push(static_part(c, key)?),
                 part @ Part::Slice(..) => {
                     let is_const =
                         |bound: &Option<Term>| bound.as_ref().is_none_or(|term| constant(term).is_some());
@@ -265,7 +266,7 @@ fn del_path<'t>(
                         Part::Slice(from, to) if is_const(from) && is_const(to) => {
                             at_end.push(part);
                         }
-                        _ => return not_static(c, source),
+                        _ => return not_static(c),
                     }
                 }
                 part => parts.push(part),
@@ -273,7 +274,7 @@ fn del_path<'t>(
         }
     }
     match (parts.is_empty(), at_end.is_empty()) {
-        (true, true) => return not_static(c, source),
+        (true, true) => return not_static(c),
         (false, true) => paths.push(parts.into()),
         (_, false) => {
             for last in at_end {
@@ -284,7 +285,7 @@ fn del_path<'t>(
     Ok(())
 }
 
-fn not_static<T>(c: &Compiler<'_>, _: &Source<'_>) -> Result<T, Fault> {
+fn not_static<T>(c: &Compiler<'_>) -> Result<T, Fault> {
     let message = "del takes paths with constant keys; use map, select or with_entries";
     c.fail(ExprCode::Unsupported, message)
 }
@@ -301,10 +302,10 @@ fn constant(term: &Term) -> Option<Json> {
     }
 }
 
-fn static_part(c: &Compiler<'_>, source: &Source<'_>, key: Term) -> Result<Part, Fault> {
+fn static_part(c: &Compiler<'_>, key: Term) -> Result<Part, Fault> {
     match constant(&key) {
         Some(Json::Str(key)) => Ok(Part::Key(key)),
         Some(num @ Json::Num(_)) => Ok(Part::Index(Term::literal(num))),
-        _ => not_static(c, source),
+        _ => not_static(c),
     }
 }

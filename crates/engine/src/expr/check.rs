@@ -47,6 +47,20 @@ struct Level {
     right: usize,
     /// Stack needed by signs and `try` right before the next atom.
     prefix: usize,
+    /// Stack needed by `catch`es in a row, up to the next operator.
+    handlers: usize,
+}
+
+impl Level {
+    fn stack(&self) -> usize {
+        self.base + self.right + self.prefix + self.handlers
+    }
+
+    /// An operator or separator: the atoms before it are done.
+    fn end_atoms(&mut self) {
+        self.prefix = 0;
+        self.handlers = 0;
+    }
 }
 
 struct Scan<'a> {
@@ -67,7 +81,7 @@ pub(super) fn check(text: &str) -> Result<(), Fault> {
     }
     let mut scan =
         Scan { text, bytes: text.as_bytes(), at: 0, levels: Vec::new(), operators: 0, after_operand: false };
-    scan.levels.push(Level { close: Close::Char(0), base: KEYWORD, right: 0, prefix: 0 });
+    scan.levels.push(Level { close: Close::Char(0), base: KEYWORD, right: 0, prefix: 0, handlers: 0 });
     scan.run()
 }
 
@@ -107,6 +121,7 @@ impl Scan<'_> {
                     self.add_right(OTHER)?;
                     self.at += 1;
                     self.after_operand = false;
+                    self.top().end_atoms();
                     if self.top().close == Close::Char(b'}') {
                         // Each member of an object is read on its own.
                         self.top().right = 0;
@@ -224,17 +239,16 @@ impl Scan<'_> {
 
     fn open(&mut self, close: Close, cost: usize) -> Result<(), Fault> {
         let top = self.top();
-        let base = top.base + top.right + top.prefix + cost;
-        self.levels.push(Level { close, base, right: 0, prefix: 0 });
+        let base = top.stack() + cost;
+        self.levels.push(Level { close, base, right: 0, prefix: 0, handlers: 0 });
         self.at += 1;
         self.after_operand = false;
         self.check_depth()
     }
 
     fn check_depth(&mut self) -> Result<(), Fault> {
-        let at = self.at - 1;
-        let top = self.top();
-        if top.base + top.right + top.prefix <= MAX_STACK {
+        let at = self.at.saturating_sub(1);
+        if self.top().stack() <= MAX_STACK {
             return Ok(());
         }
         let message = "expression is nested too deeply";
@@ -271,6 +285,7 @@ impl Scan<'_> {
             self.levels.pop();
         } else {
             self.top().right = 0;
+            self.top().end_atoms();
         }
     }
 
@@ -305,7 +320,7 @@ impl Scan<'_> {
             }
             "then" | "elif" | "else" => {
                 self.top().right = 0;
-                self.top().prefix = 0;
+                self.top().end_atoms();
                 self.after_operand = false;
                 Ok(())
             }
@@ -316,15 +331,23 @@ impl Scan<'_> {
                 self.operand();
                 Ok(())
             }
-            "try" | "catch" | "reduce" | "foreach" => self.prefix(start),
+            "try" | "reduce" | "foreach" => self.prefix(start),
+            "catch" => {
+                self.count_operator(start)?;
+                self.after_operand = false;
+                self.top().handlers += PREFIX;
+                self.check_depth()
+            }
             "as" => {
                 self.count_operator(start)?;
                 self.after_operand = false;
+                self.top().end_atoms();
                 self.add_right(BINDING)
             }
             "and" | "or" => {
                 self.count_operator(start)?;
                 self.after_operand = false;
+                self.top().end_atoms();
                 self.add_right(OTHER)
             }
             _ => {
@@ -371,13 +394,13 @@ impl Scan<'_> {
             "|" => {
                 self.count_operator(start)?;
                 self.after_operand = false;
-                self.top().prefix = 0;
+                self.top().end_atoms();
                 self.add_right(PIPE)
             }
             _ => {
                 self.count_operator(start)?;
                 self.after_operand = false;
-                self.top().prefix = 0;
+                self.top().end_atoms();
                 self.add_right(OTHER)
             }
         }

@@ -11,6 +11,7 @@ use jaq_core::path::{Opt, Part as JaqPart};
 use super::ast::{Bind, Fold, Kind, NOWHERE, Part, Pattern, Term, TextPart};
 use super::error::{ExprCode, Fault, fault_at};
 use super::natives::{self, Format};
+use super::scope::{Active, Binding, Scope};
 use super::{builtin, spans};
 use crate::json::Json;
 
@@ -20,55 +21,6 @@ pub const MAX_TERMS: usize = 2_000;
 const MAX_DEPTH: usize = 120;
 
 pub(super) type Source<'t> = JaqTerm<&'t str>;
-
-/// A name in scope.
-enum Binding<'t> {
-    Var(&'t str, usize),
-    Def(&'t Def<&'t str, Source<'t>>),
-    /// A parameter stands for the caller's argument in the caller's scope.
-    Param(&'t str, &'t Source<'t>, Scope<'t>),
-}
-
-struct Entry<'t> {
-    binding: Binding<'t>,
-    parent: Option<Rc<Entry<'t>>>,
-}
-
-/// The functions that are being expanded, so that none calls itself.
-struct Active<'t> {
-    def: &'t Def<&'t str, Source<'t>>,
-    parent: Option<Rc<Active<'t>>>,
-}
-
-/// What names mean at some place.
-#[derive(Clone, Default)]
-pub(super) struct Scope<'t> {
-    names: Option<Rc<Entry<'t>>>,
-    active: Option<Rc<Active<'t>>>,
-}
-
-impl<'t> Scope<'t> {
-    fn with(&self, binding: Binding<'t>) -> Scope<'t> {
-        let parent = self.names.clone();
-        Scope { names: Some(Rc::new(Entry { binding, parent })), active: self.active.clone() }
-    }
-
-    fn entries(&self) -> impl Iterator<Item = &Rc<Entry<'t>>> {
-        std::iter::successors(self.names.as_ref(), |entry| entry.parent.as_ref())
-    }
-
-    fn var(&self, name: &str) -> Option<usize> {
-        self.entries().find_map(|entry| match &entry.binding {
-            Binding::Var(known, slot) if *known == name => Some(*slot),
-            _ => None,
-        })
-    }
-
-    fn is_active(&self, def: &Def<&'t str, Source<'t>>) -> bool {
-        let all = std::iter::successors(self.active.as_ref(), |active| active.parent.as_ref());
-        all.into_iter().any(|active| std::ptr::eq(active.def, def))
-    }
-}
 
 /// Compiles one expression.
 pub(super) struct Compiler<'t> {
@@ -568,19 +520,27 @@ impl<'t> Compiler<'t> {
         scope: &Scope<'t>,
     ) -> Compiled {
         let mut term = self.compile(head, scope)?;
-        let mut run = Vec::new();
-        for (part, opt) in parts {
-            run.push(self.part(part, scope)?);
-            if let Opt::Optional = opt {
-                // As in jq, `?` is about everything before it.
-                term = self.path_of(term, std::mem::take(&mut run))?;
-                term = self.term(Kind::Try(Box::new(term), None), false)?;
-            }
+        // As in jq, `?` is about everything before it; earlier ones then change nothing.
+        let last = parts.iter().rposition(|(_, opt)| matches!(opt, Opt::Optional));
+        let (guarded, plain) = parts.split_at(last.map_or(0, |last| last + 1));
+        if !guarded.is_empty() {
+            let guarded = self.parts(guarded, scope)?;
+            term = self.path_of(term, guarded)?;
+            term = self.term(Kind::Try(Box::new(term), None), false)?;
         }
-        match run.is_empty() {
-            true => Ok(term),
-            false => self.path_of(term, run),
+        if plain.is_empty() {
+            return Ok(term);
         }
+        let plain = self.parts(plain, scope)?;
+        self.path_of(term, plain)
+    }
+
+    fn parts(
+        &mut self,
+        parts: &'t [(JaqPart<Source<'t>>, Opt)],
+        scope: &Scope<'t>,
+    ) -> Result<Vec<Part>, Fault> {
+        parts.iter().map(|(part, _)| self.part(part, scope)).collect()
     }
 
     pub fn part(&mut self, part: &'t JaqPart<Source<'t>>, scope: &Scope<'t>) -> Result<Part, Fault> {

@@ -105,7 +105,9 @@ impl<'b> Cx<'b> {
 
     /// Uses bytes for an object of this many members, keys excluded.
     pub fn alloc_members(&mut self, members: usize) -> Result<(), Fault> {
-        self.alloc(members.saturating_mul(64).saturating_add(40))
+        // The tree allocates whole nodes of eleven members.
+        let nodes = if members == 0 { 0 } else { 448 };
+        self.alloc(members.saturating_mul(64).saturating_add(40 + nodes))
     }
 
     /// Uses bytes and steps for a string of this length.

@@ -121,8 +121,7 @@ pub(super) fn type_fault(message: impl Into<String>) -> Fault {
 }
 
 /// Turns the byte offset of a fault into the character offset that users see.
-pub(super) fn finish(fault: Fault, text: &str) -> ExprError {
-    let mut error = *fault;
+pub(super) fn finish(mut error: ExprError, text: &str) -> ExprError {
     error.offset = error.offset.map(|at| characters(text, at));
     error
 }

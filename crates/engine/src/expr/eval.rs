@@ -9,10 +9,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::ast::{Bind, Fold, Kind, NOWHERE, Pattern, Term, TextPart};
+use super::ast::{Bind, Kind, NOWHERE, Pattern, Term};
+use super::bind::{destructure, foreach, reduce};
+use super::build::{object_each, object_one, text_each, text_one};
 use super::cx::{Cx, Flow, Next, Out};
-use super::error::{ExprCode, Fault, fault, type_fault};
-use super::natives::{self, Format};
+use super::error::{ExprCode, Fault, fault};
+use super::natives;
 use super::{ops, path};
 use crate::json::Json;
 
@@ -257,48 +259,6 @@ fn bind_one(bind: &Bind, cx: &mut Cx<'_>, input: &Json) -> Result<Json, Fault> {
     bind.body.one(cx, input)
 }
 
-/// Takes a value apart into variables; `then` runs once per combination of outputs of the keys.
-/// Its argument means nothing: the variables are in the slots.
-fn destructure(pattern: &Pattern, cx: &mut Cx<'_>, value: &Json, then: Out<'_>) -> Flow {
-    match pattern {
-        Pattern::Var(slot) => {
-            cx.slots[*slot] = value.clone();
-            then(cx, Json::Null)
-        }
-        Pattern::Array(patterns) => destructure_items(patterns, 0, cx, value, then),
-        Pattern::Object(members) => destructure_members(members, cx, value, then),
-    }
-}
-
-fn destructure_items(patterns: &[Pattern], index: i64, cx: &mut Cx<'_>, value: &Json, then: Out<'_>) -> Flow {
-    let Some((first, rest)) = patterns.split_first() else {
-        return then(cx, Json::Null);
-    };
-    cx.enter()?;
-    let item = path::index(cx, value, &Json::from(index))?;
-    let flow =
-        destructure(first, cx, &item, &mut |cx, _| destructure_items(rest, index + 1, cx, value, then));
-    cx.leave();
-    flow
-}
-
-fn destructure_members(members: &[(Term, Pattern)], cx: &mut Cx<'_>, value: &Json, then: Out<'_>) -> Flow {
-    let Some(((key, pattern), rest)) = members.split_first() else {
-        return then(cx, Json::Null);
-    };
-    cx.enter()?;
-    let flow = key.each(cx, value, &mut |cx, key| {
-        if !matches!(key, Json::Str(_)) {
-            let message = format!("cannot index {} with {}", value.type_name(), key.type_name());
-            return Err(type_fault(message));
-        }
-        let item = path::index(cx, value, &key)?;
-        destructure(pattern, cx, &item, &mut |cx, _| destructure_members(rest, cx, value, then))
-    });
-    cx.leave();
-    flow
-}
-
 /// Runs `body` so that a catchable fault of its own comes back as a value, while faults of the
 /// consumer pass: what happens behind `try` is not its business.
 fn guarded(body: &Term, cx: &mut Cx<'_>, input: &Json, out: Out<'_>) -> Result<Guarded, Fault> {
@@ -497,138 +457,6 @@ fn if_owned(
     match choose(branches, otherwise, cx, &input)? {
         Some(term) => term.one_owned(cx, input),
         None => Ok(input),
-    }
-}
-
-/// Folds with the last output of the update; none makes it null.
-fn reduce(fold: &Fold, cx: &mut Cx<'_>, input: &Json, init: Json) -> Result<Json, Fault> {
-    let mut state = init;
-    fold.source.each(cx, input, &mut |cx, value| {
-        destructure(&fold.pattern, cx, &value, &mut |cx, _| {
-            let before = std::mem::take(&mut state);
-            if fold.update.single {
-                state = fold.update.one_owned(cx, before)?;
-            } else {
-                fold.update.each(cx, &before, &mut |_, value| {
-                    state = value;
-                    Ok(Next::More)
-                })?;
-            }
-            Ok(Next::More)
-        })
-    })?;
-    Ok(state)
-}
-
-fn foreach(fold: &Fold, cx: &mut Cx<'_>, input: &Json, init: Json, out: Out<'_>) -> Flow {
-    let mut state = init;
-    fold.source.each(cx, input, &mut |cx, value| {
-        destructure(&fold.pattern, cx, &value, &mut |cx, _| {
-            let before = std::mem::take(&mut state);
-            fold.update.each(cx, &before, &mut |cx, value| {
-                state = value.clone();
-                match &fold.extract {
-                    Some(extract) => extract.each(cx, &value, out),
-                    None => out(cx, value),
-                }
-            })
-        })
-    })
-}
-
-/// Interpolation: as in jq, the last hole is the outer loop.
-fn text_each(format: Format, parts: &[TextPart], cx: &mut Cx<'_>, input: &Json, out: Out<'_>) -> Flow {
-    text_tail(format, parts, String::new(), cx, input, out)
-}
-
-/// Joins `parts` and `tail`, which stands behind them.
-fn text_tail(
-    format: Format,
-    parts: &[TextPart],
-    tail: String,
-    cx: &mut Cx<'_>,
-    input: &Json,
-    out: Out<'_>,
-) -> Flow {
-    match parts.split_last() {
-        None => {
-            let text = cx.new_string(tail)?;
-            out(cx, text)
-        }
-        Some((TextPart::Text(text), before)) => {
-            cx.alloc_string(text.len() + tail.len())?;
-            let tail = [text, tail.as_str()].concat();
-            text_tail(format, before, tail, cx, input, out)
-        }
-        Some((TextPart::Term(term), before)) => {
-            cx.enter()?;
-            let flow = term.each(cx, input, &mut |cx, value| {
-                let mut text = String::new();
-                format.write(cx, &value, &mut text)?;
-                cx.alloc_string(text.len() + tail.len())?;
-                text.push_str(&tail);
-                text_tail(format, before, text, cx, input, out)
-            });
-            cx.leave();
-            flow
-        }
-    }
-}
-
-fn text_one(format: Format, parts: &[TextPart], cx: &mut Cx<'_>, input: &Json) -> Result<Json, Fault> {
-    let mut text = String::new();
-    for part in parts {
-        match part {
-            TextPart::Text(part) => text.push_str(part),
-            TextPart::Term(term) => {
-                let value = term.one(cx, input)?;
-                format.write(cx, &value, &mut text)?;
-            }
-        }
-    }
-    cx.new_string(text)
-}
-
-fn object_one(members: &[(Term, Term)], cx: &mut Cx<'_>, input: &Json) -> Result<Json, Fault> {
-    let mut object = BTreeMap::new();
-    for (key, value) in members {
-        let key = object_key(key.one(cx, input)?)?;
-        let value = value.one(cx, input)?;
-        object.insert(key, value);
-    }
-    cx.new_object(object)
-}
-
-/// All combinations; as in jq, the first member is the outer loop.
-fn object_each(
-    members: &[(Term, Term)],
-    object: BTreeMap<Arc<str>, Json>,
-    cx: &mut Cx<'_>,
-    input: &Json,
-    out: Out<'_>,
-) -> Flow {
-    let Some(((key, value), rest)) = members.split_first() else {
-        let object = cx.new_object(object)?;
-        return out(cx, object);
-    };
-    cx.enter()?;
-    let flow = key.each(cx, input, &mut |cx, key| {
-        let key = object_key(key)?;
-        value.each(cx, input, &mut |cx, value| {
-            cx.alloc_members(object.len() + 1)?;
-            let mut object = object.clone();
-            object.insert(Arc::clone(&key), value);
-            object_each(rest, object, cx, input, out)
-        })
-    });
-    cx.leave();
-    flow
-}
-
-fn object_key(key: Json) -> Result<Arc<str>, Fault> {
-    match key {
-        Json::Str(key) => Ok(key),
-        other => Err(type_fault(format!("object keys are strings, not {}", other.type_name()))),
     }
 }
 

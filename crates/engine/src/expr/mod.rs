@@ -13,7 +13,9 @@
 
 mod analyse;
 mod ast;
+mod bind;
 mod budget;
+mod build;
 mod builtin;
 mod check;
 mod compile;
@@ -23,6 +25,7 @@ mod eval;
 mod natives;
 mod ops;
 mod path;
+mod scope;
 mod spans;
 #[cfg(test)]
 mod tests;
@@ -68,7 +71,7 @@ impl Expr {
     /// long ([`MAX_TEXT`]), with too many operators ([`MAX_OPERATORS`]) or terms ([`MAX_TERMS`]),
     /// or nested too deeply.
     pub fn parse(text: &str) -> Result<Expr, ExprError> {
-        let inner = parse(text).map_err(|fault| error::finish(fault, text))?;
+        let inner = parse(text).map_err(|fault| error::finish(*fault, text))?;
         Ok(Expr { inner: Arc::new(inner) })
     }
 
@@ -155,7 +158,7 @@ impl Expr {
         run: impl FnOnce(&mut Cx<'_>) -> Result<T, Fault>,
     ) -> Result<T, ExprError> {
         let mut cx = Cx::new(budget, self.inner.slots);
-        run(&mut cx).map_err(|fault| error::finish(fault, &self.inner.text))
+        run(&mut cx).map_err(|fault| error::finish(*fault, &self.inner.text))
     }
 }
 
@@ -185,7 +188,7 @@ fn parse(text: &str) -> Result<Inner, Fault> {
         )
     })?;
     let mut compiler = compile::Compiler::new(text);
-    let term = compiler.compile(&source, &compile::Scope::default())?;
+    let term = compiler.compile(&source, &scope::Scope::default())?;
     let slots = compiler.slots;
     let paths = analyse::Analysis::run(&term, slots);
     let paths = paths.into_iter().map(|(keys, at)| RootPath {

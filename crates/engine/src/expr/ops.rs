@@ -117,7 +117,7 @@ fn merge(cx: &mut Cx<'_>, mut a: Arc<Object>, b: &Arc<Object>) -> Result<Json, F
         cx.values(a.len() * 2)?;
         cx.alloc_members(a.len())?;
     }
-    cx.alloc_members(b.len())?;
+    cx.alloc(b.len().saturating_mul(96))?;
     Arc::make_mut(&mut a).extend(b.iter().map(|(k, v)| (Arc::clone(k), v.clone())));
     Ok(Json::Obj(a))
 }

@@ -20,12 +20,10 @@ pub(super) const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
 impl Serialize for Num {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if let Some(int) = self.as_i64() {
-            return serializer.serialize_i64(int);
-        }
-        match (self.as_digits(), self.as_f64()) {
-            (None, Some(float)) => serializer.serialize_f64(float),
-            _ => serde_json::value::RawValue::from_string(self.to_string())
+        match self.as_i64() {
+            Some(int) => serializer.serialize_i64(int),
+            // The canonical text: `serde_json` itself would print some floats with an exponent.
+            None => serde_json::value::RawValue::from_string(self.to_string())
                 .map_err(ser::Error::custom)?
                 .serialize(serializer),
         }

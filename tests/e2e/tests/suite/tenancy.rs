@@ -8,19 +8,19 @@ use postgres::error::DbError;
 use serde_json::json;
 use uuid::Uuid;
 
-/// Two projects with a member each: sessions of alice in `a` and of bob in `b`.
+/// Two projects with a member each: sessions of alice and of bob, each in their own.
 fn two_projects(db: &Database) -> (Session, Session) {
     let mut admin = db.admin();
     admin.exec(
         "DO $$ BEGIN CREATE ROLE alice LOGIN; CREATE ROLE bob LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
          SELECT meshhook.grant_api('alice'), meshhook.grant_api('bob');
-         SELECT meshhook.create_project('a', 'A'), meshhook.create_project('b', 'B');
-         SELECT meshhook.add_member('a', 'alice'), meshhook.add_member('b', 'bob')",
+         SELECT meshhook.create_project('alices', 'Alice'), meshhook.create_project('bobs', 'Bob');
+         SELECT meshhook.add_member('alices', 'alice'), meshhook.add_member('bobs', 'bob')",
     );
     let mut alice = db.cluster.connect("alice", &db.name);
-    alice.exec("SET meshhook.project = 'a'");
+    alice.exec("SET meshhook.project = 'alices'");
     let mut bob = db.cluster.connect("bob", &db.name);
-    bob.exec("SET meshhook.project = 'b'");
+    bob.exec("SET meshhook.project = 'bobs'");
     (alice, bob)
 }
 
@@ -78,10 +78,10 @@ fn two_projects_do_not_see_each_other() {
         };
         words(failed.as_db_error().expect("the server says so"), slug)
     };
-    assert_eq!(enter(&mut bob, "a"), enter(&mut bob, "z"));
+    assert_eq!(enter(&mut bob, "alices"), enter(&mut bob, "nobodys"));
 
     // Straight at the tables bob finds his own rows at most, and may write nowhere.
-    bob.exec("SET meshhook.project = 'b'");
+    bob.exec("SET meshhook.project = 'bobs'");
     let mut admin = db.admin();
     let tables = admin.rows(
         "SELECT format('%I.%I', nspname, relname), EXISTS (SELECT FROM pg_attribute \
@@ -90,7 +90,7 @@ fn two_projects_do_not_see_each_other() {
          WHERE nspname = 'meshhook' AND relkind IN ('r', 'p')",
         &[],
     );
-    let own: i32 = admin.value("SELECT project_id FROM meshhook.project WHERE slug = 'b'", &[]);
+    let own: i32 = admin.value("SELECT project_id FROM meshhook.project WHERE slug = 'bobs'", &[]);
     let mut hidden = 0;
     for row in tables {
         let (table, per_project): (String, bool) = (row.get(0), row.get(1));

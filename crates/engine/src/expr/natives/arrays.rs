@@ -15,7 +15,7 @@ pub(super) const TABLE: &[Native] = &[
     native("add", 0, |cx, v, _| add(cx, children("add", v)?)),
     native("all", 0, |cx, v, _| Ok(Json::Bool(test(cx, "all", v, false)?.is_none()))),
     native("any", 0, |cx, v, _| Ok(Json::Bool(test(cx, "any", v, true)?.is_some()))),
-    native("first", 0, |_, v, _| Ok(end(v, "first", <[Json]>::first)?)),
+    native("first", 0, |_, v, _| end(v, "first", <[Json]>::first)),
     native("flatten", 0, |cx, v, _| flatten(cx, v, f64::MAX)),
     native("flatten", 1, |cx, v, args| match args[0].as_f64() {
         Some(depth) if depth >= 0.0 => flatten(cx, v, depth),
@@ -25,7 +25,7 @@ pub(super) const TABLE: &[Native] = &[
     native("index", 1, |cx, v, args| Ok(edge(&indices(cx, v, &args[0])?, <[Json]>::first))),
     native("indices", 1, |cx, v, args| indices(cx, v, &args[0])),
     native("join", 1, |cx, v, args| join(cx, v, &args[0])),
-    native("last", 0, |_, v, _| Ok(end(v, "last", <[Json]>::last)?)),
+    native("last", 0, |_, v, _| end(v, "last", <[Json]>::last)),
     native("max", 0, |cx, v, _| extreme(cx, array("max", v)?, Ordering::Greater)),
     native("min", 0, |cx, v, _| extreme(cx, array("min", v)?, Ordering::Less)),
     native("reverse", 0, reverse),

@@ -169,7 +169,7 @@ fn weight(pattern: &str) -> u64 {
                 let extra = last.saturating_mul(times.max().unwrap_or(1).saturating_sub(1));
                 add_to(&mut groups, extra);
                 last = last.saturating_add(extra);
-                at = end;
+                at = end + 1;
             }
             b'\\' => {
                 at += 1;
