@@ -48,7 +48,7 @@ COMMENT ON FUNCTION meshhook.is_active() IS
 COMMENT ON FUNCTION meshhook.activate() IS
 'Makes a dormant copy the one that acts: its unfinished runs continue and their calls are made. Do this only if the original no longer acts. False if it is active already.';
 COMMENT ON FUNCTION meshhook.register_database() IS
-'Tells the launcher that this database has meshhook. The install script calls it.';
+'Tells the launcher that this database has meshhook. For the install script.';
 
 COMMENT ON FUNCTION meshhook.create_project(text, text) IS
 'Makes a project (tenant) and returns its uuid. slug has 1 to 63 lower-case letters, digits, "-" and "_" and is what SET meshhook.project takes. 23505 if it exists.';
@@ -64,7 +64,7 @@ COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval) IS
 COMMENT ON FUNCTION meshhook.receive_webhook(text, text, jsonb, text, bytea) IS
 'Takes a delivery in: verifies the signature over the raw body, starts one run per delivery in this transaction, records the delivery. headers is an object with lower-case names. Answer with the status, headers and body it returns, after the commit: 202 with run_id, 200 for a repeat with the first run_id, 400, 401, 404, 405, 413, 415, or 503 where no key file is set. Never raises for a sender''s fault.';
 
-COMMENT ON FUNCTION meshhook.uuid_floor(timestamptz) IS 'The smallest UUIDv7 of a time, in milliseconds: a bound for run ids.';
+COMMENT ON FUNCTION meshhook.uuid_floor(timestamptz) IS 'The smallest UUIDv7 of a time, in milliseconds: a bound of a leaf. For maintenance.';
 COMMENT ON FUNCTION meshhook.uuid_time(uuid) IS 'The time in a UUIDv7, in milliseconds: when a run was started.';
 COMMENT ON FUNCTION meshhook.add_leaf(uuid) IS 'Adds the next leaf of runs, events and snapshots. For maintenance.';
 COMMENT ON FUNCTION meshhook.last_leaf(regclass) IS 'The open-ended leaf of a partitioned table. For maintenance.';
@@ -102,6 +102,27 @@ BEGIN
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', routine.name);
         EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO meshhook_owner', routine.name);
+    END LOOP;
+END
+$$;
+
+-- Their plans are kept and may be made while the tables are empty: they must not read whole tables once
+-- those are full. Every hot statement is a look-up by key, so these settings only forbid the wrong plans.
+DO $$
+DECLARE
+    routine regprocedure;
+    setting text;
+BEGIN
+    FOR routine IN
+        SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
+            'cancel_run', 'claim_jobs', 'complete_jobs', 'fail_jobs', 'heartbeat_jobs', 'receive_webhook',
+            'release_jobs', 'start_run', 'tick'])
+    LOOP
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s SET plan_cache_mode = force_generic_plan', routine);
+        FOREACH setting IN ARRAY ARRAY['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin'] LOOP
+            EXECUTE pg_catalog.format('ALTER FUNCTION %s SET enable_%s = off', routine, setting);
+        END LOOP;
     END LOOP;
 END
 $$;

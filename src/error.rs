@@ -45,6 +45,13 @@ pub fn bad_parameter(message: impl Into<String>) -> Refusal {
     refuse(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
 }
 
+/// An argument that must not be null: 22004 if it is.
+pub fn required<T>(name: &str, value: Option<T>) -> T {
+    value.unwrap_or_else(|| {
+        refuse(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{name} must not be null")).raise()
+    })
+}
+
 /// A run that does not exist, or is another project's: P0002, and not a word more.
 pub fn unknown_run(run: pgrx::Uuid) -> Refusal {
     refuse(PgSqlErrorCode::ERRCODE_NO_DATA_FOUND, format!("run \"{run}\" does not exist"))

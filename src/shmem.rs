@@ -15,8 +15,7 @@ mod waiters;
 
 pub(crate) use commit::{hold_until_transaction_end, rescan_on_commit};
 pub use commit::{
-    note_deadline_on_commit, notify_run_on_commit, notify_waiters_on_commit, register_database_on_commit,
-    wake_on_commit,
+    note_deadline_on_commit, notify_run_on_commit, register_database_on_commit, wake_on_commit,
 };
 pub(crate) use slots::{
     Link, Slot, attach_launcher, attach_orchestrator, let_go, set_evicted, set_state, slots, take_on,
@@ -27,7 +26,7 @@ pub(crate) use waiters::{generation, wait_place};
 use pgrx::{pg_guard, pg_sys};
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32};
 
 /// Databases that can be served at once; far above any sane `max_worker_processes`.
 pub const DATABASES_MAX: usize = 256;
@@ -112,8 +111,6 @@ struct Database {
     /// When the orchestrator means to wake by itself; `i64::MAX` while it is awake, because a
     /// deadline that commits during a scan may have been missed by it.
     sleeping_until: AtomicI64,
-    turns: AtomicU64,
-    failures: AtomicU64,
 }
 
 /// A backend that waits for a run to end.
@@ -128,7 +125,6 @@ struct Waiter {
 #[repr(C)]
 struct Shared {
     launcher: AtomicU32,
-    launcher_pid: AtomicI32,
     /// Look at every database again: a database was created, or a request did not fit.
     rescan: AtomicBool,
     requests: [AtomicU32; REQUESTS_MAX],
@@ -271,20 +267,9 @@ pub fn state(oid: pg_sys::Oid) -> State {
     }
 }
 
-/// Process id of the launcher; None: not running.
-pub fn launcher_pid() -> Option<i32> {
-    shared().map(|shared| shared.launcher_pid.load(SeqCst)).filter(|pid| *pid != 0)
-}
-
 /// Process id of the orchestrator attached to a database.
 pub fn orchestrator_pid(oid: pg_sys::Oid) -> Option<i32> {
     find(oid.to_u32()).map(|database| database.pid.load(SeqCst)).filter(|pid| *pid != 0)
-}
-
-/// Turns committed and turns failed by the orchestrators of a database since the server started.
-pub fn turn_counts(oid: pg_sys::Oid) -> (u64, u64) {
-    find(oid.to_u32())
-        .map_or((0, 0), |database| (database.turns.load(Relaxed), database.failures.load(Relaxed)))
 }
 
 /// Asks for this database at once, also when `stop_workers()` had been called.

@@ -31,11 +31,12 @@ pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, Caught> {
             pg_sys::ReleaseCurrentSubTransaction();
             Ok(value)
         }))
-        .catch_others(|cause| Err((caught(&cause), cause)))
+        .catch_others(|cause| Err(Box::new((caught(&cause), cause))))
         .execute();
         let result = match result {
             Ok(value) => Ok(value),
-            Err((caught, cause)) => {
+            Err(failure) => {
+                let (caught, cause) = *failure;
                 pg_sys::MemoryContextSwitchTo(context);
                 pg_sys::RollbackAndReleaseCurrentSubTransaction();
                 if is_interrupt(caught.sqlstate) {

@@ -47,15 +47,19 @@ mod tests {
 
     #[pg_test]
     fn reading_takes_no_transaction_id() {
-        spi::read("SELECT count(*) FROM meshhook.run WHERE project_id = $1", &[arg(0)], |row| row.must::<i64>(1));
-        let id = spi::read_one("SELECT pg_current_xact_id_if_assigned()::text", &[], |row| row.get::<String>(1));
+        spi::read("SELECT count(*) FROM meshhook.run WHERE project_id = $1", &[arg(0)], |row| {
+            row.must::<i64>(1)
+        });
+        let id =
+            spi::read_one("SELECT pg_current_xact_id_if_assigned()::text", &[], |row| row.get::<String>(1));
         assert_eq!(id, Some(None));
     }
 
     #[pg_test]
     fn documents_pass_through_unchanged() {
         let text = r#"{"b": 1.10, "aa": [null, "ä", 123456789012345678901234567890]}"#;
-        let passed = spi::read_one("SELECT $1::jsonb", &[arg(RawJsonb::of_text(text))], |row| row.raw_jsonb(1));
+        let passed =
+            spi::read_one("SELECT $1::jsonb", &[arg(RawJsonb::of_text(text))], |row| row.raw_jsonb(1));
         assert_eq!(passed.flatten().unwrap().text(), text);
     }
 

@@ -15,7 +15,8 @@ BEGIN
         SELECT r.status, r.output INTO status, output FROM meshhook.runs r
         WHERE r.run_id OPERATOR(pg_catalog.=) run;
         IF NOT FOUND THEN
-            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found';
+            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
+                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
         END IF;
         EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
         left_ms := pg_catalog.ceil(EXTRACT(epoch FROM

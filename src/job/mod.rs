@@ -90,6 +90,10 @@ fn claim_jobs(
              SELECT c.project_id || '/' || c.run_id || '/' || c.node, c.token, c.run_id, c.node, c.attempt, c.kind,
                     coalesce(e.input, 'null'), c.run_id || '/' || c.node, c.lease_expires_at
              FROM claimed c
+             JOIN LATERAL (
+                 -- A job given back while its run ended is nobody's any more; its lease runs out.
+                 SELECT FROM meshhook.run
+                 WHERE project_id = c.project_id AND run_id = c.run_id AND finished_at IS NULL OFFSET 0) open_run ON true
              CROSS JOIN LATERAL (
                  SELECT data -> 'input' AS input FROM meshhook.run_event
                  WHERE project_id = c.project_id AND run_id = c.run_id AND position = c.input_position OFFSET 0) e",
@@ -219,7 +223,8 @@ fn report(
                  INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
                  SELECT project_id, run_id, $7,
                         jsonb_build_object('node', node, 'attempt', attempt, $8, coalesce(($6::jsonb[])[place + 1], 'null')),
-                        jsonb_build_object('executor', executor, 'claimed_at', claimed_at)
+                        jsonb_build_object('executor', executor, 'claimed_at',
+                            to_char(claimed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'))
                  FROM gone ORDER BY place)
              SELECT place FROM gone",
             &args,

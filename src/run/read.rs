@@ -160,6 +160,9 @@ fn verify_run(
 /// What is derived from the log (row, jobs, timers) against the replayed state.
 fn compare_projections(row: &RunRow, state: &RunState) -> Vec<Difference> {
     let number = |n: u64| Json::from(n.cast_signed());
+    // What an executor still holds of a run that ended is on its way out: its report, or the lease's end,
+    // takes it.
+    let open_jobs = if state.status.is_terminal() { ready_jobs(row) } else { found_jobs(row) };
     let expected = Json::object([
         (
             "run",
@@ -176,7 +179,7 @@ fn compare_projections(row: &RunRow, state: &RunState) -> Vec<Difference> {
             "run",
             Json::object([("position", number(row.position)), ("status", Json::from(row.status.as_str()))]),
         ),
-        ("jobs", found_jobs(row)),
+        ("jobs", open_jobs),
         ("timers", found_timers(row)),
     ]);
     let difference = first_difference(&expected, &found);
@@ -198,13 +201,25 @@ fn expected_timers(state: &RunState) -> Json {
 
 /// A job on its way into the log is neither missing nor superfluous: its report lies in the inbox.
 fn found_jobs(row: &RunRow) -> Json {
-    let jobs = spi::read(
+    jobs(
+        row,
         "SELECT node, attempt FROM meshhook.job WHERE project_id = $1 AND run_id = $2
          UNION SELECT data ->> 'node', (data -> 'attempt')::integer FROM meshhook.inbox
                WHERE project_id = $1 AND run_id = $2 AND kind IN ('job.completed', 'job.failed')",
-        &[arg(row.key.project), arg(row.key.run)],
-        |row| (row.must::<String>(1), Json::from(i64::from(row.must::<i32>(2)))),
-    );
+    )
+}
+
+fn ready_jobs(row: &RunRow) -> Json {
+    jobs(
+        row,
+        "SELECT node, attempt FROM meshhook.job WHERE project_id = $1 AND run_id = $2 AND executor IS NULL",
+    )
+}
+
+fn jobs(row: &RunRow, sql: &'static str) -> Json {
+    let jobs = spi::read(sql, &[arg(row.key.project), arg(row.key.run)], |row| {
+        (row.must::<String>(1), Json::from(i64::from(row.must::<i32>(2))))
+    });
     Json::object(jobs.iter().map(|(node, attempt)| (node.as_str(), attempt.clone())).collect::<Vec<_>>())
 }
 

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 
-use crate::error::{bad_parameter, refuse};
+use crate::error::{bad_parameter, refuse, required};
 use crate::owner::{Role, as_owner};
 use crate::project::{self, Project};
 use crate::random;
@@ -126,8 +126,8 @@ fn warn_if_unserved() {
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn start_run(
-    workflow: &str,
-    input: default!(RawJsonb, "'{}'"),
+    workflow: Option<&str>,
+    input: default!(Option<RawJsonb>, "'{}'"),
     idempotency_key: default!(Option<&str>, "NULL"),
     version: default!(Option<i32>, "NULL"),
 ) -> pgrx::Uuid {
@@ -136,6 +136,7 @@ fn start_run(
     {
         bad_parameter(format!("an idempotency key has 1 to {MAX_KEY_BYTES} bytes")).raise();
     }
+    let (workflow, input) = (required("workflow", workflow), required("input", input));
     check_size("input", input);
     as_owner(|caller| {
         let project = project::current(caller);

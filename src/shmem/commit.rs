@@ -78,15 +78,6 @@ pub fn notify_run_on_commit(run: &[u8; 16]) {
     }
 }
 
-/// At commit, wakes every backend that waits for a run, of any database.
-pub fn notify_waiters_on_commit() {
-    if mark() {
-        for word in &PENDING.buckets {
-            word.store(u64::MAX, Relaxed);
-        }
-    }
-}
-
 /// Whether this transaction registers its database when it commits.
 pub(super) fn registers() -> bool {
     PENDING.register.load(Relaxed)

@@ -29,8 +29,6 @@ pub(crate) struct Slot {
 pub(crate) fn attach_launcher() {
     if let Some(shared) = shared() {
         shared.launcher.store(my_process(), SeqCst);
-        // SAFETY: a plain global of this process.
-        shared.launcher_pid.store(unsafe { pg_sys::MyProcPid }, SeqCst);
         // SAFETY: registration of a callback that lives as long as the library.
         unsafe { pg_sys::before_shmem_exit(Some(on_launcher_exit), pg_sys::Datum::from(0)) }
     }
@@ -40,7 +38,6 @@ pub(crate) fn attach_launcher() {
 unsafe extern "C-unwind" fn on_launcher_exit(_code: i32, _arg: pg_sys::Datum) {
     if let Some(shared) = shared() {
         let _ = shared.launcher.compare_exchange(my_process(), 0, SeqCst, SeqCst);
-        shared.launcher_pid.store(0, SeqCst);
     }
 }
 
@@ -84,8 +81,6 @@ pub(crate) fn take_on(oid: u32) -> Option<usize> {
     database.stopped.store(false, SeqCst);
     database.evicted.store(false, SeqCst);
     database.sleeping_until.store(i64::MAX, SeqCst);
-    database.turns.store(0, SeqCst);
-    database.failures.store(0, SeqCst);
     database.oid.store(oid, SeqCst);
     Some(index)
 }
@@ -185,11 +180,5 @@ impl Link {
     /// Publishes what the orchestrator does.
     pub fn set_state(&self, state: State) {
         self.0.state.store(state as u32, SeqCst);
-    }
-
-    /// Counts a turn.
-    pub fn count_turn(&self, failed: bool) {
-        let counter = if failed { &self.0.failures } else { &self.0.turns };
-        counter.fetch_add(1, Relaxed);
     }
 }

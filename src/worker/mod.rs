@@ -62,6 +62,13 @@ pub(crate) fn settle() {
         (c"extra_float_digits", c"1"),
         // A turn is many small statements; compiling them costs more than running them.
         (c"jit", c"off"),
+        // Its plans are kept, and made while the tables may be empty; they must not read whole tables
+        // once those are full. The same settings stand on the API functions (sql/finalize.sql).
+        (c"plan_cache_mode", c"force_generic_plan"),
+        (c"enable_seqscan", c"off"),
+        (c"enable_bitmapscan", c"off"),
+        (c"enable_hashjoin", c"off"),
+        (c"enable_mergejoin", c"off"),
     ] {
         ffi::override_setting(name, value);
     }

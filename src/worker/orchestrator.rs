@@ -7,6 +7,7 @@
 use super::probe::{self, Probe};
 use super::transaction::{self, Failure};
 use super::{backoff, ffi};
+use crate::operations;
 use crate::run::turn::{TurnReport, Turns};
 use crate::shmem::{self, State};
 use pgrx::pg_sys::panic::ErrorReport;
@@ -26,6 +27,10 @@ const UNPRELOADED_POLL: Duration = Duration::from_millis(200);
 const BUSY_POLL: Duration = Duration::from_secs(1);
 /// How long an unpreloaded worker waits for the extension it was started for.
 const INSTALL_LIMIT: Duration = Duration::from_secs(10);
+/// How often maintenance is looked at.
+const MAINTENANCE_PERIOD: Duration = Duration::from_secs(600);
+/// Most steps of maintenance in a row.
+const MAINTENANCE_STEPS: usize = 8;
 const FAILURE_INITIAL: Duration = Duration::from_millis(100);
 const FAILURE_CAP: Duration = Duration::from_secs(30);
 
@@ -57,6 +62,7 @@ struct Orchestrator {
     last_failure: Option<String>,
     /// Cycles in a row that found something due and could not take it (another session has it).
     fruitless: u32,
+    maintained: Option<Instant>,
 }
 
 /// Entry point of the background worker; the argument is the database's object id.
@@ -87,6 +93,7 @@ pub extern "C-unwind" fn meshhook_orchestrator_main(argument: pg_sys::Datum) {
         failures: 0,
         last_failure: None,
         fruitless: 0,
+        maintained: None,
     }
     .serve();
 }
@@ -140,8 +147,9 @@ impl Orchestrator {
                 Ok(Turn::NotReady(probe)) => return self.not_ready(probe),
                 Ok(Turn::Taken { report, next_due }) => {
                     self.set_state(State::Serving);
-                    self.succeeded(report.runs);
+                    self.succeeded();
                     if !report.more {
+                        self.maintain();
                         return self.after_drain(report.runs, next_due);
                     }
                 }
@@ -181,6 +189,32 @@ impl Orchestrator {
         })
     }
 
+    /// Maintenance, now and then, when there is nothing else to do: each step in a transaction of its own.
+    fn maintain(&mut self) {
+        if self.maintained.is_some_and(|last| last.elapsed() < MAINTENANCE_PERIOD) {
+            return;
+        }
+        self.maintained = Some(Instant::now());
+        for _ in 0..MAINTENANCE_STEPS {
+            let step = transaction::run(c"meshhook: maintenance", TURN_LIMIT, || match probe::probe() {
+                Probe::Ready { owner, .. } => {
+                    transaction::act_as(owner);
+                    operations::step().is_empty()
+                }
+                _ => true,
+            });
+            match step {
+                Ok(false) => {}
+                Ok(true) => return,
+                Err(failure) => {
+                    let message = format!("meshhook maintenance put off: {}", failure.message);
+                    ErrorReport::new(failure.code, message, function_name!()).report(PgLogLevel::WARNING);
+                    return;
+                }
+            }
+        }
+    }
+
     fn not_ready(&mut self, probe: Probe) -> Next {
         let sleep = match probe {
             // Unpreloaded, `start_workers()` may run in the transaction that installs the
@@ -206,13 +240,8 @@ impl Orchestrator {
         self.extension == pg_sys::InvalidOid && self.started.elapsed() < INSTALL_LIMIT
     }
 
-    fn succeeded(&mut self, runs: usize) {
+    fn succeeded(&mut self) {
         self.turns.committed();
-        if let Some(link) = &self.link
-            && runs > 0
-        {
-            link.count_turn(false);
-        }
         if self.failures > 0 {
             self.failures = 0;
             self.last_failure = None;
@@ -222,9 +251,6 @@ impl Orchestrator {
     /// Tells the turns what happened, and the log: once per message, then ever more rarely.
     fn failed(&mut self, failure: &Failure) {
         self.failures = self.failures.saturating_add(1);
-        if let Some(link) = &self.link {
-            link.count_turn(true);
-        }
         let text = failure.to_string();
         let turns = &mut self.turns;
         // Not in a transaction: a panic here must not leave the worker half-way.

@@ -5,6 +5,7 @@
 //! own wrapper commits when the closure returns `Err` and leaves the transaction open on ERROR.
 
 use super::ffi;
+use crate::error::may_be_a_runs_fault;
 use pgrx::PgTryBuilder;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, pg_sys};
@@ -38,25 +39,10 @@ impl Failure {
         }
     }
 
-    /// Whether the failure says nothing about the work itself, so that doing the same again later
-    /// is right: deadlocks, locks, a full disk, I/O, shutdown, a standby. A statement timeout or
-    /// exhausted memory is *not* transient: the work may be the cause.
+    /// Whether the failure says nothing about the work itself, so that doing the same again later is
+    /// right: locks, a full disk, I/O, a missing right, shutdown, a standby.
     pub fn is_transient(&self) -> bool {
-        use PgSqlErrorCode::*;
-        matches!(
-            self.code,
-            ERRCODE_T_R_SERIALIZATION_FAILURE
-                | ERRCODE_T_R_DEADLOCK_DETECTED
-                | ERRCODE_LOCK_NOT_AVAILABLE
-                | ERRCODE_DISK_FULL
-                | ERRCODE_TOO_MANY_CONNECTIONS
-                | ERRCODE_ADMIN_SHUTDOWN
-                | ERRCODE_CRASH_SHUTDOWN
-                | ERRCODE_CANNOT_CONNECT_NOW
-                | ERRCODE_DATABASE_DROPPED
-                | ERRCODE_IO_ERROR
-                | ERRCODE_READ_ONLY_SQL_TRANSACTION
-        )
+        !may_be_a_runs_fault(self.code)
     }
 }
 

@@ -9,7 +9,7 @@ use meshhook_engine::json::Json;
 use pgrx::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::error::{bad_parameter, bug, refuse};
+use crate::error::{bad_parameter, bug, refuse, required};
 use crate::owner::as_owner;
 use crate::project::{self, Project};
 use crate::spi::{self, RawJsonb, arg};
@@ -115,16 +115,17 @@ pub fn find(project: Project, workflow: &str, version: Option<i32>) -> Version {
 #[pg_extern(immutable)]
 #[search_path(pg_catalog, pg_temp)]
 fn validate_workflow(
-    definition: RawJsonb,
+    definition: Option<RawJsonb>,
 ) -> TableIterator<'static, (name!(pointer, String), name!(code, String), name!(message, String))> {
-    let problems = compile(&definition.text()).err().unwrap_or_default();
+    let problems = compile(&required("definition", definition).text()).err().unwrap_or_default();
     TableIterator::new(problems.into_iter().map(|p| (p.pointer, p.code.to_owned(), p.message)))
 }
 
 /// Publishes a definition as the next version; see the COMMENT.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn publish_workflow(definition: RawJsonb) -> i32 {
+fn publish_workflow(definition: Option<RawJsonb>) -> i32 {
+    let definition = required("definition", definition);
     let text = definition.text();
     let workflow = compile(&text).unwrap_or_else(|problems| {
         let count = problems.len();

@@ -79,8 +79,10 @@ pub struct Config {
     #[arg(long, env = "MESHHOOK_DRAIN", default_value = "20s", value_parser = parse_duration, value_name = "DURATION")]
     pub drain: Duration,
 
-    /// Largest response body taken, in bytes (ceiling 16 MiB); a larger one fails the attempt
-    #[arg(long, env = "MESHHOOK_MAX_RESPONSE_BYTES", default_value_t = 1 << 20, value_parser = parse_response_cap, value_name = "BYTES")]
+    /// Largest response body taken, in bytes (ceiling 16 MiB); a larger one fails the attempt.
+    ///
+    /// A job's output is at most 1 MiB of JSON in the database, and bytes grow by a third when written as base64.
+    #[arg(long, env = "MESHHOOK_MAX_RESPONSE_BYTES", default_value_t = 512 << 10, value_parser = parse_response_cap, value_name = "BYTES")]
     pub max_response_bytes: usize,
 
     /// Limit for name lookup, TCP connect and TLS handshake together
@@ -291,7 +293,7 @@ mod tests {
         assert_eq!(config.queue, "http");
         assert_eq!((config.concurrency, config.per_host, config.batch), (256, 16, 50));
         assert_eq!((config.lease, config.drain), (Duration::from_secs(30), Duration::from_secs(20)));
-        assert_eq!(config.max_response_bytes, 1_048_576);
+        assert_eq!(config.max_response_bytes, 524_288);
         assert!(config.executor_name().ends_with(&format!("-{}", std::process::id())));
     }
 

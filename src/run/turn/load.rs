@@ -67,7 +67,8 @@ pub(super) fn fire_due(scope: Option<i32>, now: i64) -> bool {
                                   format('the attempt took longer than %s ms', timeout_ms))
                          ELSE jsonb_build_object('class', 'lease_expired', 'message',
                                   'the executor neither reported nor renewed its lease in time') END),
-                jsonb_build_object('executor', executor, 'claimed_at', claimed_at)
+                jsonb_build_object('executor', executor, 'claimed_at',
+                    to_char(claimed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'))
          FROM gone",
         &[arg(timestamptz(now)), arg(scope), arg(MAX_DUE)],
     );

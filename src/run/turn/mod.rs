@@ -32,7 +32,7 @@ use batch::Batch;
 /// Most bytes of run states kept between turns.
 const CACHE_BYTES: usize = 64 << 20;
 /// How often due timers and leases are looked for while there is work, in microseconds.
-const DUE_CHECK_MICROS: i64 = 20_000;
+const DUE_CHECK_MICROS: i64 = 100_000;
 
 /// A run's place in the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

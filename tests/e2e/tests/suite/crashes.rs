@@ -4,6 +4,7 @@ use meshhook_e2e::{
     Database, SOON, Stop, all_succeeded, caller, chain, ended, own_cluster, prepare, publish, start,
     timeline, work_off,
 };
+use meshhook_testkit::sign;
 use meshhook_testkit::{Cluster, Gate, Reply, Session, Stub, history, wait_for};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -112,7 +113,8 @@ fn finish_despite(db: &Database, count: i64, fault: impl Fn(usize)) {
         for round in 0..3 {
             let goal = count * (round + 1) / 5;
             let enough = |session: &mut Session| {
-                let sql = "SELECT count(*) FROM meshhook.runs WHERE workflow = 'chain' AND status = 'succeeded'";
+                let sql =
+                    "SELECT count(*) FROM meshhook.runs WHERE workflow = 'chain' AND status = 'succeeded'";
                 session.query_one(sql, &[]).map_or(-1, |row| row.get::<_, i64>(0))
             };
             let mut admin = db.admin();
@@ -211,4 +213,52 @@ fn an_executor_that_comes_back_too_late_changes_nothing() {
     assert_eq!(meshhook_e2e::complete(&mut executor, &second, &json!("twice")), "stale");
     assert_eq!(ended(&mut db.admin(), id).output, Some(json!("in time")));
     assert_eq!(work_off(&mut executor, "default"), 0);
+}
+
+#[test]
+fn a_sidecar_outlives_its_server_and_promises_nothing_meanwhile() {
+    let cluster = own_cluster(true);
+    let db = Database::create(&cluster, "server_away");
+    publish(&mut db.app(), &chain("chain", &["one"]));
+    let (path, secret) = db.endpoint("chain", "standard");
+    let sidecar = db.sidecar().start();
+    let body = b"{}";
+    let post =
+        |id: &str| sidecar.post(&path, &sign::standard(&secret, id, sign::unix_now(), body), body).status;
+    let ready = || sidecar.get("/readyz").map(|answer| answer.status);
+    assert_eq!(post("before"), 202);
+    cluster.stop(meshhook_testkit::StopMode::Fast);
+    wait_for("the sidecar to notice", SOON, || ready() == Some(503));
+    assert_eq!(post("during"), 503);
+    assert_eq!(sidecar.get("/healthz").map(|answer| answer.status), Some(200), "it is alive all the same");
+    cluster.start();
+    wait_for("the sidecar to be ready again", SOON, || ready() == Some(200));
+    assert_eq!(post("during"), 202, "the sender tries again and is taken at his word");
+    assert_eq!(post("before"), 200);
+    assert_eq!(meshhook_e2e::counted(&mut db.admin(), "SELECT count(*) FROM meshhook.runs"), 2);
+    let metrics = sidecar.get("/metrics").expect("an answer").text();
+    assert!(metrics.contains("meshhook_sidecar_"), "{metrics}");
+}
+
+#[test]
+fn a_sidecar_that_does_not_fit_says_so_and_waits() {
+    let db = Database::preloaded("sidecar_misfit");
+    let mut admin = db.admin();
+    let answer = |admin: &mut Session, version: &str| {
+        admin.exec(&format!(
+            "CREATE OR REPLACE FUNCTION meshhook.version() RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE \
+             AS $$ SELECT '{version}'::text $$"
+        ));
+    };
+    answer(&mut admin, "9.9.0");
+    let sidecar = db.sidecar().spawn();
+    wait_for("the sidecar to say what is wrong", SOON, || {
+        sidecar
+            .get("/readyz")
+            .is_some_and(|answer| answer.status == 503 && answer.text().contains("upgrade the sidecar"))
+    });
+    answer(&mut admin, env!("CARGO_PKG_VERSION"));
+    wait_for("the sidecar to be ready", SOON, || {
+        sidecar.get("/readyz").is_some_and(|answer| answer.status == 200)
+    });
 }

@@ -163,6 +163,12 @@ fn a_dump_of_a_restored_copy_is_the_same_again() {
     start(&mut app, "chain", &json!({}));
     let mut executor = source.executor();
     executor.value::<i32>("SELECT meshhook.tick()", &[]);
+    // With a second leaf, as after a week; it takes maintenance three steps to make one.
+    let mut admin = source.admin();
+    admin.exec("UPDATE meshhook.run SET created_at = created_at - interval '30 days'");
+    let steps: Vec<String> =
+        (0..4).flat_map(|_| admin.values("SELECT action FROM meshhook.maintain()", &[])).collect();
+    assert_eq!(steps, ["bound", "prove", "open"]);
     let target = own_cluster(false);
     let (first, second) = (target.dir().join("first"), target.dir().join("second"));
     dump(source.cluster, &source.name, &first);
@@ -180,4 +186,12 @@ fn a_dump_of_a_restored_copy_is_the_same_again() {
         lines
     };
     assert_eq!(text(&first), text(&second));
+    let mut restored = target.superuser("restored");
+    let leaves = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'meshhook.run_event'::regclass";
+    assert_eq!(counted(&mut restored, leaves), 2);
+    assert!(restored.value::<bool>("SELECT meshhook.activate()", &[]));
+    assert_eq!(history::check_all(&mut restored), 1);
+    restored.exec("DROP EXTENSION meshhook");
+    let left = "SELECT count(*) FROM pg_class WHERE relnamespace = 'meshhook'::regnamespace";
+    assert_eq!(counted(&mut restored, left), 0, "leaves go with the extension");
 }

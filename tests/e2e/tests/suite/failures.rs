@@ -194,8 +194,10 @@ fn a_lease_lives_as_long_as_it_is_renewed_and_a_released_job_costs_no_attempt() 
     let id = start(&mut db.app(), "chain", &json!({}));
     let mut executor = db.executor();
     let job = claim_one(&mut executor, "default");
-    let released: String = executor
-        .value("SELECT outcome FROM meshhook.release_jobs(ARRAY[$1], ARRAY[$2::bigint])", &[&job.id, &job.token]);
+    let released: String = executor.value(
+        "SELECT outcome FROM meshhook.release_jobs(ARRAY[$1], ARRAY[$2::bigint])",
+        &[&job.id, &job.token],
+    );
     assert_eq!(released, "accepted");
     assert_eq!(complete(&mut executor, &job, &Value::Null), "stale");
     let again = meshhook_testkit::wait::wait_some("the job", SOON, || {

@@ -11,3 +11,4 @@ mod tenancy;
 mod transactions;
 mod waiting;
 mod webhooks;
+mod workers;

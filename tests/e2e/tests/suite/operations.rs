@@ -49,7 +49,10 @@ fn workers_are_started_and_stopped_by_hand_where_nothing_is_preloaded() {
     publish(&mut db.app(), &echo());
     assert!(admin.value::<bool>("SELECT meshhook.start_workers()", &[]));
     wait_for("an orchestrator", SOON, || db.cluster.orchestrator(&db.name).is_some());
-    assert!(admin.value::<bool>("SELECT meshhook.start_workers()", &[]), "one is there already, and that is well");
+    assert!(
+        admin.value::<bool>("SELECT meshhook.start_workers()", &[]),
+        "one is there already, and that is well"
+    );
     let mut app = db.app();
     app.take_notices();
     let id = start(&mut app, "echo", &json!("x"));

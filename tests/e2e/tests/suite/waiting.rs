@@ -126,3 +126,35 @@ fn an_idle_orchestrator_wakes_within_milliseconds() {
     assert!(latencies[10] < 0.1, "median {} s", latencies[10]);
     assert_eq!(history::check_all(&mut admin), 20);
 }
+
+#[test]
+fn many_may_wait_at_once_and_be_called_away() {
+    const WAITERS: usize = 40;
+    let db = Database::preloaded("many_wait");
+    publish(&mut db.app(), &chain("chain", &["one"]));
+    let id = start(&mut db.app(), "chain", &json!({}));
+    let mut executor = db.executor();
+    let job = claim_one(&mut executor, "default");
+    let mut admin = db.admin();
+    std::thread::scope(|scope| {
+        let waiters: Vec<_> = (0..WAITERS)
+            .map(|_| {
+                let db = &db;
+                let call = format!("CALL meshhook.await_run('{id}', '60 s')");
+                scope.spawn(move || db.app().rows(&call, &[])[0].get::<_, String>(0))
+            })
+            .collect();
+        let mut impatient = db.app();
+        impatient.exec("SET statement_timeout = '200ms'");
+        let given_up = impatient.error(&format!("CALL meshhook.await_run('{id}', '60 s')"), &[]);
+        assert_eq!(given_up.code().code(), "57014", "a timeout gets through");
+        wait_for("all to wait", SOON, || {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'many_wait' AND query ~ '^CALL' AND state = 'active'";
+            meshhook_e2e::counted(&mut admin, sql) == i64::try_from(WAITERS).unwrap_or(0)
+        });
+        assert_eq!(complete(&mut executor, &job, &json!("all of you")), "accepted");
+        for waiter in waiters {
+            assert_eq!(waiter.join().expect("it does not fail"), "succeeded");
+        }
+    });
+}
