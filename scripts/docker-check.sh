@@ -9,10 +9,11 @@ set -euo pipefail
 
 [ "$(id -u)" = 0 ] || die "this needs root: buildah works in a chroot"
 [ "$PG_MAJOR" = 15 ] || die "Debian 12 has PostgreSQL 15 only"
+missing=()
 for package in buildah debootstrap; do
     command -v "$package" >/dev/null || missing+=("$package")
 done
-[ ${#missing[@]} = 0 ] 2>/dev/null || step "apt-get install ${missing[*]}" \
+[ ${#missing[@]} = 0 ] || step "apt-get install ${missing[*]}" \
     env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "${missing[@]}"
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/meshhook-image-XXXXXX")

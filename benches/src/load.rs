@@ -108,8 +108,14 @@ pub async fn measure(
     }
     let checkpoints = if after.checkpoint == before.checkpoint { "none" } else { "at least one" };
     report.text(name("checkpoints"), checkpoints);
-    for (who, spent) in after.cpu_since(&before) {
+    let cpu = after.cpu_since(&before);
+    for (who, spent) in &cpu {
         report.number(name(&format!("cpu_{who}")), spent / seconds, "cores");
+    }
+    // Least sensitive to what else the machine does; absent when the server is elsewhere.
+    if !cpu.is_empty() {
+        let server: f64 = cpu.iter().filter(|(who, _)| *who != "driver").map(|(_, spent)| spent).sum();
+        report.number(name("server_cpu_per_run"), 1e3 * server / finished, "ms");
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ mod handle;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::prelude::*;
 
-use crate::error::{bad_parameter, refuse};
+use crate::error::{bad_parameter, refuse, required};
 use crate::guc::MAX_PAYLOAD_BYTES;
 use crate::owner::as_owner;
 use crate::random::{PG_EPOCH_MICROS, now_micros, timestamptz, unix_micros};
@@ -36,7 +36,7 @@ fn lease_micros(lease: &Interval) -> i64 {
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::type_complexity, reason = "the columns are the SQL contract")]
 fn claim_jobs(
-    queue: default!(&str, "'default'"),
+    queue: default!(Option<&str>, "'default'"),
     executor: default!(Option<&str>, "NULL"),
     batch_size: default!(i32, 1),
     lease: default!(Interval, "'30 seconds'"),
@@ -57,7 +57,7 @@ fn claim_jobs(
     if !(1..=MAX_BATCH).contains(&batch_size) {
         bad_parameter(format!("batch_size must be from 1 to {MAX_BATCH}")).raise();
     }
-    let lease = lease_micros(&lease);
+    let (queue, lease) = (required("queue", queue), lease_micros(&lease));
     let rows = as_owner(|caller| {
         let scope = project::served(caller);
         if !installation::active() {

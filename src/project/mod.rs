@@ -2,7 +2,7 @@
 
 use pgrx::prelude::*;
 
-use crate::error::{bad_parameter, refuse};
+use crate::error::{bad_parameter, refuse, required};
 use crate::guc;
 use crate::owner::{Role, as_owner};
 use crate::spi::{self, arg};
@@ -76,7 +76,8 @@ fn current_project_id() -> Option<i32> {
 /// Makes a project; see the COMMENT below.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn create_project(slug: &str, name: default!(Option<&str>, "NULL")) -> pgrx::Uuid {
+fn create_project(slug: Option<&str>, name: default!(Option<&str>, "NULL")) -> pgrx::Uuid {
+    let slug = required("slug", slug);
     let well_formed = !slug.is_empty()
         && slug.len() <= 63
         && slug.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))

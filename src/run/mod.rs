@@ -23,7 +23,8 @@ pub fn post(project: Project, run: pgrx::Uuid, kind: &'static str, data: RawJson
 /// Asks for the end of a run; see the COMMENT.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn cancel_run(run: pgrx::Uuid, reason: default!(Option<&str>, "NULL")) -> bool {
+fn cancel_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -> bool {
+    let run = crate::error::required("run", run);
     as_owner(|caller| {
         let project = project::current(caller);
         let finished = spi::run_one(

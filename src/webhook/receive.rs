@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{Endpoint, seal_place};
+use crate::error::required;
 use crate::guc::MAX_PAYLOAD_BYTES;
 use crate::owner::{Role, as_owner};
 use crate::project::Project;
@@ -45,13 +46,15 @@ impl Answer {
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::type_complexity, reason = "the columns are the SQL contract")]
 fn receive_webhook(
-    endpoint: &str,
-    method: &str,
-    headers: RawJsonb,
+    endpoint: Option<&str>,
+    method: Option<&str>,
+    headers: Option<RawJsonb>,
     query: Option<&str>,
-    body: &[u8],
+    body: Option<&[u8]>,
 ) -> TableIterator<'static, (name!(status, i32), name!(headers, RawJsonb), name!(body, RawJsonb))> {
-    let headers = match serde_json::from_str(&headers.text()) {
+    let (endpoint, method) = (required("endpoint", endpoint), required("method", method));
+    let body = required("body", body);
+    let headers = match serde_json::from_str(&required("headers", headers).text()) {
         Ok(Value::Object(headers)) => headers,
         _ => Map::new(),
     };

@@ -19,6 +19,7 @@ SELECT pointer, code FROM meshhook.validate_workflow('[]');
 SELECT pointer, code FROM meshhook.validate_workflow('null');
 SELECT pointer, code FROM meshhook.validate_workflow('{}') ORDER BY pointer COLLATE "C";
 SELECT count(*) FROM meshhook.validate_workflow(NULL);
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
 
 SELECT meshhook.publish_workflow('{"name": "faulty", "nodes": [{"id": "a", "type": "teleport"}]}');
 \echo SQLSTATE :LAST_ERROR_SQLSTATE

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_secs(35);
 
 /// What a safety poll of orchestrator and sidecar may take, in transactions.
-const POLL_TRANSACTIONS: i64 = 8;
+const POLL_TRANSACTIONS: i64 = 4;
 
 #[test]
 fn an_idle_database_is_left_alone() {
