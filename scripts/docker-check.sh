@@ -56,6 +56,10 @@ make_rust() {
     b add rust "$(rustc --print sysroot)/lib" /usr/local/cargo/lib
     mkdir "$work/empty"
     b add rust "$work/empty" /usr/local/rustup
+    # A machine may trust more than Debian does, a registry's mirror for one: cargo is told.
+    printf '[http]\ncainfo = "/usr/local/cargo/ca.crt"\n' >"$work/config.toml"
+    b add rust "$work/config.toml" /usr/local/cargo/config.toml
+    b add rust /etc/ssl/certs/ca-certificates.crt /usr/local/cargo/ca.crt
     b commit --rm rust localhost/rust
 }
 

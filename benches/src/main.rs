@@ -80,7 +80,7 @@ fn main() -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the driver")?;
-    let report = runtime.block_on(measure(&options, &target))?;
+    let report = runtime.block_on(measure(&options, &target)).inspect_err(|_| target.print_log_end())?;
     drop(runtime);
     print!("{report}");
     report.write(&options.output)?;

@@ -72,6 +72,15 @@ impl Target {
         self.cluster.as_ref().map(Cluster::dir)
     }
 
+    /// Shows what the private server said last: its folder is gone when the benchmark has ended.
+    pub fn print_log_end(&self) {
+        let log = self.cluster.as_ref().map(Cluster::log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().rev().take(30).collect();
+        for line in lines.iter().rev() {
+            eprintln!("server: {line}");
+        }
+    }
+
     /// Whether the server is this benchmark's own, so that its settings may be changed.
     pub fn is_private(&self) -> bool {
         self.cluster.is_some()

@@ -72,9 +72,9 @@ fn carry_on(run: &mut Sim, pick: usize, outcome: u8) -> bool {
     true
 }
 
-/// Cases per property: a number that suits `make test`, more if MESHHOOK_CASES says so.
+/// Cases per property: a number that suits `make test`, another if PROPTEST_CASES says so.
 fn cases() -> u32 {
-    std::env::var("MESHHOOK_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000)
+    std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000)
 }
 
 proptest! {

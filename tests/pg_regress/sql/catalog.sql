@@ -2,16 +2,13 @@
 SELECT extversion = meshhook.version() AS versions_agree, extnamespace::regnamespace, extrelocatable
 FROM pg_extension WHERE extname = 'meshhook';
 
-
--- What a role gets from grant_api has a comment.
-CREATE ROLE regress_catalog;
-SELECT meshhook.grant_api('regress_catalog');
-SELECT p.oid::regprocedure FROM pg_proc p
-WHERE pronamespace = 'meshhook'::regnamespace
-  AND obj_description(p.oid, 'pg_proc') IS NULL
-  AND has_function_privilege('regress_catalog', p.oid, 'EXECUTE')
+-- Every routine says what it is for.
+SELECT p.oid::regprocedure::text AS routine FROM pg_proc p
+WHERE pronamespace = 'meshhook'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL
 ORDER BY 1;
 
+CREATE ROLE regress_catalog;
+SELECT meshhook.grant_api('regress_catalog');
 -- The user's API, by name.
 SELECT DISTINCT proname FROM pg_proc p
 WHERE pronamespace = 'meshhook'::regnamespace AND has_function_privilege('regress_catalog', p.oid, 'EXECUTE')
@@ -34,7 +31,7 @@ WHERE relnamespace = 'meshhook'::regnamespace AND relkind IN ('r', 'p', 'v')
 ORDER BY 1;
 
 -- Nothing is PUBLIC's.
-SELECT p.oid::regprocedure FROM pg_proc p
+SELECT p.oid::regprocedure::text AS routine FROM pg_proc p
 WHERE pronamespace = 'meshhook'::regnamespace AND has_function_privilege('public', p.oid, 'EXECUTE')
 ORDER BY 1;
 SELECT relname FROM pg_class c
@@ -46,19 +43,19 @@ SELECT has_schema_privilege('public', 'meshhook', 'USAGE, CREATE') AS public_may
 
 -- Every routine pins its search_path, pg_temp last. A procedure that ends transactions cannot; it has to
 -- qualify everything instead.
-SELECT p.oid::regprocedure, prokind, proconfig FROM pg_proc p
+SELECT p.oid::regprocedure::text AS routine, prokind, proconfig FROM pg_proc p
 WHERE pronamespace = 'meshhook'::regnamespace
   AND NOT coalesce(EXISTS (SELECT FROM unnest(proconfig) AS setting
                            WHERE setting LIKE 'search\_path=%' AND setting ~ '(=| )pg_temp$'), false)
 ORDER BY 1;
 
 -- No superuser's rights are lent.
-SELECT p.oid::regprocedure, r.rolname FROM pg_proc p JOIN pg_roles r ON r.oid = proowner
+SELECT p.oid::regprocedure::text AS routine, r.rolname FROM pg_proc p JOIN pg_roles r ON r.oid = proowner
 WHERE pronamespace = 'meshhook'::regnamespace AND prosecdef AND r.rolsuper
 ORDER BY 1;
 
 -- No argument is a key word that needs quotes when it is named.
-SELECT p.oid::regprocedure, argument FROM pg_proc p, unnest(proargnames[1:pronargs]) AS argument
+SELECT p.oid::regprocedure::text AS routine, argument FROM pg_proc p, unnest(proargnames[1:pronargs]) AS argument
 JOIN pg_get_keywords() k ON k.word = argument
 WHERE pronamespace = 'meshhook'::regnamespace AND k.catcode IN ('R', 'T')
 ORDER BY 1, 2;
@@ -73,7 +70,7 @@ ORDER BY 1;
 SELECT relname FROM pg_class
 WHERE relnamespace = 'meshhook'::regnamespace AND relkind IN ('r', 'p') AND NOT relrowsecurity
 ORDER BY 1;
-SELECT i.indrelid::regclass, pg_get_indexdef(i.indexrelid) FROM pg_index i
+SELECT i.indrelid::regclass::text AS relation, pg_get_indexdef(i.indexrelid) FROM pg_index i
 JOIN pg_class c ON c.oid = i.indrelid
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
 WHERE c.relnamespace = 'meshhook'::regnamespace AND i.indisunique AND a.attname <> 'project_id'

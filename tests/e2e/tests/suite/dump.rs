@@ -91,7 +91,11 @@ fn a_restored_copy_is_dormant_until_it_is_activated() {
     let copy = Database { cluster: &target, name: "restored".into() };
     let mut admin = copy.admin();
     let sidecar = copy.sidecar().spawn();
-    wait_for("the sidecar to listen", SOON, || sidecar.get("/healthz").is_some());
+    wait_for("the sidecar to have asked for jobs", SOON, || {
+        let asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'restored' \
+                     AND application_name = 'meshhook-sidecar' AND query ~ 'claim_jobs' AND state = 'idle'";
+        counted(&mut admin, asked) > 0
+    });
 
     let (fine, value, hint) = status(&mut admin, "activation").expect("status() speaks of the installation");
     assert!(!fine && value.contains("dormant") && hint.contains("activate"), "{value} {hint}");

@@ -1,4 +1,14 @@
 //! meshhook from end to end, on real clusters with real sidecars. One module per subject.
+//!
+//! The extension has to be installed into the Postgres that `MESHHOOK_PG_CONFIG` (or `pg_config`) names, and
+//! the sidecar built beside the tests or named by `MESHHOOK_SIDECAR_BIN`:
+//!
+//! ```text
+//! cargo test -p meshhook-e2e -- --test-threads=2            everything
+//! cargo test -p meshhook-e2e --test suite crashes::         one subject
+//! ```
+//!
+//! A test that fails leaves its cluster's folder behind, log included, and prints where it is.
 
 mod concurrency;
 mod crashes;
