@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:32
+-- src/lib.rs:34
 -- bootstrap
 -- The roles outlive the extension: they are cluster-wide and not part of a dump, so the script makes
 -- them where they are missing and nothing ever drops them.
@@ -45,7 +45,7 @@ GRANT USAGE ON SCHEMA meshhook TO meshhook_executor;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:33
+-- src/lib.rs:35
 -- requires:
 --   roles
 
@@ -96,7 +96,7 @@ COMMENT ON TABLE meshhook.installation IS 'The cluster and database in which thi
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:34
+-- src/lib.rs:36
 -- requires:
 --   schema_project
 
@@ -129,7 +129,7 @@ COMMENT ON TABLE meshhook.workflow_version IS 'Published definitions; a row neve
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:35
+-- src/lib.rs:37
 -- requires:
 --   schema_workflow
 
@@ -244,7 +244,7 @@ ALTER TABLE meshhook.timer SET (autovacuum_vacuum_scale_factor = 0, autovacuum_v
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:36
+-- src/lib.rs:38
 -- requires:
 --   schema_run
 
@@ -301,7 +301,7 @@ COMMENT ON TABLE meshhook.delivery_key IS 'What was delivered already: one run p
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:37
+-- src/lib.rs:39
 -- requires:
 --   schema_webhook
 
@@ -333,7 +333,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:38
+-- src/lib.rs:40
 -- requires:
 --   schema_dump
 
@@ -457,7 +457,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:39
+-- src/lib.rs:41
 -- requires:
 --   schema_leaves
 
@@ -478,7 +478,8 @@ BEGIN
         SELECT r.status, r.output INTO status, output FROM meshhook.runs r
         WHERE r.run_id OPERATOR(pg_catalog.=) run;
         IF NOT FOUND THEN
-            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found';
+            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
+                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
         END IF;
         EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
         left_ms := pg_catalog.ceil(EXTRACT(epoch FROM
@@ -500,7 +501,7 @@ AS 'MODULE_PATHNAME', 'activate_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/project/mod.rs:102
+-- src/project/mod.rs:108
 -- meshhook::project::add_member
 CREATE  FUNCTION "add_member"(
 	"project" TEXT, /* & str */
@@ -516,7 +517,7 @@ AS 'MODULE_PATHNAME', 'add_member_wrapper';
 -- src/run/mod.rs:24
 -- meshhook::run::cancel_run
 CREATE  FUNCTION "cancel_run"(
-	"run" uuid, /* pgrx :: Uuid */
+	"run" uuid, /* Option < pgrx :: Uuid > */
 	"reason" TEXT DEFAULT NULL /* Option < & str > */
 ) RETURNS bool /* bool */
 SET search_path TO pg_catalog, pg_temp
@@ -528,7 +529,7 @@ AS 'MODULE_PATHNAME', 'cancel_run_wrapper';
 -- src/job/mod.rs:35
 -- meshhook::job::claim_jobs
 CREATE  FUNCTION "claim_jobs"(
-	"queue" TEXT DEFAULT 'default', /* & str */
+	"queue" TEXT DEFAULT 'default', /* Option < & str > */
 	"executor" TEXT DEFAULT NULL, /* Option < & str > */
 	"batch_size" INT DEFAULT 1, /* i32 */
 	"lease" interval DEFAULT '30 seconds' /* Interval */
@@ -549,7 +550,7 @@ AS 'MODULE_PATHNAME', 'claim_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:150
+-- src/job/mod.rs:155
 -- meshhook::job::complete_jobs
 CREATE  FUNCTION "complete_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -584,10 +585,10 @@ AS 'MODULE_PATHNAME', 'create_endpoint_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/project/mod.rs:73
+-- src/project/mod.rs:77
 -- meshhook::project::create_project
 CREATE  FUNCTION "create_project"(
-	"slug" TEXT, /* & str */
+	"slug" TEXT, /* Option < & str > */
 	"name" TEXT DEFAULT NULL /* Option < & str > */
 ) RETURNS uuid /* pgrx :: Uuid */
 SET search_path TO pg_catalog, pg_temp
@@ -596,7 +597,7 @@ AS 'MODULE_PATHNAME', 'create_project_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/project/mod.rs:66
+-- src/project/mod.rs:70
 -- meshhook::project::current_project_id
 CREATE  FUNCTION "current_project_id"() RETURNS INT /* Option < i32 > */
 STRICT STABLE PARALLEL UNSAFE
@@ -606,7 +607,7 @@ AS 'MODULE_PATHNAME', 'current_project_id_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:179
+-- src/job/mod.rs:166
 -- meshhook::job::fail_jobs
 CREATE  FUNCTION "fail_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -623,7 +624,7 @@ AS 'MODULE_PATHNAME', 'fail_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:45
+-- src/lib.rs:47
 -- requires:
 --   job::complete_jobs
 --   job::fail_jobs
@@ -640,7 +641,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:119
+-- src/job/mod.rs:124
 -- meshhook::job::heartbeat_jobs
 CREATE  FUNCTION "heartbeat_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -667,7 +668,7 @@ AS 'MODULE_PATHNAME', 'is_active_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:40
+-- src/lib.rs:42
 -- requires:
 --   schema_leaves
 --   project::current_project_id
@@ -791,26 +792,25 @@ AS 'MODULE_PATHNAME', 'maintain_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/mod.rs:122
+-- src/workflow/mod.rs:125
 -- meshhook::workflow::publish_workflow
 CREATE  FUNCTION "publish_workflow"(
-	"definition" jsonb /* RawJsonb */
+	"definition" jsonb /* Option < RawJsonb > */
 ) RETURNS INT /* i32 */
-STRICT
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'publish_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/receive.rs:44
+-- src/webhook/receive.rs:45
 -- meshhook::webhook::receive::receive_webhook
 CREATE  FUNCTION "receive_webhook"(
-	"endpoint" TEXT, /* & str */
-	"method" TEXT, /* & str */
-	"headers" jsonb, /* RawJsonb */
+	"endpoint" TEXT, /* Option < & str > */
+	"method" TEXT, /* Option < & str > */
+	"headers" jsonb, /* Option < RawJsonb > */
 	"query" TEXT, /* Option < & str > */
-	"body" bytea /* & [u8] */
+	"body" bytea /* Option < & [u8] > */
 ) RETURNS TABLE (
 	"status" INT,  /* i32 */
 	"headers" jsonb,  /* RawJsonb */
@@ -822,7 +822,7 @@ AS 'MODULE_PATHNAME', 'receive_webhook_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/operations/mod.rs:49
+-- src/operations/mod.rs:47
 -- meshhook::operations::register_database
 CREATE  FUNCTION "register_database"() RETURNS void
 STRICT
@@ -832,7 +832,7 @@ AS 'MODULE_PATHNAME', 'register_database_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:208
+-- src/job/mod.rs:177
 -- meshhook::job::release_jobs
 CREATE  FUNCTION "release_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -848,7 +848,7 @@ AS 'MODULE_PATHNAME', 'release_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:81
+-- src/webhook/endpoint.rs:83
 -- meshhook::webhook::endpoint::rotate_endpoint_secret
 CREATE  FUNCTION "rotate_endpoint_secret"(
 	"endpoint" TEXT, /* & str */
@@ -861,7 +861,7 @@ AS 'MODULE_PATHNAME', 'rotate_endpoint_secret_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/read.rs:90
+-- src/run/read.rs:91
 -- meshhook::run::read::run_history
 CREATE  FUNCTION "run_history"(
 	"run" uuid, /* pgrx :: Uuid */
@@ -898,8 +898,8 @@ AS 'MODULE_PATHNAME', 'run_state_wrapper';
 -- src/run/start.rs:126
 -- meshhook::run::start::start_run
 CREATE  FUNCTION "start_run"(
-	"workflow" TEXT, /* & str */
-	"input" jsonb DEFAULT '{}', /* RawJsonb */
+	"workflow" TEXT, /* Option < & str > */
+	"input" jsonb DEFAULT '{}', /* Option < RawJsonb > */
 	"idempotency_key" TEXT DEFAULT NULL, /* Option < & str > */
 	"version" INT DEFAULT NULL /* Option < i32 > */
 ) RETURNS uuid /* pgrx :: Uuid */
@@ -956,23 +956,23 @@ AS 'MODULE_PATHNAME', 'tick_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/mod.rs:112
+-- src/workflow/mod.rs:115
 -- meshhook::workflow::validate_workflow
 CREATE  FUNCTION "validate_workflow"(
-	"definition" jsonb /* RawJsonb */
+	"definition" jsonb /* Option < RawJsonb > */
 ) RETURNS TABLE (
 	"pointer" TEXT,  /* String */
 	"code" TEXT,  /* String */
 	"message" TEXT  /* String */
 )
-IMMUTABLE STRICT
+IMMUTABLE
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'validate_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/read.rs:129
+-- src/run/read.rs:130
 -- meshhook::run::read::verify_run
 CREATE  FUNCTION "verify_run"(
 	"run" uuid /* pgrx :: Uuid */
@@ -999,7 +999,7 @@ AS 'MODULE_PATHNAME', 'version_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:46
+-- src/lib.rs:52
 -- finalize
 -- Run last: what every function means (docs/sql-reference.md is generated from these texts), and who may call it.
 
@@ -1051,7 +1051,7 @@ COMMENT ON FUNCTION meshhook.is_active() IS
 COMMENT ON FUNCTION meshhook.activate() IS
 'Makes a dormant copy the one that acts: its unfinished runs continue and their calls are made. Do this only if the original no longer acts. False if it is active already.';
 COMMENT ON FUNCTION meshhook.register_database() IS
-'Tells the launcher that this database has meshhook. The install script calls it.';
+'Tells the launcher that this database has meshhook. For the install script.';
 
 COMMENT ON FUNCTION meshhook.create_project(text, text) IS
 'Makes a project (tenant) and returns its uuid. slug has 1 to 63 lower-case letters, digits, "-" and "_" and is what SET meshhook.project takes. 23505 if it exists.';
@@ -1067,7 +1067,7 @@ COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval) IS
 COMMENT ON FUNCTION meshhook.receive_webhook(text, text, jsonb, text, bytea) IS
 'Takes a delivery in: verifies the signature over the raw body, starts one run per delivery in this transaction, records the delivery. headers is an object with lower-case names. Answer with the status, headers and body it returns, after the commit: 202 with run_id, 200 for a repeat with the first run_id, 400, 401, 404, 405, 413, 415, or 503 where no key file is set. Never raises for a sender''s fault.';
 
-COMMENT ON FUNCTION meshhook.uuid_floor(timestamptz) IS 'The smallest UUIDv7 of a time, in milliseconds: a bound for run ids.';
+COMMENT ON FUNCTION meshhook.uuid_floor(timestamptz) IS 'The smallest UUIDv7 of a time, in milliseconds: a bound of a leaf. For maintenance.';
 COMMENT ON FUNCTION meshhook.uuid_time(uuid) IS 'The time in a UUIDv7, in milliseconds: when a run was started.';
 COMMENT ON FUNCTION meshhook.add_leaf(uuid) IS 'Adds the next leaf of runs, events and snapshots. For maintenance.';
 COMMENT ON FUNCTION meshhook.last_leaf(regclass) IS 'The open-ended leaf of a partitioned table. For maintenance.';
@@ -1105,6 +1105,27 @@ BEGIN
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', routine.name);
         EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO meshhook_owner', routine.name);
+    END LOOP;
+END
+$$;
+
+-- Their plans are kept and may be made while the tables are empty: they must not read whole tables once
+-- those are full. Every hot statement is a look-up by key, so these settings only forbid the wrong plans.
+DO $$
+DECLARE
+    routine regprocedure;
+    setting text;
+BEGIN
+    FOR routine IN
+        SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
+            'cancel_run', 'claim_jobs', 'complete_jobs', 'fail_jobs', 'heartbeat_jobs', 'receive_webhook',
+            'release_jobs', 'start_run', 'tick'])
+    LOOP
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s SET plan_cache_mode = force_generic_plan', routine);
+        FOREACH setting IN ARRAY ARRAY['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin'] LOOP
+            EXECUTE pg_catalog.format('ALTER FUNCTION %s SET enable_%s = off', routine, setting);
+        END LOOP;
     END LOOP;
 END
 $$;
