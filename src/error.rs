@@ -65,5 +65,8 @@ pub fn may_be_a_runs_fault(sqlstate: PgSqlErrorCode) -> bool {
     // A SQLSTATE is five characters of six bits each, the first one lowest.
     let character = |n: u32| ((sqlstate as i32 >> (6 * n)) & 0x3F) as u8 + b'0';
     let class = [character(0), character(1)];
-    matches!(&class, b"22" | b"23" | b"54" | b"XX") || sqlstate == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+    let damaged =
+        matches!(sqlstate, PgSqlErrorCode::ERRCODE_DATA_CORRUPTED | PgSqlErrorCode::ERRCODE_INDEX_CORRUPTED);
+    let of_the_data = matches!(&class, b"22" | b"23" | b"54" | b"XX") && !damaged;
+    of_the_data || sqlstate == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
 }

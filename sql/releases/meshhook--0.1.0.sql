@@ -16,6 +16,11 @@ DECLARE
     wanted text;
     schema_owner oid;
 BEGIN
+    IF pg_catalog.getdatabaseencoding() <> 'UTF8' THEN
+        RAISE EXCEPTION 'meshhook needs a database in UTF8, this one is in %', pg_catalog.getdatabaseencoding()
+            USING ERRCODE = 'feature_not_supported',
+                  HINT = 'JSON documents hold any character: CREATE DATABASE … ENCODING UTF8 TEMPLATE template0.';
+    END IF;
     FOREACH wanted IN ARRAY ARRAY['meshhook_owner', 'meshhook_executor'] LOOP
         IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = wanted) THEN
             EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', wanted);
@@ -415,7 +420,7 @@ BEGIN
     SELECT * INTO proof FROM pg_constraint
     WHERE conrelid = last.leaf AND conname = 'meshhook_upper_bound';
     IF proof IS NULL THEN
-        IF coalesce(meshhook.uuid_time(last.lower_bound), (SELECT min(created_at) FROM meshhook.run))
+        IF coalesce(meshhook.uuid_time(last.lower_bound), (SELECT min(activated_at) FROM meshhook.installation))
                > now() - make_interval(days => leaf_days)
            OR NOT EXISTS (SELECT FROM meshhook.run) THEN
             RETURN;
@@ -423,23 +428,28 @@ BEGIN
         bound := meshhook.uuid_floor(date_trunc('second', now()) + interval '1 day');
         FOREACH parent IN ARRAY ARRAY['run', 'run_event', 'snapshot'] LOOP
             SELECT * INTO last FROM meshhook.last_leaf(('meshhook.' || parent)::regclass);
-            EXECUTE format('ALTER TABLE %s ADD CONSTRAINT meshhook_upper_bound CHECK (run_id < %L) NOT VALID', last.leaf, bound);
+            EXECUTE format('ALTER TABLE %s ADD CONSTRAINT meshhook_upper_bound CHECK (%srun_id < %L) NOT VALID', last.leaf,
+                CASE WHEN last.lower_bound IS NULL THEN '' ELSE format('run_id >= %L AND ', last.lower_bound) END, bound);
         END LOOP;
         RETURN QUERY SELECT 'bound', last.leaf::text;
         RETURN;
     END IF;
-    bound := substring(pg_get_constraintdef(proof.oid) FROM '[0-9a-f]{8}-[0-9a-f-]{27}')::uuid;
+    bound := substring(pg_get_constraintdef(proof.oid) FROM 'run_id < ''([0-9a-f-]{36})')::uuid;
     IF meshhook.uuid_time(bound) < now() + interval '4 hours' THEN
         FOREACH parent IN ARRAY ARRAY['run', 'run_event', 'snapshot'] LOOP
             SELECT * INTO last FROM meshhook.last_leaf(('meshhook.' || parent)::regclass);
             EXECUTE format('ALTER TABLE %s DROP CONSTRAINT meshhook_upper_bound', last.leaf);
         END LOOP;
         RETURN QUERY SELECT 'abandon', last.leaf::text;
-    ELSIF NOT proof.convalidated THEN
-        FOREACH parent IN ARRAY ARRAY['run', 'run_event', 'snapshot'] LOOP
-            SELECT * INTO last FROM meshhook.last_leaf(('meshhook.' || parent)::regclass);
-            EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT meshhook_upper_bound', last.leaf);
-        END LOOP;
+    ELSIF EXISTS (SELECT FROM pg_constraint c JOIN pg_inherits i ON i.inhrelid = c.conrelid
+                  WHERE c.conname = 'meshhook_upper_bound' AND NOT c.convalidated
+                    AND i.inhparent IN ('meshhook.run'::regclass, 'meshhook.run_event'::regclass, 'meshhook.snapshot'::regclass)) THEN
+        SELECT c.conrelid::regclass AS leaf INTO last
+        FROM pg_constraint c JOIN pg_inherits i ON i.inhrelid = c.conrelid
+        WHERE c.conname = 'meshhook_upper_bound' AND NOT c.convalidated
+          AND i.inhparent IN ('meshhook.run'::regclass, 'meshhook.run_event'::regclass, 'meshhook.snapshot'::regclass)
+        ORDER BY c.conrelid LIMIT 1;
+        EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT meshhook_upper_bound', last.leaf);
         RETURN QUERY SELECT 'prove', last.leaf::text;
     ELSE
         FOREACH parent IN ARRAY ARRAY['run', 'run_event', 'snapshot'] LOOP
@@ -792,7 +802,7 @@ AS 'MODULE_PATHNAME', 'maintain_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/mod.rs:125
+-- src/workflow/mod.rs:126
 -- meshhook::workflow::publish_workflow
 CREATE  FUNCTION "publish_workflow"(
 	"definition" jsonb /* Option < RawJsonb > */
@@ -895,7 +905,7 @@ AS 'MODULE_PATHNAME', 'run_state_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/start.rs:126
+-- src/run/start.rs:127
 -- meshhook::run::start::start_run
 CREATE  FUNCTION "start_run"(
 	"workflow" TEXT, /* Option < & str > */
@@ -956,7 +966,7 @@ AS 'MODULE_PATHNAME', 'tick_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/mod.rs:115
+-- src/workflow/mod.rs:116
 -- meshhook::workflow::validate_workflow
 CREATE  FUNCTION "validate_workflow"(
 	"definition" jsonb /* Option < RawJsonb > */

@@ -76,7 +76,7 @@ BEGIN
     SELECT * INTO proof FROM pg_constraint
     WHERE conrelid = last.leaf AND conname = 'meshhook_upper_bound';
     IF proof IS NULL THEN
-        IF coalesce(meshhook.uuid_time(last.lower_bound), (SELECT min(created_at) FROM meshhook.run))
+        IF coalesce(meshhook.uuid_time(last.lower_bound), (SELECT min(activated_at) FROM meshhook.installation))
                > now() - make_interval(days => leaf_days)
            OR NOT EXISTS (SELECT FROM meshhook.run) THEN
             RETURN;
@@ -84,23 +84,28 @@ BEGIN
         bound := meshhook.uuid_floor(date_trunc('second', now()) + interval '1 day');
         FOREACH parent IN ARRAY ARRAY['run', 'run_event', 'snapshot'] LOOP
             SELECT * INTO last FROM meshhook.last_leaf(('meshhook.' || parent)::regclass);
-            EXECUTE format('ALTER TABLE %s ADD CONSTRAINT meshhook_upper_bound CHECK (run_id < %L) NOT VALID', last.leaf, bound);
+            EXECUTE format('ALTER TABLE %s ADD CONSTRAINT meshhook_upper_bound CHECK (%srun_id < %L) NOT VALID', last.leaf,
+                CASE WHEN last.lower_bound IS NULL THEN '' ELSE format('run_id >= %L AND ', last.lower_bound) END, bound);
         END LOOP;
         RETURN QUERY SELECT 'bound', last.leaf::text;
         RETURN;
     END IF;
-    bound := substring(pg_get_constraintdef(proof.oid) FROM '[0-9a-f]{8}-[0-9a-f-]{27}')::uuid;
+    bound := substring(pg_get_constraintdef(proof.oid) FROM 'run_id < ''([0-9a-f-]{36})')::uuid;
     IF meshhook.uuid_time(bound) < now() + interval '4 hours' THEN
         FOREACH parent IN ARRAY ARRAY['run', 'run_event', 'snapshot'] LOOP
             SELECT * INTO last FROM meshhook.last_leaf(('meshhook.' || parent)::regclass);
             EXECUTE format('ALTER TABLE %s DROP CONSTRAINT meshhook_upper_bound', last.leaf);
         END LOOP;
         RETURN QUERY SELECT 'abandon', last.leaf::text;
-    ELSIF NOT proof.convalidated THEN
-        FOREACH parent IN ARRAY ARRAY['run', 'run_event', 'snapshot'] LOOP
-            SELECT * INTO last FROM meshhook.last_leaf(('meshhook.' || parent)::regclass);
-            EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT meshhook_upper_bound', last.leaf);
-        END LOOP;
+    ELSIF EXISTS (SELECT FROM pg_constraint c JOIN pg_inherits i ON i.inhrelid = c.conrelid
+                  WHERE c.conname = 'meshhook_upper_bound' AND NOT c.convalidated
+                    AND i.inhparent IN ('meshhook.run'::regclass, 'meshhook.run_event'::regclass, 'meshhook.snapshot'::regclass)) THEN
+        SELECT c.conrelid::regclass AS leaf INTO last
+        FROM pg_constraint c JOIN pg_inherits i ON i.inhrelid = c.conrelid
+        WHERE c.conname = 'meshhook_upper_bound' AND NOT c.convalidated
+          AND i.inhparent IN ('meshhook.run'::regclass, 'meshhook.run_event'::regclass, 'meshhook.snapshot'::regclass)
+        ORDER BY c.conrelid LIMIT 1;
+        EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT meshhook_upper_bound', last.leaf);
         RETURN QUERY SELECT 'prove', last.leaf::text;
     ELSE
         FOREACH parent IN ARRAY ARRAY['run', 'run_event', 'snapshot'] LOOP

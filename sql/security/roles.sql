@@ -5,6 +5,11 @@ DECLARE
     wanted text;
     schema_owner oid;
 BEGIN
+    IF pg_catalog.getdatabaseencoding() <> 'UTF8' THEN
+        RAISE EXCEPTION 'meshhook needs a database in UTF8, this one is in %', pg_catalog.getdatabaseencoding()
+            USING ERRCODE = 'feature_not_supported',
+                  HINT = 'JSON documents hold any character: CREATE DATABASE … ENCODING UTF8 TEMPLATE template0.';
+    END IF;
     FOREACH wanted IN ARRAY ARRAY['meshhook_owner', 'meshhook_executor'] LOOP
         IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = wanted) THEN
             EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', wanted);

@@ -208,6 +208,7 @@ fn report(
     documents: RawJsonbArray,
 ) -> TableIterator<'static, (name!(job_id, String), name!(outcome, String))> {
     check_documents(handles, documents);
+    refuse_if_dormant();
     let places = as_owner(|caller| {
         let mut args: Vec<Arg> = handles.served_by(project::served(caller)).args();
         args.extend([arg(documents), arg(kind), arg(field)]);
@@ -239,11 +240,16 @@ fn report(
 
 /// One document a job, none too large; the whole call is refused before anything is written.
 fn check_documents(handles: &Handles, documents: RawJsonbArray) {
-    let length =
-        spi::read_one("SELECT cardinality($1::jsonb[])", &[arg(documents)], |row| row.must::<i32>(1));
+    let length = spi::read_one(
+        "SELECT CASE WHEN cardinality(d) = 0 THEN 0 WHEN array_ndims(d) = 1 AND array_lower(d, 1) = 1 THEN cardinality(d) END
+         FROM (SELECT $1::jsonb[] AS d) x",
+        &[arg(documents)],
+        |row| row.get::<i32>(1),
+    )
+    .flatten();
     if length.and_then(|n| usize::try_from(n).ok()) != Some(handles.ids.len()) {
         bad_parameter("the arrays have different lengths")
-            .hint("Give one job id, one token and one document for each job.")
+            .hint("Give one job id, one token and one document for each job, in arrays of one dimension that begin at 1.")
             .raise();
     }
     if documents.size() <= MAX_PAYLOAD_BYTES {
@@ -267,6 +273,19 @@ fn check_documents(handles: &Handles, documents: RawJsonbArray) {
         .hint("Keep large data in a table or an object store and report a reference.")
         .raise();
     }
+}
+
+/// A copy has the original's leases and tokens; a report meant for the original must not be taken here.
+fn refuse_if_dormant() {
+    if as_owner(|_| installation::active()) {
+        return;
+    }
+    refuse(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "this database is a dormant copy and takes no reports",
+    )
+    .hint("SELECT meshhook.activate() makes it the one that acts.")
+    .raise();
 }
 
 fn place(n: i64) -> usize {

@@ -160,9 +160,11 @@ fn verify_run(
 /// What is derived from the log (row, jobs, timers) against the replayed state.
 fn compare_projections(row: &RunRow, state: &RunState) -> Vec<Difference> {
     let number = |n: u64| Json::from(n.cast_signed());
-    // What an executor still holds of a run that ended is on its way out: its report, or the lease's end,
+    // What others still hold of a run that ended is on its way out: the report, the timer or the lease's end
     // takes it.
-    let open_jobs = if state.status.is_terminal() { ready_jobs(row) } else { found_jobs(row) };
+    let ended = state.status.is_terminal();
+    let open_jobs = if ended { ready_jobs(row) } else { found_jobs(row) };
+    let open_timers = if ended { expected_timers(state) } else { found_timers(row) };
     let expected = Json::object([
         (
             "run",
@@ -180,7 +182,7 @@ fn compare_projections(row: &RunRow, state: &RunState) -> Vec<Difference> {
             Json::object([("position", number(row.position)), ("status", Json::from(row.status.as_str()))]),
         ),
         ("jobs", open_jobs),
-        ("timers", found_timers(row)),
+        ("timers", open_timers),
     ]);
     let difference = first_difference(&expected, &found);
     difference

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use meshhook_engine::json::MAX_DOCUMENT_DEPTH;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 
@@ -137,7 +138,7 @@ fn start_run(
         bad_parameter(format!("an idempotency key has 1 to {MAX_KEY_BYTES} bytes")).raise();
     }
     let (workflow, input) = (required("workflow", workflow), required("input", input));
-    check_size("input", input);
+    check_input(input);
     as_owner(|caller| {
         let project = project::current(caller);
         let version = workflow::find(project, workflow, version);
@@ -158,8 +159,37 @@ fn start_run(
     })
 }
 
+/// Refuses an input that is too large or nested too deep for a run: 54000.
+fn check_input(input: RawJsonb) {
+    check_size("input", input);
+    if nesting(&input.text()) > MAX_DOCUMENT_DEPTH {
+        refuse(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "the input is nested too deep")
+            .detail(format!("The limit is {MAX_DOCUMENT_DEPTH} levels."))
+            .raise();
+    }
+}
+
+/// How deep the arrays and objects of a JSON text are nested.
+pub fn nesting(text: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0usize, 0usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
 /// Refuses a document that is too large: 54000.
-pub fn check_size(what: &str, document: RawJsonb) {
+fn check_size(what: &str, document: RawJsonb) {
     let (size, limit) = (document.size(), guc::MAX_PAYLOAD_BYTES);
     if size > limit {
         refuse(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("the {what} is too large"))

@@ -83,23 +83,23 @@ fn ring() -> Result<Vec<Kek>, SecretError> {
         return Err(SecretError("meshhook.kek_file is not set".to_owned()));
     };
     let unreadable =
-        |error: std::io::Error| SecretError(format!("key file \"{path}\" cannot be read: {error}"));
+        |error: std::io::Error| SecretError(format!("the key file cannot be read: {}", error.kind()));
     let mode = fs::metadata(&path).map_err(unreadable)?.permissions().mode();
     if mode & 0o077 != 0 {
-        return Err(SecretError(format!("key file \"{path}\" is open to others; make its mode 0600")));
+        return Err(SecretError("the key file is open to others; make its mode 0600".to_owned()));
     }
     let text = Zeroizing::new(fs::read_to_string(&path).map_err(unreadable)?);
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let ring = lines.map(|line| parse(line, &path)).collect::<Result<Vec<_>, _>>()?;
+    let ring = lines.map(parse).collect::<Result<Vec<_>, _>>()?;
     if ring.is_empty() {
-        return Err(SecretError(format!("key file \"{path}\" has no key")));
+        return Err(SecretError("the key file has no key".to_owned()));
     }
     Ok(ring)
 }
 
-fn parse(line: &str, path: &str) -> Result<Kek, SecretError> {
+fn parse(line: &str) -> Result<Kek, SecretError> {
     let malformed =
-        || SecretError(format!("key file \"{path}\" has a line that is not \"id:base64 of 32 bytes\""));
+        || SecretError("the key file has a line that is not \"id:base64 of 32 bytes\"".to_owned());
     let (id, key) = line.split_once(':').ok_or_else(malformed)?;
     let key = Zeroizing::new(STANDARD.decode(key.trim()).map_err(|_| malformed())?);
     if key.len() != 32 || id.is_empty() || id.len() > 63 {

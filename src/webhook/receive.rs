@@ -1,7 +1,7 @@
 //! Intake: from raw bytes to one run, or to a reason why not. Everything that is the sender's fault is an
 //! answer, never an ERROR, so that the record of the delivery commits.
 
-use meshhook_engine::json::Json;
+use meshhook_engine::json::{Json, MAX_DOCUMENT_DEPTH};
 use meshhook_engine::signature::{Headers, Preset, Verdict, verify};
 use pgrx::prelude::*;
 use serde_json::{Map, Value, json};
@@ -13,10 +13,10 @@ use crate::error::required;
 use crate::guc::MAX_PAYLOAD_BYTES;
 use crate::owner::{Role, as_owner};
 use crate::project::Project;
-use crate::run::start::{Start, new_run, start};
+use crate::run::start::{Start, nesting, new_run, start};
 use crate::secret;
 use crate::spi::{self, RawJsonb, arg};
-use crate::{random, workflow};
+use crate::{installation, random, workflow};
 
 /// Longest part of a header kept with the run.
 const MAX_HEADER_BYTES: usize = 256;
@@ -105,6 +105,11 @@ fn answer(
         answer.headers = json!({ "allow": "POST" });
         return answer;
     }
+    if !installation::active() {
+        let mut answer = Answer::error(503, "try again later", "dormant");
+        answer.headers = json!({ "retry-after": "60" });
+        return answer;
+    }
     if body.len() > MAX_PAYLOAD_BYTES {
         return Answer::error(413, "the body is too large", "body_too_large");
     }
@@ -140,7 +145,18 @@ fn secrets(endpoint: &Endpoint) -> Result<Vec<Zeroizing<Vec<u8>>>, secret::Secre
     let open = |(id, sealed): (pgrx::Uuid, Vec<u8>)| {
         secret::open(&sealed, &seal_place(endpoint.project, &endpoint.id, id))
     };
-    sealed.into_iter().map(open).collect()
+    let (mut opened, mut last_error) = (Vec::new(), None);
+    for result in sealed.into_iter().map(open) {
+        match result {
+            Ok(secret) => opened.push(secret),
+            Err(error) => last_error = Some(error),
+        }
+    }
+    // One that cannot be opened any more must not shut out those that can.
+    match last_error {
+        Some(error) if opened.is_empty() => Err(error),
+        _ => Ok(opened),
+    }
 }
 
 /// A delivery whose sender is known: the body becomes the input of one run, however often it comes.
@@ -164,6 +180,9 @@ fn accept(
     };
     if let Err(error) = Json::parse(text) {
         return Answer::error(400, "the body is not JSON", error.to_string());
+    }
+    if nesting(text) > MAX_DOCUMENT_DEPTH {
+        return Answer::error(400, "the body is nested too deep", "too_deep");
     }
     let (run, now) = new_run();
     let first = spi::exec(

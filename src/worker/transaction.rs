@@ -9,6 +9,7 @@ use crate::error::may_be_a_runs_fault;
 use pgrx::PgTryBuilder;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, pg_sys};
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -23,6 +24,8 @@ pub struct Failure {
     pub message: String,
     /// DETAIL, if any.
     pub detail: Option<String>,
+    /// Whether COMMIT itself failed.
+    at_commit: bool,
 }
 
 impl Failure {
@@ -36,13 +39,15 @@ impl Failure {
             code: report.sql_error_code(),
             message: report.message().to_owned(),
             detail: report.detail().map(str::to_owned),
+            at_commit: false,
         }
     }
 
     /// Whether the failure says nothing about the work itself, so that doing the same again later is
     /// right: locks, a full disk, I/O, a missing right, shutdown, a standby.
     pub fn is_transient(&self) -> bool {
-        !may_be_a_runs_fault(self.code)
+        // What COMMIT refuses (a full NOTIFY queue, say) is about the server, whatever its code.
+        self.at_commit || !may_be_a_runs_fault(self.code)
     }
 }
 
@@ -62,14 +67,17 @@ impl fmt::Display for Failure {
 pub fn run<T>(name: &CStr, limit: Duration, work: impl FnOnce() -> T) -> Result<T, Failure> {
     // SAFETY: plain globals of this process.
     let (context, user) = unsafe { (pg_sys::CurrentMemoryContext, current_user()) };
+    let committing = Cell::new(false);
     let result = PgTryBuilder::new(AssertUnwindSafe(|| {
         begin(name, limit);
         let value = work();
+        committing.set(true);
         commit();
         Ok(value)
     }))
     .catch_others(|error| Err(Failure::from_caught(error)))
-    .execute();
+    .execute()
+    .map_err(|failure| Failure { at_commit: committing.get(), ..failure });
     if result.is_err() {
         abort();
     }

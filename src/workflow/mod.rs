@@ -40,7 +40,8 @@ pub fn compiled(project: Project, version_id: i64) -> Rc<Workflow> {
     if let Some(workflow) = COMPILED.with_borrow(|cache| cache.get(&key).cloned()) {
         return workflow;
     }
-    let definition = spi::read_one(
+    // With a snapshot of its own: the run may have been started, and its version published, a moment ago.
+    let definition = spi::run_one(
         "SELECT definition FROM meshhook.workflow_version WHERE project_id = $1 AND version_id = $2",
         &[arg(project.0), arg(version_id)],
         |row| row.must::<RawJsonb>(1).text(),

@@ -13,7 +13,7 @@ use crate::event::{
     RunCanceled, RunFailed, RunSucceeded,
 };
 use crate::fact::{Fact, Start};
-use crate::json::Json;
+use crate::json::{Json, MAX_DOCUMENT_DEPTH};
 use crate::node::{self, Action, Context};
 use crate::state::{NodeStatus, OUT, RunState, RunStatus};
 use crate::time::Timestamp;
@@ -81,6 +81,11 @@ impl Turn<'_> {
 
     fn job_completed(&mut self, id: &Arc<str>, attempt: u32, output: &Json) {
         let Some(index) = self.attempt_under_way(id, attempt) else { return };
+        if output.is_deeper_than(MAX_DOCUMENT_DEPTH) {
+            let message = format!("the result is nested deeper than {MAX_DOCUMENT_DEPTH} levels");
+            let error = ErrorInfo::new("output_unreadable", message).retryable(false);
+            return self.attempt_failed(index, attempt, error);
+        }
         match self.workflow.nodes[index].node.judge(output) {
             Ok(()) => {
                 self.succeed(index, Some(attempt), Arc::from(OUT), output.clone());

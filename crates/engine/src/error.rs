@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::expr::ExprError;
-use crate::json::Json;
+use crate::json::{Json, MAX_DOCUMENT_DEPTH};
 
 /// Longest recorded error message, in bytes; longer ones are cut at a character boundary and end in `…`.
 pub const MAX_MESSAGE_BYTES: usize = 4_096;
@@ -78,7 +78,8 @@ impl ErrorInfo {
         }
         let Some(fields) = report.as_obj() else {
             let mut error = Self::new("task", "the executor reported a failure without a message");
-            error.details = (!matches!(report, Json::Null)).then(|| report.clone());
+            error.details =
+                (!report.is_null() && !report.is_deeper_than(MAX_DOCUMENT_DEPTH)).then(|| report.clone());
             return error;
         };
         let text = |key: &str| fields.get(key).and_then(Json::as_str);
@@ -90,7 +91,8 @@ impl ErrorInfo {
         let whole = |key: &str| fields.get(key).and_then(Json::as_i64);
         error.status = whole("status").and_then(|n| u16::try_from(n).ok());
         error.retry_after_ms = whole("retry_after_ms").and_then(|n| u64::try_from(n).ok());
-        error.details = fields.get("details").cloned();
+        error.details =
+            fields.get("details").cloned().filter(|details| !details.is_deeper_than(MAX_DOCUMENT_DEPTH));
         error
     }
 }

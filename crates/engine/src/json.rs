@@ -23,6 +23,10 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
+/// How deep a document that enters a run may be nested: enough below [`MAX_DEPTH`] that whatever an event or
+/// a request wraps around it can still be read back.
+pub const MAX_DOCUMENT_DEPTH: usize = 100;
+
 /// Deepest nesting of arrays and objects in a value. Recursion over values relies on it.
 pub const MAX_DEPTH: usize = 128;
 
@@ -167,6 +171,17 @@ impl Json {
             Json::Str(_) => "string",
             Json::Arr(_) => "array",
             Json::Obj(_) => "object",
+        }
+    }
+
+    /// Whether arrays and objects are nested deeper than `limit`.
+    #[must_use]
+    pub fn is_deeper_than(&self, limit: usize) -> bool {
+        let below = |value: &Json| limit == 0 || value.is_deeper_than(limit - 1);
+        match self {
+            Json::Arr(items) => limit == 0 || items.iter().any(below),
+            Json::Obj(fields) => limit == 0 || fields.values().any(below),
+            _ => false,
         }
     }
 

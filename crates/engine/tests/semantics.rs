@@ -275,3 +275,27 @@ fn a_forged_log_is_found_out() {
     assert!(run.differs(&changed));
     assert_eq!(Json::parse("1").unwrap().to_string(), "1");
 }
+
+#[test]
+fn whatever_is_written_can_be_read_back() {
+    let wrap =
+        |levels: usize, value: &str| format!("{}{value}{}", r#"{"x":"#.repeat(levels), "}".repeat(levels));
+    let text = format!(
+        r#"{{"name":"w","nodes":[{{"id":"a","type":"task"}},
+            {{"id":"b","type":"transform","with":{{"output":{}}}}},{{"id":"c","type":"task","with":{{"input":{}}}}}],
+            "edges":[{{"from":"a","to":"b"}},{{"from":"b","to":"c"}}]}}"#,
+        wrap(3, r#""{{ .nodes.a.output }}""#),
+        wrap(3, r#""{{ .nodes.b.output }}""#)
+    );
+    for levels in [90, 94, 97, 98, 100, 101, 110] {
+        let mut run = Sim::start(&text, "{}");
+        run.complete("a", &wrap(levels, "1"));
+        if run.open() == ["c"] {
+            run.complete("c", "1");
+        }
+        assert!(run.status().is_terminal());
+        run.verify();
+        let class = if levels > 100 { "output_unreadable" } else { "expr.too_complex" };
+        assert_eq!(run.error_class(), if levels > 94 { class } else { "none" }, "{levels} levels");
+    }
+}

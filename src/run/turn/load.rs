@@ -17,8 +17,8 @@ use crate::spi::{self, Row, arg};
 
 /// Most due timers and expired leases taken into one turn.
 const MAX_DUE: i64 = 1_000;
-/// How many pages of the inbox a turn looks through for a run that nobody else holds.
-const MAX_PAGES: usize = 16;
+/// How many pages of runs held by others a turn looks past.
+const MAX_PAGES: usize = 64;
 
 /// A fact as it lies in the inbox.
 #[derive(Debug)]
@@ -75,32 +75,34 @@ pub(super) fn fire_due(scope: Option<i32>, now: i64) -> bool {
     timers.max(leases) >= MAX_DUE.cast_unsigned()
 }
 
-/// Picks the runs whose facts have waited longest and locks those that nobody else holds.
+/// Picks the runs whose facts have waited longest and locks those that nobody else holds; says whether it
+/// passed over one that somebody holds.
 ///
-/// A run held by an open transaction elsewhere is passed over, however many of its facts lie in front.
-pub(super) fn pick(scope: Option<i32>, batch: usize, given_up: &HashSet<RunKey>) -> Vec<LockedRun> {
-    let mut after = i64::MIN;
+/// A run held by an open transaction elsewhere is left out of the next page, however many of its facts lie
+/// in front.
+pub(super) fn pick(scope: Option<i32>, batch: usize, given_up: &HashSet<RunKey>) -> (Vec<LockedRun>, bool) {
+    let mut refused: Vec<pgrx::Uuid> = given_up.iter().map(|key| key.run).collect();
+    let mut passed_over = false;
     for _ in 0..MAX_PAGES {
-        let mut keys: Vec<RunKey> = Vec::new();
         let mut seen: HashSet<RunKey> = HashSet::new();
-        let page = spi::run(
-            "SELECT inbox_id, project_id, run_id FROM meshhook.inbox
-             WHERE inbox_id > $1 AND ($2 IS NULL OR project_id = $2) ORDER BY inbox_id LIMIT $3",
-            &[arg(after), arg(scope), arg(i64::try_from(batch).unwrap_or(i64::MAX))],
-            |row| (row.must::<i64>(1), RunKey { project: row.must(2), run: row.must(3) }),
+        let mut keys = spi::run(
+            "SELECT project_id, run_id FROM meshhook.inbox
+             WHERE ($1 IS NULL OR project_id = $1) AND run_id <> ALL ($2) ORDER BY inbox_id LIMIT $3",
+            &[arg(scope), arg(refused.clone()), arg(i64::try_from(batch).unwrap_or(i64::MAX))],
+            |row| RunKey { project: row.must(1), run: row.must(2) },
         );
-        for (_, key) in &page {
-            if !given_up.contains(key) && seen.insert(*key) {
-                keys.push(*key);
-            }
+        keys.retain(|key| seen.insert(*key));
+        if keys.is_empty() {
+            break;
         }
-        let locked = if keys.is_empty() { Vec::new() } else { lock(&keys) };
-        match page.last() {
-            Some((last, _)) if locked.is_empty() && page.len() == batch => after = *last,
-            _ => return locked,
+        let locked = lock(&keys);
+        passed_over |= locked.len() < keys.len();
+        if !locked.is_empty() {
+            return (locked, passed_over);
         }
+        refused.extend(keys.iter().map(|key| key.run));
     }
-    Vec::new()
+    (Vec::new(), passed_over)
 }
 
 /// Locks the rows of runs; those held by others are left out.
@@ -127,7 +129,8 @@ pub(super) fn facts(keys: &[RunKey]) -> HashMap<RunKey, Vec<Incoming>> {
     let (projects, runs) = columns(keys);
     let mut facts: HashMap<RunKey, Vec<Incoming>> = HashMap::with_capacity(keys.len());
     let rows = spi::run(
-        "SELECT u.project_id, u.run_id, i.inbox_id, i.kind, i.data::text, i.metadata::text
+        "SELECT u.project_id, u.run_id, i.inbox_id, i.kind, i.data::text, i.metadata::text,
+                i.data ->> 'node', (i.data ->> 'attempt')::integer
          FROM unnest($1::integer[], $2::uuid[]) AS u (project_id, run_id)
          CROSS JOIN LATERAL (
              SELECT inbox_id, kind, data, metadata FROM meshhook.inbox
@@ -136,7 +139,14 @@ pub(super) fn facts(keys: &[RunKey]) -> HashMap<RunKey, Vec<Incoming>> {
         |row| {
             let key = RunKey { project: row.must(1), run: row.must(2) };
             let (kind, data): (String, String) = (row.must(4), row.must(5));
-            (key, Incoming { inbox_id: row.must(3), fact: read_fact(&kind, &data), metadata: row.get(6) })
+            (
+                key,
+                Incoming {
+                    inbox_id: row.must(3),
+                    fact: read_fact(&kind, &data, row.get(7), row.get(8)),
+                    metadata: row.get(6),
+                },
+            )
         },
     );
     for (key, fact) in rows {
@@ -145,22 +155,19 @@ pub(super) fn facts(keys: &[RunKey]) -> HashMap<RunKey, Vec<Incoming>> {
     facts
 }
 
-/// Reads a fact. A result that only the engine finds too deep or odd is the attempt's failure, not the run's.
-fn read_fact(kind: &str, data: &str) -> Result<Fact, String> {
-    Fact::from_parts(kind, data).or_else(|message| {
-        if kind != "job.completed" {
-            return Err(message);
+/// Reads a fact. A result that only the engine finds too deep or odd is the attempt's failure, not the
+/// run's; node and attempt come from the server, which could read it.
+fn read_fact(kind: &str, data: &str, node: Option<String>, attempt: Option<i32>) -> Result<Fact, String> {
+    Fact::from_parts(kind, data).or_else(|message| match (kind, node, attempt.map(u32::try_from)) {
+        ("job.completed" | "job.failed", Some(node), Some(Ok(attempt))) => {
+            let error = Json::object([
+                ("class", Json::from("output_unreadable")),
+                ("message", Json::from(message)),
+                ("retryable", Json::Bool(false)),
+            ]);
+            Ok(Fact::JobFailed(JobFailed { node: node.into(), attempt, error }))
         }
-        let fields: serde_json::Value = serde_json::from_str(data).map_err(|_| message.clone())?;
-        let node = fields["node"].as_str().ok_or_else(|| message.clone())?;
-        let attempt =
-            fields["attempt"].as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| message.clone())?;
-        let error = Json::object([
-            ("class", Json::from("output_unreadable")),
-            ("message", Json::from(message.as_str())),
-            ("retryable", Json::Bool(false)),
-        ]);
-        Ok(Fact::JobFailed(JobFailed { node: node.into(), attempt, error }))
+        _ => Err(message),
     })
 }
 

@@ -10,7 +10,7 @@ pub use load::events_after;
 pub mod tick;
 mod write;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
@@ -33,6 +33,10 @@ use batch::Batch;
 const CACHE_BYTES: usize = 64 << 20;
 /// How often due timers and leases are looked for while there is work, in microseconds.
 const DUE_CHECK_MICROS: i64 = 100_000;
+
+/// How often a run fails alone before it is ended: more than once, so that a cancel aimed at the worker or
+/// a passing trouble of the server ends none.
+const MAX_STRIKES: u32 = 3;
 
 /// A run's place in the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +83,10 @@ pub struct Turns {
     /// Runs that could not even be ended; left alone until the process restarts.
     given_up: HashSet<RunKey>,
     next_due_check: i64,
+    /// Whether the last look at the inbox met a run that another session holds.
+    passed_over: bool,
+    /// How often a run failed alone.
+    strikes: HashMap<RunKey, u32>,
 }
 
 impl Turns {
@@ -99,11 +107,14 @@ impl Turns {
             condemned: VecDeque::new(),
             given_up: HashSet::new(),
             next_due_check: 0,
+            passed_over: false,
+            strikes: HashMap::new(),
         }
     }
 
     /// Takes a turn for up to `batch` runs. Called inside a transaction, as the owner role.
     pub fn turn(&mut self, batch: usize) -> TurnReport {
+        self.current.clear();
         let now = random::now_micros();
         let mut more = false;
         if now >= self.next_due_check {
@@ -133,14 +144,16 @@ impl Turns {
     }
 
     /// The runs of this turn, locked: one that must be ended, one that is suspected, or the next of the inbox.
-    fn choose(&self, batch: usize) -> Vec<LockedRun> {
+    fn choose(&mut self, batch: usize) -> Vec<LockedRun> {
         if let Some((key, _)) = self.condemned.front() {
             return load::lock(&[*key]);
         }
         if let Some(key) = self.suspects.front() {
             return load::lock(&[*key]);
         }
-        load::pick(self.scope, batch, &self.given_up)
+        let (locked, passed_over) = load::pick(self.scope, batch, &self.given_up);
+        self.passed_over = passed_over;
+        locked
     }
 
     /// Replaces what a run was told by its end.
@@ -196,6 +209,7 @@ impl Turns {
             } else if self.suspects.front() == Some(key) {
                 self.suspects.pop_front();
             }
+            self.strikes.remove(key);
         }
         for (key, state) in std::mem::take(&mut self.staged) {
             if let Some(state) = state {
@@ -234,10 +248,15 @@ impl Turns {
                 self.condemned.pop_front();
                 self.given_up.insert(*key);
             }
-            // Twice alone, so that a cancel aimed at the worker ends no run.
-            [key] if self.suspects.front() == Some(key) => {
-                self.suspects.pop_front();
-                self.condemned.push_back((*key, message.to_owned()));
+            [key] => {
+                self.suspects.retain(|suspect| suspect != key);
+                let strikes = self.strikes.entry(*key).or_default();
+                *strikes += 1;
+                if *strikes < MAX_STRIKES {
+                    self.suspects.push_back(*key);
+                } else {
+                    self.condemned.push_back((*key, message.to_owned()));
+                }
             }
             runs => self.suspects.extend(runs),
         }
@@ -249,8 +268,11 @@ impl Turns {
     }
 
     /// When the next timer is due or the next lease runs out, in microseconds since 2000.
+    ///
+    /// Now, where a run with facts was held by another session: nothing tells when it lets go.
     pub fn next_due(&mut self) -> Option<i64> {
-        let due = load::next_due();
+        let held = self.passed_over.then(random::now_micros);
+        let due = load::next_due().into_iter().chain(held).min();
         self.next_due_check = due.map_or(0, |due| due.min(self.next_due_check));
         due.map(|due| due - random::PG_EPOCH_MICROS)
     }

@@ -6,7 +6,7 @@ use super::Turns;
 use crate::error::{bad_parameter, refuse};
 use crate::owner::as_owner;
 use crate::subtransaction::attempt;
-use crate::{installation, project};
+use crate::{installation, project, shmem};
 
 /// One turn in the caller's session; see the COMMENT.
 #[pg_extern]
@@ -23,6 +23,8 @@ fn tick(batch_size: default!(i32, 512)) -> i32 {
             return 0;
         }
         let mut turns = Turns::of(project::served(caller));
+        // What an orchestrator passed over because this session holds it is to be looked at again.
+        shmem::wake_on_commit();
         let mut moved = 0;
         loop {
             // The subtransaction keeps one bad run from taking the caller's transaction along.

@@ -17,8 +17,9 @@ pub(super) fn all(batch: &Batch) {
     }
 }
 
-/// Takes back what is open for runs that ended. A job that an executor is just reporting on is locked and
-/// left alone: its report finds the run over, or its lease runs out, and either removes it.
+/// Takes back what is open for runs that ended. A job or timer that another session holds (an executor that
+/// is just reporting, an open `tick()`) is left alone, for a turn waits for nobody: the report, the fired
+/// timer or the lease's end finds the run over and is dropped.
 fn cancel_open_work(batch: &Batch) {
     let closed = &batch.closed;
     if closed.run.is_empty() {
@@ -34,8 +35,11 @@ fn cancel_open_work(batch: &Batch) {
         &keys,
     );
     spi::exec(
-        "DELETE FROM meshhook.timer t USING unnest($1::integer[], $2::uuid[]) AS u (project_id, run_id)
-         WHERE t.project_id = u.project_id AND t.run_id = u.run_id",
+        "WITH open AS MATERIALIZED (
+             SELECT t.project_id, t.run_id, t.node FROM unnest($1::integer[], $2::uuid[]) AS u (project_id, run_id)
+             JOIN meshhook.timer t ON t.project_id = u.project_id AND t.run_id = u.run_id FOR UPDATE OF t SKIP LOCKED)
+         DELETE FROM meshhook.timer t USING open o
+         WHERE t.project_id = o.project_id AND t.run_id = o.run_id AND t.node = o.node",
         &keys,
     );
 }

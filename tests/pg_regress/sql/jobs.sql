@@ -75,3 +75,7 @@ SELECT * FROM meshhook.release_jobs(ARRAY['a'], NULL);
 \echo SQLSTATE :LAST_ERROR_SQLSTATE
 
 SELECT input, count(*) AS differences FROM meshhook.runs r, meshhook.verify_run(r.run_id) GROUP BY input;
+
+-- Documents are matched by place: an array of another shape is refused before anything is taken.
+SELECT * FROM meshhook.complete_jobs(ARRAY['0/00000000-0000-0000-0000-000000000000/a'], ARRAY[1]::bigint[], '[0:0]={"3"}'::jsonb[]);
+SELECT * FROM meshhook.complete_jobs(ARRAY['0/00000000-0000-0000-0000-000000000000/a'], ARRAY[1]::bigint[], '{{"3"}}'::jsonb[]);

@@ -15,9 +15,11 @@ SELECT * FROM leaves;
 
 -- Nothing is to be done while the leaf is young; then one step at a time.
 SELECT count(*) FROM meshhook.maintain();
-UPDATE meshhook.run SET created_at = created_at - interval '8 days' WHERE run_id = :'old';
+UPDATE meshhook.installation SET activated_at = activated_at - interval '8 days';
 SELECT action FROM meshhook.maintain();
 SELECT meshhook.start_run('leaf') AS between_steps \gset
+SELECT action FROM meshhook.maintain();
+SELECT action FROM meshhook.maintain();
 SELECT action FROM meshhook.maintain();
 SELECT action FROM meshhook.maintain();
 SELECT count(*) FROM meshhook.maintain();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::definition::{Fields, Problems};
 use crate::error::ErrorInfo;
 use crate::expr::{Budget, Expr, ExprError, RootPath};
-use crate::json::Json;
+use crate::json::{Json, MAX_DOCUMENT_DEPTH};
 use crate::state::{OUT, RunStatus};
 use crate::template::Template;
 use crate::time::Timestamp;
@@ -140,6 +140,11 @@ fn render(
     budget: &mut Budget,
 ) -> Result<Json, ErrorInfo> {
     match template.render(context.root, budget) {
+        Ok(rendered) if rendered.value.is_deeper_than(MAX_DOCUMENT_DEPTH) => {
+            let message =
+                format!("the value is nested deeper than {MAX_DOCUMENT_DEPTH} levels (at /with/{name})");
+            Err(ErrorInfo::new("expr.too_complex", message).retryable(false))
+        }
         Ok(rendered) => Ok(rendered.value),
         Err((below, error)) => Err(located(&error, &format!("/with/{name}{below}"))),
     }

@@ -41,8 +41,8 @@ fn it_waits_for_its_database_and_ends_when_told() {
         listening |= message == "listening";
         unavailable |= message.starts_with("database unavailable");
     }
-    let told = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(told.success());
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)
+        .unwrap();
     until("drained");
     let mut rest = String::new();
     log.read_to_string(&mut rest).unwrap();
