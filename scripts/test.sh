@@ -14,9 +14,10 @@ set -uo pipefail
 
 export MESHHOOK_PG_CONFIG=$PG_CONFIG MESHHOOK_SIDECAR_BIN=$TARGET/release/meshhook-sidecar
 export RUST_BACKTRACE=${RUST_BACKTRACE:-0}
-# What cargo tells about building, and empty test binaries.
+# What cargo and pgrx tell about building, and empty test binaries.
 NOISE='^ *(Compiling|Downloaded|Downloading|Blocking|Fresh|Dirty|Adding|Locking|Updating|Finished|Doc-tests) |^ *Running |^$'
 NOISE+='|^running 0 tests|^test result: ok. 0 passed; 0 failed; 0 ignored'
+NOISE+='|\[1m *(Using|Building|Running|Installing|Copying|Discovered|Writing|Finished)\b|^CARGO_PGRX_TEST|^Using sudo to copy'
 NAMES=() PASSED=() FAILED=() SECONDS_TAKEN=()
 started_all=$SECONDS
 
@@ -65,9 +66,11 @@ engine() {
 pg_test() {
     local runas=()
     pgdata=$(mktemp -d /tmp/meshhook-pg-test-XXXXXX)
-    trap 'rm -rf "$pgdata"' EXIT
-    if [ "$(id -u)" = 0 ]; then
-        chown postgres: "$pgdata"
+    trap 'rm -rf "$pgdata" 2>/dev/null || as_root rm -rf "$pgdata"' EXIT
+    # PostgreSQL refuses root; and only with --runas does pgrx install by sudo.
+    if [ "$(id -u)" = 0 ] || [ ! -w "$("$PG_CONFIG" --pkglibdir)" ]; then
+        chmod 755 "$pgdata"
+        as_root chown postgres: "$pgdata"
         runas=(--runas postgres)
     fi
     cargo pgrx test "pg$PG_MAJOR" --no-default-features --features "pg$PG_MAJOR" "${runas[@]}" --pgdata "$pgdata"

@@ -12,7 +12,7 @@ use crate::event::{
     Event, NodeFailed, NodeRetryScheduled, NodeScheduled, NodeSkipped, NodeSucceeded, RunCancelRequested,
     RunCanceled, RunFailed, RunSucceeded,
 };
-use crate::fact::{Fact, Start};
+use crate::fact::{Fact, Quarantine, Start};
 use crate::json::{Json, MAX_DOCUMENT_DEPTH};
 use crate::node::{self, Action, Context};
 use crate::state::{NodeStatus, OUT, RunState, RunStatus};
@@ -40,7 +40,7 @@ pub fn step(workflow: &Workflow, run: &str, state: &mut RunState, fact: &Fact, a
         }
         Fact::TimerDue(timer) => turn.timer_due(&timer.node),
         Fact::Cancel(cancel) => turn.cancel(cancel.reason.clone()),
-        Fact::Quarantine(quarantine) => turn.quarantine(quarantine.error.clone()),
+        Fact::Quarantine(quarantine) => turn.quarantine(quarantine),
     }
     turn.events
 }
@@ -156,7 +156,11 @@ impl Turn<'_> {
         self.emit(Event::RunCanceled(RunCanceled { reason, output: None }));
     }
 
-    fn quarantine(&mut self, mut error: ErrorInfo) {
+    fn quarantine(&mut self, quarantine: &Quarantine) {
+        if let Some(start) = quarantine.start.as_ref().filter(|_| self.state.position == 0) {
+            self.emit(Event::RunStarted(start.clone()));
+        }
+        let mut error = quarantine.error.clone();
         error.class = Arc::from(QUARANTINED);
         self.emit(Event::RunFailed(RunFailed { error, output: None }));
     }

@@ -84,6 +84,9 @@ pub struct Cancel {
 pub struct Quarantine {
     /// What went wrong.
     pub error: ErrorInfo,
+    /// The start that was never turned, so that the input is not lost with the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
 }
 
 impl Fact {

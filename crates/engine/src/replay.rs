@@ -49,7 +49,7 @@ pub fn verify(workflow: &Workflow, run: &str, log: &[Recorded]) -> Result<RunSta
             return Err(Box::new(Difference { position: state.position + 1, path, expected, found }));
         }
         let position = first.position;
-        let fact = fact_behind(&state, &first.event);
+        let fact = fact_behind(&state, &first.event, rest.get(1).map(|next| &next.event));
         let decided = fact.map(|fact| step(workflow, run, &mut state, &fact, first.at)).unwrap_or_default();
         if decided.is_empty() {
             let found = Some(document(&first.event));
@@ -71,11 +71,17 @@ pub fn verify(workflow: &Workflow, run: &str, log: &[Recorded]) -> Result<RunSta
     Ok(state)
 }
 
-/// The fact that an event records, given the state before it; `None` for a pure decision.
-fn fact_behind(state: &RunState, event: &Event) -> Option<Fact> {
+/// The fact that an event records, given the state before it; `None` for a pure decision. The event after it
+/// tells a start that was quarantined from one that was turned.
+fn fact_behind(state: &RunState, event: &Event, next: Option<&Event>) -> Option<Fact> {
     let status = |id: &str| state.nodes.get(id).map(|node| node.status);
     match event {
-        Event::RunStarted(start) => Some(Fact::Start(start.clone())),
+        Event::RunStarted(start) => Some(match next {
+            Some(Event::RunFailed(failed)) if &*failed.error.class == QUARANTINED => {
+                Fact::Quarantine(Quarantine { error: failed.error.clone(), start: Some(start.clone()) })
+            }
+            _ => Fact::Start(start.clone()),
+        }),
         Event::NodeSucceeded(done) => match (done.attempt, status(&done.node)) {
             (Some(attempt), _) => {
                 let (node, output) = (done.node.clone(), done.output.clone());
@@ -97,7 +103,7 @@ fn fact_behind(state: &RunState, event: &Event) -> Option<Fact> {
         }),
         Event::RunCancelRequested(request) => Some(Fact::Cancel(Cancel { reason: request.reason.clone() })),
         Event::RunFailed(failed) if &*failed.error.class == QUARANTINED => {
-            Some(Fact::Quarantine(Quarantine { error: failed.error.clone() }))
+            Some(Fact::Quarantine(Quarantine { error: failed.error.clone(), start: None }))
         }
         _ => None,
     }

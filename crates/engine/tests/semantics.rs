@@ -3,8 +3,11 @@
 mod common;
 
 use common::Sim;
+use meshhook_engine::error::ErrorInfo;
+use meshhook_engine::event::Event;
+use meshhook_engine::fact::{Fact, Quarantine};
 use meshhook_engine::json::Json;
-use meshhook_engine::state::RunStatus;
+use meshhook_engine::state::{RunState, RunStatus};
 
 const DIAMOND: &str = r#"{"name":"w","nodes":[
     {"id":"a","type":"task"},{"id":"b","type":"task"},{"id":"c","type":"task"},{"id":"d","type":"task"}],
@@ -274,6 +277,18 @@ fn a_forged_log_is_found_out() {
     changed[1].event = meshhook_engine::event::Event::from_parts("node.scheduled", &data).unwrap();
     assert!(run.differs(&changed));
     assert_eq!(Json::parse("1").unwrap().to_string(), "1");
+}
+
+#[test]
+fn a_run_given_up_before_its_first_turn_keeps_its_start() {
+    let mut run = Sim::start(DIAMOND, r#"{"n":1}"#);
+    let Event::RunStarted(start) = run.log[0].event.clone() else { panic!("a run starts with its start") };
+    (run.state, run.log) = (RunState::default(), Vec::new());
+    let error = ErrorInfo::new("internal", "the engine gave up");
+    run.take(&Fact::Quarantine(Quarantine { error, start: Some(start) }));
+    assert_eq!((run.status(), run.error_class()), (RunStatus::Failed, "quarantined".into()));
+    assert_eq!(run.state.input.to_string(), r#"{"n":1}"#);
+    run.verify();
 }
 
 #[test]

@@ -161,9 +161,13 @@ impl Turns {
         let error = self.condemned.front().map_or("", |(_, error)| error);
         work.state.get_or_insert_default();
         let error = ErrorInfo::new("quarantined", error).retryable(false);
+        let start = work.facts.iter().find_map(|fact| match &fact.fact {
+            Ok(Fact::Start(start)) => Some(start.clone()),
+            _ => None,
+        });
         work.facts.iter_mut().for_each(|fact| fact.fact = Err(String::new()));
         if let Some(first) = work.facts.first_mut() {
-            first.fact = Ok(Fact::Quarantine(Quarantine { error }));
+            first.fact = Ok(Fact::Quarantine(Quarantine { error, start }));
         }
     }
 
@@ -182,7 +186,9 @@ impl Turns {
             let fact = match &incoming.fact {
                 Ok(fact) => fact.clone(),
                 Err(message) if message.is_empty() => continue,
-                Err(message) => Fact::Quarantine(Quarantine { error: ErrorInfo::new("internal", message) }),
+                Err(message) => {
+                    Fact::Quarantine(Quarantine { error: ErrorInfo::new("internal", message), start: None })
+                }
             };
             let first = state.position + 1;
             let events = decide(&definition, &id, &mut state, &fact, at);
@@ -304,9 +310,10 @@ fn decide(
         Ok(events) => events,
         Err(_) => {
             *state = before;
+            let start = if let Fact::Start(start) = fact { Some(start.clone()) } else { None };
             let error =
                 ErrorInfo::new("internal", "the engine gave up on this run; the server log has the details");
-            step(workflow, run, state, &Fact::Quarantine(Quarantine { error }), at)
+            step(workflow, run, state, &Fact::Quarantine(Quarantine { error, start }), at)
         }
     }
 }

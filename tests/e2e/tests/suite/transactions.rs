@@ -5,6 +5,7 @@ use meshhook_testkit::Session;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::process::Stdio;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// The number of rows of each table of meshhook's, partitions counted as themselves.
@@ -162,4 +163,32 @@ fn a_prepared_transaction_starts_its_run_when_it_commits() {
     assert_eq!(counted(&mut admin, "SELECT count(*) FROM meshhook.runs"), 3);
     let found: i64 = admin.value("SELECT count(*) FROM meshhook.runs WHERE run_id = $1", &[&gone]);
     assert_eq!(found, 0);
+}
+
+#[test]
+fn a_run_that_a_session_holds_delays_only_itself_and_only_as_long() {
+    let db = Database::preloaded("held");
+    publish(&mut db.app(), &json!({"name": "work", "nodes": [{"id": "do", "type": "task"}]}));
+    publish(
+        &mut db.app(),
+        &json!({"name": "echo", "nodes": [{"id": "out", "type": "transform", "with": {"output": 1}}]}),
+    );
+    let (mut app, mut admin, mut holder) = (db.app(), db.admin(), db.admin());
+    let held = start(&mut app, "work", &json!({}));
+    meshhook_e2e::wait_status(&mut admin, held, &["running"], SOON);
+    let well_before_the_poll = Duration::from_secs(10);
+    holder.exec("BEGIN");
+    holder.exec(&format!("SELECT FROM meshhook.run WHERE run_id = '{held}' FOR UPDATE"));
+    // More facts than a turn reads at once, all of them in front of everybody else's.
+    app.exec(&format!("SELECT count(meshhook.cancel_run('{held}')) FROM generate_series(1, 9000)"));
+    let other = start(&mut app, "echo", &json!({}));
+    meshhook_e2e::wait_status(&mut admin, other, &["succeeded"], well_before_the_poll);
+    assert_eq!(
+        admin.value::<String>("SELECT status FROM meshhook.run WHERE run_id = $1", &[&held]),
+        "running",
+        "nobody took the run from its holder"
+    );
+    // A rollback wakes nobody, and yet it does not take until the next poll.
+    holder.exec("ROLLBACK");
+    meshhook_e2e::wait_status(&mut admin, held, &["canceled"], well_before_the_poll);
 }
