@@ -5,7 +5,8 @@
 #   test.sh engine sql e2e      only these (names below)
 #   test.sh long                what takes too long for every change
 #
-#   engine    the pure crates: definitions, expressions, decisions, signatures, the sidecar's own tests. No server.
+#   engine    the pure crates: definitions, expressions, decisions, signatures, the sidecar's own tests, the model of the
+#             event store's order. No server.
 #   sql       pg_test (Rust glue), pg_regress (the SQL surface), isolation (concurrent sessions), upgrade
 #   e2e       real clusters, sidecars, kills
 set -uo pipefail
@@ -57,8 +58,9 @@ install_release() {
 
 engine() {
     heading "build: the pure crates"
-    prepare "tests of the pure crates" cargo test --no-run --package meshhook-engine --package meshhook-sidecar
-    layer engine cargo test --package meshhook-engine --package meshhook-sidecar
+    local crates=(--package meshhook-engine --package meshhook-sidecar --package meshhook-order-model)
+    prepare "tests of the pure crates" cargo test --no-run "${crates[@]}"
+    layer engine cargo test "${crates[@]}"
 }
 
 # Builds and installs a debug extension with the tests in it; the release is installed anew afterwards. Runs in a

@@ -50,6 +50,68 @@ COMMENT ON FUNCTION meshhook.activate() IS
 COMMENT ON FUNCTION meshhook.register_database() IS
 'Tells the launcher that this database has meshhook. For the install script.';
 
+COMMENT ON FUNCTION meshhook.append_message(text, text, jsonb, jsonb, bigint, uuid, boolean) IS
+'Appends a message to a stream in the caller''s transaction and returns its position there: 0, 1, 2, … without gaps. A stream is category-id ("account-123"), is made by its first message, and is one writer''s at a time until that one''s transaction ends; other streams are not held up. expected_version is the position that the stream''s last message must have, -1 for none, null for any: 55000 with both versions in DETAIL if it has another. id is unique in the project (default: a UUIDv7): 23505 if it is taken, but with idempotent => true a repetition in the same stream changes nothing and returns the first one''s position. 40001 under REPEATABLE READ and SERIALIZABLE if the stream has grown since the transaction began. At most 1000 streams a transaction (54000), 16 MiB a document. The transaction cannot be prepared for two-phase commit.';
+COMMENT ON FUNCTION meshhook.append_messages(text[], text[], jsonb[], jsonb[], bigint[], uuid[], boolean) IS
+'Appends many messages in one statement, all or none, and returns a row for each in the order given. streams has one element for each message, or one for all; the other arrays one for each, or are left out. expected_versions is compared with what the stream''s version is by then; a single element is the first message''s. Otherwise like append_message.';
+COMMENT ON FUNCTION meshhook.read_stream(text, bigint, integer, text[]) IS
+'A stream''s messages from a position on, in order, at most batch_size (1 to 100000); types chooses some. Empty for a stream that does not exist. A NOTICE says where the stream begins if what was asked for has been purged. "meshhook:run-<uuid>" is the log of a run; its positions begin at 1.';
+COMMENT ON FUNCTION meshhook.read_category(text, bigint, integer, text[], text, integer, integer) IS
+'The messages of all streams of a category from a global position on, in global order, up to safe_position(category): whoever goes on from the last global position read misses nothing. correlation chooses messages whose metadata has a correlationStreamName of that category; consumer_group_member (from 0) and consumer_group_size choose the streams of one member, by the hash of their cardinal id, as Message DB does (a stream without id is nobody''s). "meshhook:run" are the logs of all runs. Right at every isolation level; on a standby it stops at the position that the primary said last.';
+COMMENT ON FUNCTION meshhook.read_all(bigint, integer, text[], boolean) IS
+'All messages of the project from a global position on, in global order, up to safe_position(); the events of runs too if include_runs. Otherwise like read_category.';
+COMMENT ON FUNCTION meshhook.last_message(text, text) IS
+'A stream''s last message, or its last of a type; no row if there is none.';
+COMMENT ON FUNCTION meshhook.stream_version(text) IS
+'The position of a stream''s last message; null if it is empty.';
+COMMENT ON FUNCTION meshhook.safe_position(text) IS
+'The global position up to which everything in a category (null: in all of the project''s) is decided: readers stop there. The view position_holders shows who keeps it from rising.';
+COMMENT ON FUNCTION meshhook.holders_of_positions(text) IS
+'Open transactions that may hold positions of a category (null: any). For the view position_holders.';
+COMMENT ON FUNCTION meshhook.stream_category(text) IS 'The category of a stream: what stands before the first "-".';
+COMMENT ON FUNCTION meshhook.stream_id(text) IS 'The id of a stream: what stands behind the first "-"; null without one.';
+COMMENT ON FUNCTION meshhook.stream_cardinal_id(text) IS 'The cardinal id of a stream: its id up to the first "+"; null without id.';
+COMMENT ON FUNCTION meshhook.hash_64(text) IS 'The first eight bytes of a text''s MD5 as a number, as Message DB''s hash_64: members of consumer groups are told apart by it.';
+COMMENT ON PROCEDURE meshhook.wait_for_messages(text, bigint, interval, boolean) IS
+'Waits until a message of a category (null: any of the project''s) with a global position above the one given can be read, or for the time given; ready says which. Wakes within a millisecond or two of the commit and holds no snapshot while it waits. Call it outside a transaction block; 55000 with a HINT otherwise. Without shared_preload_libraries it looks every 100 ms. LISTEN meshhook_messages is notified too, the first time at once, then at most every 10 ms, with an empty payload.';
+COMMENT ON PROCEDURE meshhook.wait_append(text, integer) IS
+'Registers as waiting (0 ms), sleeps without a snapshot until a message may have become readable, or ends the waiting (fewer). For wait_for_messages.';
+COMMENT ON FUNCTION meshhook.messages_of_run(integer, uuid, bigint, text[], bigint) IS 'The log of a run as messages. For read_stream.';
+COMMENT ON FUNCTION meshhook.last_message_of_run(integer, uuid, text) IS 'The last event of a run as a message. For last_message.';
+COMMENT ON FUNCTION meshhook.messages_of_runs(integer, bigint, bigint, text[], bigint) IS 'The logs of all runs as messages, in global order. For read_category.';
+
+COMMENT ON FUNCTION meshhook.read_consumer(text, text, integer, integer, integer, text[], text) IS
+'The next messages of a category for one member of a consumer, from the position that commit_consumer stored, in global order. The first call makes the consumer, by default with one member; another consumer_group_size later is refused (55000), resize_consumer changes it. Each stream belongs to one member, by the hash of its cardinal id; streams without id to the first. token is what commit_consumer takes. Read, work, commit: what was not committed is read again.';
+COMMENT ON FUNCTION meshhook.commit_consumer(text, bigint, bigint, integer) IS
+'Stores how far a member of a consumer has come: the global position of the last message it is done with. With the token of the read it is refused (55000) if anybody has moved the member since. Part of your transaction: position and effects commit together. Returns the next token. 22023 for a position behind the stored one or not readable yet.';
+COMMENT ON FUNCTION meshhook.resize_consumer(text, integer) IS
+'Divides a consumer among another number of members (1 to 1024). Tokens given before are worth nothing; each stream goes on where its earlier member had come to, so nothing that was committed is delivered again.';
+COMMENT ON FUNCTION meshhook.seek_consumer(text, bigint) IS
+'Puts all members of a consumer at a global position, forwards or back. Tokens given before are worth nothing.';
+COMMENT ON FUNCTION meshhook.drop_consumer(text) IS 'Forgets a consumer and its positions. P0002 if it does not exist.';
+
+COMMENT ON FUNCTION meshhook.purge_stream(text, bigint) IS
+'Removes a stream''s messages before a position, audited, and returns how many. The newest message stays. Positions are never given again; reads from before say where the stream now begins. P0002 if the stream does not exist.';
+COMMENT ON FUNCTION meshhook.delete_stream(text) IS
+'Removes all of a stream''s messages, audited, and returns how many. The stream is empty then (version -1); what is appended later goes on behind the positions that were given.';
+
+COMMENT ON FUNCTION meshhook.install_message_store(text) IS
+'Makes schema message_store: the functions, views, type and role of Message DB 1.3.0 over a project, so that its clients run unchanged. Call it again after an update of meshhook, or to choose another project. docs/message-db.md has the differences.';
+COMMENT ON FUNCTION meshhook.uninstall_message_store() IS
+'Drops schema message_store. The messages stay in their project; an original that import_message_store moved aside gets its name back.';
+COMMENT ON PROCEDURE meshhook.import_message_store(name, text, integer) IS
+'Copies a Message DB store (schema with a table messages) into a project without messages or runs, with positions, global positions, ids and times, in batches of its own transactions, while the original is in use; reports progress, and goes on where it was if called again. The last step locks the original''s table, copies the rest and compares; an original in schema message_store becomes message_store_original and meshhook''s schema takes its place in the same transaction. docs/message-db.md tells how to go about it.';
+COMMENT ON FUNCTION meshhook.import_begin(name, text) IS 'Checks source and target. For import_message_store.';
+COMMENT ON FUNCTION meshhook.import_barrier(name) IS 'The source''s last decided position. For import_message_store.';
+COMMENT ON FUNCTION meshhook.import_batch(integer, name, bigint, integer) IS 'Copies the next messages. For import_message_store.';
+COMMENT ON FUNCTION meshhook.import_finish(integer, name) IS 'Copies the rest and takes the original''s place. For import_message_store.';
+COMMENT ON FUNCTION meshhook.message_store_write(integer, varchar, varchar, varchar, jsonb, jsonb, bigint) IS 'For message_store.write_message.';
+COMMENT ON FUNCTION meshhook.message_store_stream(integer, varchar, bigint, bigint, varchar) IS 'For message_store.get_stream_messages.';
+COMMENT ON FUNCTION meshhook.message_store_category(integer, varchar, bigint, bigint, varchar, bigint, bigint, varchar) IS 'For message_store.get_category_messages.';
+COMMENT ON FUNCTION meshhook.message_store_last(integer, varchar, varchar) IS 'For message_store.get_last_stream_message.';
+COMMENT ON FUNCTION meshhook.message_store_stream_version(integer, varchar) IS 'For message_store.stream_version.';
+COMMENT ON FUNCTION meshhook.message_store_lock(integer, varchar) IS 'For message_store.acquire_lock.';
+
 COMMENT ON FUNCTION meshhook.create_project(text, text) IS
 'Makes a project (tenant) and returns its uuid. slug has 1 to 63 lower-case letters, digits, "-" and "_" and is what SET meshhook.project takes. 23505 if it exists.';
 COMMENT ON FUNCTION meshhook.add_member(text, regrole) IS
@@ -116,8 +178,9 @@ BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
-            'cancel_run', 'claim_jobs', 'complete_jobs', 'fail_jobs', 'heartbeat_jobs', 'receive_webhook',
-            'release_jobs', 'start_run', 'tick'])
+            'cancel_run', 'claim_jobs', 'complete_jobs', 'fail_jobs', 'heartbeat_jobs', 'last_message_of_run',
+            'commit_consumer', 'delete_stream', 'drop_consumer', 'messages_of_run', 'messages_of_runs', 'purge_stream',
+            'read_consumer', 'receive_webhook', 'resize_consumer', 'seek_consumer', 'release_jobs', 'start_run', 'tick'])
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET plan_cache_mode = force_generic_plan', routine);
         FOREACH setting IN ARRAY ARRAY['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin'] LOOP
@@ -132,10 +195,13 @@ CREATE FUNCTION meshhook.api_routines() RETURNS SETOF regprocedure
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.oid::regprocedure FROM pg_proc p
     WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
-        'await_run', 'cancel_run', 'claim_jobs', 'complete_job', 'complete_jobs', 'create_endpoint',
-        'current_project_id', 'fail_job', 'fail_jobs', 'heartbeat_jobs', 'is_active', 'publish_workflow',
-        'release_jobs', 'rotate_endpoint_secret', 'run_history', 'run_state', 'start_run', 'status',
-        'tick', 'uuid_time', 'validate_workflow', 'verify_run', 'version', 'wait_turn'])
+        'append_message', 'append_messages', 'await_run', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job',
+        'complete_jobs', 'create_endpoint', 'current_project_id', 'drop_consumer', 'fail_job', 'fail_jobs', 'hash_64',
+        'heartbeat_jobs', 'holders_of_positions', 'is_active', 'last_message', 'publish_workflow', 'read_all',
+        'read_category', 'read_consumer', 'read_stream', 'release_jobs', 'resize_consumer', 'rotate_endpoint_secret',
+        'run_history', 'run_state', 'safe_position', 'seek_consumer', 'start_run', 'status', 'stream_cardinal_id',
+        'stream_category', 'stream_id', 'stream_version', 'tick', 'uuid_time', 'validate_workflow', 'verify_run',
+        'version', 'wait_append', 'wait_for_messages', 'wait_turn'])
 $$;
 
 CREATE FUNCTION meshhook.grant_api(role regrole) RETURNS void
@@ -149,13 +215,14 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', routine, role);
     END LOOP;
     FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'stuck_runs', 'run', 'run_event', 'inbox', 'job', 'timer',
-        'workflow', 'workflow_version', 'delivery', 'audit_log'] LOOP
+        'workflow', 'workflow_version', 'delivery', 'audit_log', 'streams', 'stream', 'message', 'position_holders',
+        'consumer_lag', 'consumer', 'consumer_position'] LOOP
         EXECUTE format('GRANT SELECT ON meshhook.%I TO %s', readable, role);
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION meshhook.grant_api(regrole) IS
-    'Lets a role use meshhook: publish, start, read, cancel, claim. What it sees is still only its project. Needs the rights of whoever installed the extension.';
+    'Lets a role use meshhook: publish, start, read, cancel, claim, append, consume. What it sees is still only its project. Needs the rights of whoever installed the extension.';
 COMMENT ON FUNCTION meshhook.api_routines() IS 'The user API: the routines that grant_api grants.';
 REVOKE ALL ON FUNCTION meshhook.grant_api(regrole), meshhook.api_routines() FROM PUBLIC;
 

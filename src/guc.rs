@@ -13,6 +13,15 @@ pub static KEK_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>
 /// `meshhook.leaf_days`: how many days of runs one leaf holds.
 pub static LEAF_DAYS: GucSetting<i32> = GucSetting::<i32>::new(7);
 
+/// `message_store.sql_condition`: whether reads through schema `message_store` may have conditions in SQL; `off` refuses.
+pub static SQL_CONDITION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"off"));
+/// `message_store.debug_get`: `on` shows the arguments of reads.
+pub static DEBUG_GET: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"off"));
+/// `message_store.debug_write`: `on` shows the arguments of writes.
+pub static DEBUG_WRITE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"off"));
+/// `message_store.debug`: `on` shows both.
+pub static DEBUG: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"off"));
+
 /// Largest input, output or webhook body, in bytes.
 pub const MAX_PAYLOAD_BYTES: usize = 1 << 20;
 
@@ -52,6 +61,41 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    message_store();
+}
+
+/// Defines Message DB's settings, which clients of schema `message_store` know.
+fn message_store() {
+    GucRegistry::define_string_guc(
+        c"message_store.sql_condition",
+        c"Whether reads through schema message_store may have conditions in SQL; \"off\" refuses them.",
+        c"A condition runs with its caller's rights.",
+        &SQL_CONDITION,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    for (name, about, setting) in [
+        (
+            c"message_store.debug_get",
+            c"\"on\": reads through schema message_store show their arguments.",
+            &DEBUG_GET,
+        ),
+        (
+            c"message_store.debug_write",
+            c"\"on\": writes through schema message_store show their arguments.",
+            &DEBUG_WRITE,
+        ),
+        (c"message_store.debug", c"\"on\": both show their arguments.", &DEBUG),
+    ] {
+        GucRegistry::define_string_guc(
+            name,
+            about,
+            c"As NOTICE.",
+            setting,
+            GucContext::Userset,
+            GucFlags::default(),
+        );
+    }
 }
 
 /// The text of a string setting; `None` if unset or empty.

@@ -10,6 +10,7 @@ compile_error!("meshhook must be built with panic = \"unwind\"");
 use pgrx::prelude::*;
 
 mod error;
+mod event_store;
 mod guc;
 mod installation;
 mod job;
@@ -36,13 +37,49 @@ extension_sql_file!("../sql/schema/project.sql", name = "schema_project", requir
 extension_sql_file!("../sql/schema/workflow.sql", name = "schema_workflow", requires = ["schema_project"]);
 extension_sql_file!("../sql/schema/run.sql", name = "schema_run", requires = ["schema_workflow"]);
 extension_sql_file!("../sql/schema/webhook.sql", name = "schema_webhook", requires = ["schema_run"]);
-extension_sql_file!("../sql/schema/dump.sql", name = "schema_dump", requires = ["schema_webhook"]);
+extension_sql_file!(
+    "../sql/schema/event_store.sql",
+    name = "schema_event_store",
+    requires = ["schema_webhook"]
+);
+extension_sql_file!("../sql/schema/dump.sql", name = "schema_dump", requires = ["schema_event_store"]);
 extension_sql_file!("../sql/schema/leaves.sql", name = "schema_leaves", requires = ["schema_dump"]);
 extension_sql_file!("../sql/schema/await.sql", name = "await", requires = ["schema_leaves"]);
+extension_sql_file!(
+    "../sql/event_store/functions.sql",
+    name = "event_store_functions",
+    requires = ["schema_leaves"]
+);
+extension_sql_file!("../sql/event_store/waiting.sql", name = "waiting", requires = ["event_store_functions"]);
+extension_sql_file!(
+    "../sql/message_store/functions.sql",
+    name = "message_store_functions",
+    requires = ["waiting"]
+);
+extension_sql_file!(
+    "../sql/message_store/install.sql",
+    name = "message_store_install",
+    requires = ["message_store_functions"]
+);
+extension_sql_file!(
+    "../sql/message_store/import.sql",
+    name = "message_store_import",
+    requires = ["message_store_install"]
+);
 extension_sql_file!(
     "../sql/views/views.sql",
     name = "views",
     requires = ["schema_leaves", project::current_project_id, installation::is_active]
+);
+extension_sql_file!(
+    "../sql/views/event_store.sql",
+    name = "event_store_views",
+    requires = [
+        "views",
+        event_store::native::holders_of_positions,
+        event_store::native::stream_category,
+        event_store::native::hash_64
+    ]
 );
 extension_sql_file!(
     "../sql/schema/single.sql",

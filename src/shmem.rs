@@ -10,9 +10,11 @@
 //! allocates and frees database slots, so a slot has one owner; everybody else leaves it requests.
 
 mod commit;
+pub(crate) mod inflight;
 mod slots;
 mod waiters;
 
+pub(crate) use commit::{Register, publish_positions};
 pub(crate) use commit::{hold_until_transaction_end, rescan_on_commit};
 pub use commit::{
     note_deadline_on_commit, notify_run_on_commit, register_database_on_commit, wake_on_commit,
@@ -102,6 +104,8 @@ struct Database {
     state: AtomicU32,
     /// Raised by commits, lowered by the orchestrator before it scans.
     wake: AtomicBool,
+    /// Raised by ends of transactions that appended messages, lowered by the orchestrator before it announces them.
+    appended: AtomicBool,
     /// `stop_workers()` asked it to leave and stay away.
     stopped: AtomicBool,
     /// `meshhook.databases` no longer names the database.
@@ -157,7 +161,7 @@ unsafe extern "C-unwind" fn on_shmem_request() {
         unsafe { pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| previous()) }
     }
     // SAFETY: this is the one phase in which space may be requested.
-    unsafe { pg_sys::RequestAddinShmemSpace(size_of::<Shared>()) }
+    unsafe { pg_sys::RequestAddinShmemSpace(size_of::<Shared>() + inflight::size()) }
 }
 
 /// Runs in the postmaster at start and again after a crash, then with an empty segment.
@@ -178,6 +182,7 @@ unsafe extern "C-unwind" fn on_shmem_startup() {
         }
         SHARED.store(area, SeqCst);
     }
+    inflight::attach();
 }
 
 fn shared() -> Option<&'static Shared> {

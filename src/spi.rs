@@ -129,10 +129,18 @@ impl Row {
 
     /// A jsonb column, copied to where the caller's results live.
     pub fn raw_jsonb(&self, column: i32) -> Option<RawJsonb> {
-        let raw: RawJsonb = self.get(column)?;
-        // SAFETY: a jsonb is a varlena (by reference, length -1); the copy goes to the context that was
-        // current when the frame was opened, and outlives it.
-        Some(Opaque(unsafe { pg_sys::SPI_datumTransfer(raw.0, false, -1) }))
+        self.copied(column, false, -1).map(Opaque)
+    }
+
+    /// A column as it is, copied to where the caller's results live; how its type is passed, as pg_type has it.
+    pub fn copied(&self, column: i32, by_value: bool, length: i32) -> Option<pg_sys::Datum> {
+        let mut is_null = false;
+        // SAFETY: the value belongs to the open frame; the copy goes to the context that was current when the frame
+        // was opened, and outlives it.
+        unsafe {
+            let datum = pg_sys::SPI_getbinval(self.tuple, self.desc, column, &mut is_null);
+            (!is_null).then(|| pg_sys::SPI_datumTransfer(datum, by_value, length))
+        }
     }
 }
 

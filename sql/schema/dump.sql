@@ -1,5 +1,6 @@
 -- A dump is a backup: every table and every sequence, the default project left out because the script
--- makes it. Identity sequences are sequences too.
+-- makes it. Identity sequences are sequences too. recovered_seq alone stays out: a copy's positions begin beyond what
+-- readers of the original may have seen.
 DO $$
 DECLARE
     relation record;
@@ -10,9 +11,11 @@ BEGIN
         WHERE c.relnamespace = 'meshhook'::regnamespace AND c.relkind IN ('r', 'p', 'S')
         ORDER BY c.oid
     LOOP
-        PERFORM pg_catalog.pg_extension_config_dump(
-            relation.name,
-            CASE WHEN relation.relname = 'project' THEN 'WHERE project_id <> 0' ELSE '' END);
+        IF relation.relname <> 'recovered_seq' THEN
+            PERFORM pg_catalog.pg_extension_config_dump(
+                relation.name,
+                CASE WHEN relation.relname = 'project' THEN 'WHERE project_id <> 0' ELSE '' END);
+        END IF;
         -- An identity's sequence follows its table.
         IF relation.relkind <> 'S' OR NOT EXISTS (
             SELECT FROM pg_catalog.pg_depend d

@@ -1,5 +1,6 @@
--- One global order for everything that is appended.
-CREATE SEQUENCE meshhook.global_position_seq AS bigint CACHE 1;
+-- One global order for everything that is appended. Drawn from by src/event_store/sequence.rs and by nobody else who has
+-- not registered there. 0 is never drawn: it says that the first draw has happened.
+CREATE SEQUENCE meshhook.global_position_seq AS bigint MINVALUE 0 START 1 CACHE 1;
 
 -- run, run_event and snapshot are partitioned by the run's UUIDv7, that is by start time: all of a run
 -- lies in one leaf, and forgetting old runs is dropping leaves. The parents carry no key and no index:

@@ -20,9 +20,11 @@ fn chosen(caller: Role) -> Option<Project> {
     if slug == "default" {
         return Some(DEFAULT);
     }
+    // Operators are named in full: some callers do not pin the search path.
     let members = spi::read(
-        "SELECT p.project_id, m.role_name::text FROM meshhook.project p
-         LEFT JOIN meshhook.project_member m ON m.project_id = p.project_id WHERE p.slug = $1",
+        "SELECT p.project_id, m.role_name::pg_catalog.text FROM meshhook.project p
+         LEFT JOIN meshhook.project_member m ON m.project_id OPERATOR(pg_catalog.=) p.project_id
+         WHERE p.slug OPERATOR(pg_catalog.=) $1",
         &[arg(slug)],
         |row| (Project(row.must(1)), row.get::<String>(2)),
     );
@@ -45,6 +47,27 @@ pub fn current(caller: Role) -> Project {
         .hint("SET meshhook.project to a project of yours, or RESET it for the default project.")
         .raise()
     })
+}
+
+/// A project by its number, as schema `message_store` names it. Raises 42501 if the role may not work in it.
+pub fn numbered(project: i32, caller: Role) -> Project {
+    if project == DEFAULT.0 || caller.is_executor() {
+        return Project(project);
+    }
+    let members = spi::read(
+        "SELECT role_name::pg_catalog.text FROM meshhook.project_member WHERE project_id OPERATOR(pg_catalog.=) $1",
+        &[arg(project)],
+        |row| row.must::<String>(1),
+    );
+    if !members.iter().any(|name| Role::named(name).is_some_and(|role| caller.acts_for(role))) {
+        refuse(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "the project of this message store does not exist or is not yours",
+        )
+        .hint("SELECT meshhook.add_member(project, role) lets a role work in a project.")
+        .raise();
+    }
+    Project(project)
 }
 
 /// What an executor or an orchestrator session serves: `None` is every project.

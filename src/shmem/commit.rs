@@ -4,6 +4,7 @@
 //! effects are visible and may only use atomics and `SetLatch`: an allocation that fails, a panic
 //! or an ERROR in it restarts the whole cluster.
 
+use super::inflight;
 use super::waiters::bucket_of;
 use super::{BUCKETS, Database, HOLDS_MAX, Shared, find, find_index, my_database, set_latch_of, shared};
 use pgrx::{pg_guard, pg_sys};
@@ -24,6 +25,12 @@ struct Pending {
     buckets: [AtomicU64; BUCKETS / 64],
     /// Slot index + 1 of databases this transaction holds.
     holds: [AtomicU32; HOLDS_MAX],
+    /// Whether this transaction may have drawn positions.
+    drew: AtomicBool,
+    /// Whether it drew any for messages of users, which are announced.
+    messages: AtomicBool,
+    /// The bound it published in the lock table, plus one; without shared memory only.
+    bound: AtomicI64,
 }
 
 static PENDING: Pending = Pending {
@@ -35,6 +42,9 @@ static PENDING: Pending = Pending {
     deadline: AtomicI64::new(i64::MAX),
     buckets: [const { AtomicU64::new(0) }; BUCKETS / 64],
     holds: [const { AtomicU32::new(0) }; HOLDS_MAX],
+    drew: AtomicBool::new(false),
+    messages: AtomicBool::new(false),
+    bound: AtomicI64::new(0),
 };
 
 /// At commit of this transaction, wakes the orchestrator of this database. Nothing on abort;
@@ -83,18 +93,56 @@ pub(super) fn registers() -> bool {
     PENDING.register.load(Relaxed)
 }
 
-/// Registers the callback once per process. False without shared memory: nothing to remember.
+/// Where a transaction's positions are registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Register {
+    /// Done: in shared memory.
+    Published,
+    /// To be done by the caller, in the lock table, with this bound.
+    LockTable(i64),
+}
+
+/// Before a transaction draws positions for these categories of a project: says that it may hold some above what is
+/// assigned by now, until it ends, and refuses to be prepared from here on. Each append calls it again.
+pub(crate) fn publish_positions(
+    project: i32,
+    mask: u64,
+    of_users: bool,
+    last_assigned: impl FnOnce() -> i64,
+) -> Register {
+    register_callback();
+    PENDING.any.store(true, Relaxed);
+    PENDING.drew.store(true, Relaxed);
+    if of_users {
+        PENDING.messages.store(true, Relaxed);
+    }
+    if inflight::available() {
+        inflight::publish(project, mask, last_assigned);
+        return Register::Published;
+    }
+    if PENDING.bound.load(Relaxed) == 0 {
+        PENDING.bound.store(last_assigned() + 1, Relaxed);
+    }
+    Register::LockTable(PENDING.bound.load(Relaxed) - 1)
+}
+
+/// Notes that this transaction asked for something. False without shared memory: nothing to remember.
 fn mark() -> bool {
     if shared().is_none() {
         return false;
     }
+    register_callback();
+    PENDING.any.store(true, Relaxed);
+    true
+}
+
+/// Registers the callback once per process.
+pub(super) fn register_callback() {
     if !PENDING.registered.swap(true, Relaxed) {
         // SAFETY: a plain C registration; the callback lives as long as the library, which is
         // never unloaded.
         unsafe { pg_sys::RegisterXactCallback(Some(on_transaction_end), std::ptr::null_mut()) }
     }
-    PENDING.any.store(true, Relaxed);
-    true
 }
 
 /// Runs after the transaction's effects are visible (the proc array entry is gone). Only atomics
@@ -103,12 +151,18 @@ fn mark() -> bool {
 unsafe extern "C-unwind" fn on_transaction_end(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     let committed = match event {
         pg_sys::XactEvent::XACT_EVENT_COMMIT => true,
+        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => return refuse_prepare(),
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => false,
         _ => return,
     };
+    if !committed {
+        // A wait that was cut short.
+        inflight::stop_waiting();
+    }
     if !PENDING.any.swap(false, Relaxed) {
         return;
     }
+    release_positions();
     let wake = PENDING.wake.swap(false, Relaxed) && committed;
     let register = PENDING.register.swap(false, Relaxed) && committed;
     let rescan = PENDING.rescan.swap(false, Relaxed) && committed;
@@ -130,6 +184,32 @@ unsafe extern "C-unwind" fn on_transaction_end(event: pg_sys::XactEvent::Type, _
         set_latch_of(shared.launcher.load(SeqCst));
     }
     notify(shared, committed);
+}
+
+/// A prepared transaction outlives this process, whose slot could not speak for it any more.
+fn refuse_prepare() {
+    if PENDING.drew.load(Relaxed) {
+        crate::error::refuse(
+            pgrx::PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "cannot PREPARE a transaction that has appended messages or taken a turn",
+        )
+        .detail("Readers would have to wait for it, however long it stays prepared.")
+        .hint("COMMIT it, or append in a transaction of its own.")
+        .raise();
+    }
+}
+
+/// The positions of this transaction are decided: whoever was held back by it may look again.
+fn release_positions() {
+    if !PENDING.drew.swap(false, Relaxed) {
+        return;
+    }
+    PENDING.bound.store(0, Relaxed);
+    let messages = PENDING.messages.swap(false, Relaxed);
+    if let Some((project, mask)) = inflight::clear() {
+        inflight::call(project, mask);
+        inflight::note_append(messages);
+    }
 }
 
 /// Raises the flag; only who raises it sets the latch, so a burst of commits signals once.

@@ -78,6 +78,7 @@ pub(crate) fn take_on(oid: u32) -> Option<usize> {
     let database = databases.get(index)?;
     database.state.store(State::Starting as u32, SeqCst);
     database.wake.store(false, SeqCst);
+    database.appended.store(false, SeqCst);
     database.stopped.store(false, SeqCst);
     database.evicted.store(false, SeqCst);
     database.sleeping_until.store(i64::MAX, SeqCst);
@@ -170,6 +171,16 @@ impl Link {
     /// Whether a commit raised the flag since the last scan began.
     pub fn woken(&self) -> bool {
         self.0.wake.load(SeqCst)
+    }
+
+    /// Whether messages were appended since they were last announced.
+    pub fn appended(&self) -> bool {
+        self.0.appended.load(SeqCst)
+    }
+
+    /// Lowers that flag. Before the announcement, so that an append during it raises the flag again.
+    pub fn begin_announcement(&self) {
+        self.0.appended.store(false, SeqCst);
     }
 
     /// Publishes when this orchestrator means to wake; an earlier deadline then wakes it.

@@ -5,6 +5,8 @@
 //! `shared_preload_libraries` there is no launcher, no wake-up and no hook: `start_workers()`
 //! starts an orchestrator that polls.
 
+mod announce;
+mod await_append;
 mod await_turn;
 mod backoff;
 mod catalog;
@@ -14,6 +16,7 @@ mod launcher;
 mod orchestrator;
 mod probe;
 mod transaction;
+mod waiting;
 
 use crate::shmem::{self, State};
 use pgrx::pg_sys::panic::ErrorReport;

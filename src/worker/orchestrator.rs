@@ -4,6 +4,7 @@
 //! Between turns it holds no transaction, no snapshot and no table lock; when there is nothing to
 //! do it does nothing but look once every 30 seconds.
 
+use super::announce::Announcer;
 use super::probe::{self, Probe};
 use super::transaction::{self, Failure};
 use super::{backoff, ffi};
@@ -63,6 +64,7 @@ struct Orchestrator {
     /// Cycles in a row that found something due and could not take it (another session has it).
     fruitless: u32,
     maintained: Option<Instant>,
+    announcer: Announcer,
 }
 
 /// Entry point of the background worker; the argument is the database's object id.
@@ -94,6 +96,7 @@ pub extern "C-unwind" fn meshhook_orchestrator_main(argument: pg_sys::Datum) {
         last_failure: None,
         fruitless: 0,
         maintained: None,
+        announcer: Announcer::default(),
     }
     .serve();
 }
@@ -148,6 +151,10 @@ impl Orchestrator {
                 Ok(Turn::Taken { report, next_due }) => {
                     self.set_state(State::Serving);
                     self.succeeded();
+                    if report.runs > 0 {
+                        self.announcer.note_turn();
+                    }
+                    self.announce_if_due();
                     if !report.more {
                         self.maintain();
                         return self.after_drain(report.runs, next_due);
@@ -187,6 +194,20 @@ impl Orchestrator {
             }
             other => Turn::NotReady(other),
         })
+    }
+
+    /// Says what was appended, if it is time; returns when it will be.
+    fn announce_if_due(&mut self) -> Option<i64> {
+        let link = self.link.as_ref();
+        let due = self.announcer.due(link)?;
+        if due > ffi::now() {
+            return Some(due);
+        }
+        if let Err(failure) = self.announcer.announce(link) {
+            let message = format!("meshhook could not announce messages: {}", failure.message);
+            ErrorReport::new(failure.code, message, function_name!()).report(PgLogLevel::WARNING);
+        }
+        self.announcer.due(self.link.as_ref())
     }
 
     /// Maintenance, now and then, when there is nothing else to do: each step in a transaction of its own.
@@ -296,7 +317,7 @@ impl Orchestrator {
     }
 
     /// Sleeps until `time`, a wake-up, or a request to leave.
-    fn sleep_until(&self, time: i64) {
+    fn sleep_until(&mut self, time: i64) {
         if let Some(link) = &self.link {
             link.sleep_until(time);
         }
@@ -305,16 +326,18 @@ impl Orchestrator {
             ffi::reset_latch();
             ffi::serve_interrupts();
             let woken = self.link.as_ref().is_some_and(shmem::Link::woken);
-            let left = time.saturating_sub(ffi::now());
-            if woken || left <= 0 || self.must_leave() {
+            if woken || time <= ffi::now() || self.must_leave() {
                 return;
             }
+            // Without a link the next cycle is near enough.
+            let announcement = if self.link.is_some() { self.announce_if_due() } else { None };
+            let left = announcement.map_or(time, |due| due.min(time)).saturating_sub(ffi::now());
             if !reported {
                 ffi::report_statistics(true);
                 reported = true;
             }
             // Rounded up: waking before the deadline would find nothing due.
-            ffi::wait_latch(Duration::from_millis((left as u64).div_ceil(1000)));
+            ffi::wait_latch(Duration::from_millis((left.max(0) as u64).div_ceil(1000)));
         }
     }
 

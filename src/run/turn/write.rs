@@ -2,8 +2,8 @@
 
 use super::batch::Batch;
 use crate::random::PG_EPOCH_MICROS;
-use crate::shmem;
 use crate::spi::{self, arg};
+use crate::{event_store, shmem};
 
 /// Writes a turn. The caller commits.
 pub(super) fn all(batch: &Batch) {
@@ -49,6 +49,10 @@ fn events(batch: &Batch) {
     if events.kind.is_empty() {
         return;
     }
+    // The events of a run lie together, so a project is named again only where it changes.
+    let mut projects = events.keys.project.clone();
+    projects.dedup();
+    projects.into_iter().for_each(event_store::register_runs);
     spi::exec(
         "INSERT INTO meshhook.run_event (project_id, run_id, position, global_position, type, data, metadata, created_at)
          SELECT project_id, run_id, position, nextval('meshhook.global_position_seq'), type, data::jsonb, metadata::jsonb,

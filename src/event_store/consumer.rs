@@ -1,0 +1,388 @@
+//! Consumers: readers of a category whose positions the database keeps.
+//!
+//! A consumer has as many members as its group is large; a stream belongs to one of them by the hash of its cardinal
+//! id. Each member's position is a row that is inserted, never updated, under a revision; the token a reader gets is
+//! that revision, so a commit by somebody who has been overtaken is refused. A change of the size gives every member a
+//! new revision and the lowest position of all, and keeps the old positions as a layer: what the old owner of a
+//! stream had done is not delivered again.
+
+use pgrx::prelude::*;
+use pgrx::{IntoDatum, pg_sys};
+use serde_json::Value;
+
+use super::append::column as message;
+use super::horizon::{self, Interest};
+use super::lock;
+use super::native;
+use super::read::{self, Filter, member_of};
+use super::rows::{Call, returns_rows};
+use super::streams::Stream;
+use super::table::{Inserter, Key, Scan, Snapshot, Table};
+use crate::error::{Refusal, bad_parameter, bug, refuse, required};
+use crate::owner::as_owner;
+use crate::project;
+use crate::random;
+use crate::spi::{self, arg};
+
+/// Largest group.
+const MAX_GROUP: i32 = 1_024;
+/// Longest name of a consumer, in bytes.
+const MAX_NAME_BYTES: usize = 255;
+/// A reader that found nothing for itself moves its position past this many positions of others.
+const SKIP: i64 = 1_000;
+
+/// A consumer's row.
+struct Consumer {
+    project: i32,
+    id: i64,
+    name: String,
+    category: String,
+    group_size: i32,
+    /// Positions of earlier groups, newest first; see the module.
+    layers: Vec<Vec<i64>>,
+}
+
+/// Where a member stands.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    revision: i64,
+    position: i64,
+}
+
+impl Consumer {
+    fn find(project: i32, name: &str) -> Option<Self> {
+        spi::run_one(
+            "SELECT consumer_id, category, group_size, layers::pg_catalog.text FROM meshhook.consumer
+             WHERE project_id OPERATOR(pg_catalog.=) $1 AND name OPERATOR(pg_catalog.=) $2",
+            &[arg(project), arg(name.to_owned())],
+            |row| Self {
+                project,
+                id: row.must(1),
+                name: name.to_owned(),
+                category: row.must(2),
+                group_size: row.must(3),
+                layers: layers_of(&row.must::<String>(4)),
+            },
+        )
+    }
+
+    /// The consumer of a name, made if it is not there.
+    fn ensure(project: i32, name: &str, category: &str, group_size: Option<i32>) -> Self {
+        if let Some(found) = Self::find(project, name) {
+            return found;
+        }
+        if name.is_empty() || name.len() > MAX_NAME_BYTES {
+            bad_parameter(format!("a consumer's name has 1 to {MAX_NAME_BYTES} bytes")).raise();
+        }
+        let size = group_size.unwrap_or(1);
+        check_size(size);
+        spi::exec(
+            "INSERT INTO meshhook.consumer (project_id, name, category, group_size) VALUES ($1, $2, $3, $4)
+             ON CONFLICT DO NOTHING",
+            &[arg(project), arg(name.to_owned()), arg(category.to_owned()), arg(size)],
+        );
+        Self::find(project, name).unwrap_or_else(|| {
+            refuse(
+                PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+                format!(
+                    "could not serialize access: consumer \"{name}\" was made since this transaction began"
+                ),
+            )
+            .hint("The transaction might succeed if retried.")
+            .raise()
+        })
+    }
+
+    fn must_find(project: i32, name: &str) -> Self {
+        Self::find(project, name).unwrap_or_else(|| {
+            refuse(PgSqlErrorCode::ERRCODE_NO_DATA_FOUND, format!("consumer \"{name}\" does not exist"))
+                .hint("read_consumer makes it.")
+                .raise()
+        })
+    }
+
+    fn check_member(&self, member: i32) {
+        if !(0..self.group_size).contains(&member) {
+            bad_parameter(format!("consumer \"{}\" has no member {member}", self.name))
+                .detail(format!("Its group has {} members, counted from 0.", self.group_size))
+                .hint("SELECT meshhook.resize_consumer(consumer, consumer_group_size) changes their number.")
+                .raise();
+        }
+    }
+
+    /// Where a member stands now, whatever the transaction's snapshot shows. Under the member's lock nobody moves it.
+    fn place(&self, member: i32) -> Place {
+        let (snapshot, table) = (Snapshot::latest(), Table::open(c"consumer_position", false));
+        let keys = [Key::Int4(1, self.project), Key::Int8(2, self.id), Key::Int4(3, member)];
+        let mut scan = Scan::begin(&table, c"consumer_position_pkey", &snapshot, &keys, true);
+        if !scan.next() {
+            return Place::default();
+        }
+        Place { revision: scan.must(4), position: scan.must(5) }
+    }
+
+    /// Puts a member somewhere else, under its lock.
+    fn put(&self, member: i32, before: Place, after: Place) {
+        let table = Table::open(c"consumer_position", true);
+        let mut inserter = Inserter::begin(&table);
+        inserter.insert(&[
+            self.project.into_datum(),
+            self.id.into_datum(),
+            member.into_datum(),
+            after.revision.into_datum(),
+            after.position.into_datum(),
+            random::timestamptz(random::now_micros()).into_datum(),
+        ]);
+        inserter.finish();
+        self.remove(member, before);
+    }
+
+    /// Takes the row of a place away. Its whole key is known, so no dead row of an earlier one is walked over.
+    fn remove(&self, member: i32, place: Place) {
+        spi::exec(
+            "DELETE FROM meshhook.consumer_position
+             WHERE project_id OPERATOR(pg_catalog.=) $1 AND consumer_id OPERATOR(pg_catalog.=) $2
+               AND member OPERATOR(pg_catalog.=) $3 AND revision OPERATOR(pg_catalog.=) $4",
+            &[arg(self.project), arg(self.id), arg(member), arg(place.revision)],
+        );
+    }
+
+    /// Whether a message was done before the group had its size, by whoever its stream belonged to then.
+    fn is_done(&self, stream: &Stream, global_position: i64) -> bool {
+        self.layers.iter().any(|layer| {
+            let size = i64::try_from(layer.len()).unwrap_or(i64::MAX);
+            let owner = usize::try_from(member_of(stream.member_hash.unwrap_or(0), size)).unwrap_or(0);
+            layer.get(owner).is_some_and(|position| global_position <= *position)
+        })
+    }
+
+    fn lock(&self, member: i32) {
+        lock::group_shared(self.id);
+        lock::member(self.id, member.cast_unsigned());
+    }
+}
+
+fn layers_of(text: &str) -> Vec<Vec<i64>> {
+    serde_json::from_str(text).unwrap_or_else(|_| bug("the layers of a consumer are unreadable"))
+}
+
+fn check_size(size: i32) {
+    if !(1..=MAX_GROUP).contains(&size) {
+        bad_parameter(format!("consumer_group_size must be from 1 to {MAX_GROUP}")).raise();
+    }
+}
+
+returns_rows! {
+    /// `read_consumer(consumer, category, batch_size, member, size, types, correlation)`; see the COMMENT.
+    pg_finfo_meshhook_read_consumer, meshhook_read_consumer, read_consumer
+}
+
+fn read_consumer(call: Call) {
+    let name: String = required("consumer", call.arg(0));
+    let category: Option<String> = call.arg(1);
+    let category = native::check_category("category", category.as_deref());
+    native::check_reserved(category);
+    let size = native::batch(call.arg(2));
+    let member = call.arg::<i32>(3).unwrap_or(0);
+    let group_size = call.arg::<i32>(4);
+    let correlation: Option<String> = call.arg(6);
+    let correlation = correlation.map(|name| native::check_category("correlation", Some(&name)).to_owned());
+    let filter = Filter { types: read::texts(call.arg(5)), correlation, member: None };
+    let mut output = call.output();
+    as_owner(|caller| {
+        let consumer = Consumer::ensure(project::current(caller).0, &name, category, group_size);
+        check_agreement(&consumer, category, group_size);
+        consumer.check_member(member);
+        let place = consumer.place(member);
+        output.add_column(place.revision);
+        let mut left = size;
+        let walked = read::walk(
+            consumer.project,
+            Some(category),
+            place.position + 1,
+            &filter,
+            u64::MAX,
+            &mut |row: &Scan, stream| {
+                // Streams without an id have no hash; the first member has them, so that none is left out.
+                let owner = member_of(stream.member_hash.unwrap_or(0), i64::from(consumer.group_size));
+                if owner == i64::from(member) && !consumer.is_done(stream, row.must(message::GLOBAL_POSITION))
+                {
+                    output.push_message(row, stream);
+                    left -= 1;
+                }
+                left > 0
+            },
+        );
+        if left == size && walked.through - place.position > SKIP {
+            skip(&consumer, member, place, walked.through);
+        }
+    });
+}
+
+fn check_agreement(consumer: &Consumer, category: &str, group_size: Option<i32>) {
+    let name = &consumer.name;
+    if consumer.category != category {
+        bad_parameter(format!("consumer \"{name}\" does not read category \"{category}\""))
+            .detail(format!("It reads \"{}\".", consumer.category))
+            .hint("Another category needs another consumer.")
+            .raise();
+    }
+    if group_size.is_some_and(|size| size != consumer.group_size) {
+        refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("the group of consumer \"{name}\" has another size"),
+        )
+        .detail(format!("It has {} members.", consumer.group_size))
+        .hint("SELECT meshhook.resize_consumer(consumer, consumer_group_size) changes it for all at once.")
+        .raise();
+    }
+}
+
+/// Moves a member past what is not its own, so that it is not walked over again and again. Only where it can be
+/// written, and if nobody else moves it.
+fn skip(consumer: &Consumer, member: i32, seen: Place, through: i64) {
+    // SAFETY: a plain global of this process.
+    if unsafe { pg_sys::XactReadOnly } {
+        return;
+    }
+    consumer.lock(member);
+    if consumer.place(member).revision == seen.revision {
+        // The revision stays what readers were told: nothing was given to them from here.
+        consumer.put(member, seen, Place { revision: seen.revision + 1, position: through });
+    }
+}
+
+/// Moves a consumer on; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn commit_consumer(
+    consumer: Option<&str>,
+    to_position: Option<i64>,
+    token: default!(Option<i64>, "NULL"),
+    consumer_group_member: default!(Option<i32>, "0"),
+) -> i64 {
+    let (name, to) = (required("consumer", consumer), required("to_position", to_position));
+    let member = consumer_group_member.unwrap_or(0);
+    as_owner(|caller| {
+        let consumer = Consumer::must_find(project::current(caller).0, name);
+        consumer.lock(member);
+        // Nobody changes the size while the group is locked.
+        let consumer = Consumer::must_find(consumer.project, name);
+        consumer.check_member(member);
+        let place = consumer.place(member);
+        if token.is_some_and(|token| token != place.revision) {
+            overtaken(&consumer, member, place).raise();
+        }
+        if to < place.position {
+            bad_parameter(format!("consumer \"{name}\" is already at position {}", place.position))
+                .hint("SELECT meshhook.seek_consumer(consumer, to_position) goes back.")
+                .raise();
+        }
+        let safe = horizon::safe(Some(consumer.project), Interest::of(&consumer.category));
+        if to > safe {
+            bad_parameter(format!("position {to} was not readable yet"))
+                .detail(format!("Everything is decided up to {safe}; messages below {to} may still appear."))
+                .hint("Commit the global position of a message that was read.")
+                .raise();
+        }
+        let after = Place { revision: place.revision + 1, position: to };
+        consumer.put(member, place, after);
+        after.revision
+    })
+}
+
+fn overtaken(consumer: &Consumer, member: i32, place: Place) -> Refusal {
+    refuse(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("member {member} of consumer \"{}\" was moved by somebody else", consumer.name),
+    )
+    .detail(format!("It is at position {} now, with token {}.", place.position, place.revision))
+    .hint("Read again; what was read before may be somebody else's now.")
+}
+
+/// The places of all members, under the lock of the group.
+fn places(consumer: &Consumer) -> Vec<Place> {
+    (0..consumer.group_size).map(|member| consumer.place(member)).collect()
+}
+
+/// Puts all members anew, under the lock of the group: every token given before is worth nothing.
+fn replace(consumer: &Consumer, before: &[Place], size: i32, position: i64) {
+    let revision = before.iter().map(|place| place.revision).max().unwrap_or(0) + 1;
+    for (member, place) in (0i32..).zip(before).filter(|(member, _)| *member >= size) {
+        consumer.remove(member, *place);
+    }
+    for (member, index) in (0..size).zip(0usize..) {
+        let place = before.get(index).copied().unwrap_or_default();
+        consumer.put(member, place, Place { revision, position });
+    }
+}
+
+/// Changes the size of a consumer's group; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn resize_consumer(consumer: Option<&str>, consumer_group_size: Option<i32>) {
+    let (name, size) = (required("consumer", consumer), required("consumer_group_size", consumer_group_size));
+    check_size(size);
+    as_owner(|caller| {
+        let consumer = locked_group(project::current(caller).0, name);
+        let before = places(&consumer);
+        let position = before.iter().map(|place| place.position).min().unwrap_or(0);
+        let mut layers = vec![before.iter().map(|place| place.position).collect::<Vec<_>>()];
+        layers.extend(consumer.layers.iter().cloned());
+        // Below the lowest position nothing is delivered anyway.
+        layers.retain(|layer| layer.iter().any(|done| *done > position));
+        replace(&consumer, &before, size, position);
+        update(&consumer, size, &layers);
+    });
+}
+
+/// Puts a consumer somewhere else; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn seek_consumer(consumer: Option<&str>, to_position: Option<i64>) {
+    let (name, position) = (required("consumer", consumer), required("to_position", to_position));
+    if position < 0 {
+        bad_parameter("to_position cannot be negative").raise();
+    }
+    as_owner(|caller| {
+        let consumer = locked_group(project::current(caller).0, name);
+        replace(&consumer, &places(&consumer), consumer.group_size, position);
+        update(&consumer, consumer.group_size, &[]);
+    });
+}
+
+/// A consumer whose members nobody moves until the transaction ends.
+fn locked_group(project: i32, name: &str) -> Consumer {
+    let found = Consumer::must_find(project, name);
+    lock::group_exclusive(found.id);
+    Consumer::must_find(project, name)
+}
+
+fn update(consumer: &Consumer, size: i32, layers: &[Vec<i64>]) {
+    spi::exec(
+        "UPDATE meshhook.consumer SET group_size = $3, layers = $4::pg_catalog.jsonb
+         WHERE project_id OPERATOR(pg_catalog.=) $1 AND consumer_id OPERATOR(pg_catalog.=) $2",
+        &[arg(consumer.project), arg(consumer.id), arg(size), arg(Value::from(layers.to_vec()).to_string())],
+    );
+}
+
+/// Forgets a consumer; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn drop_consumer(consumer: Option<&str>) {
+    let name = required("consumer", consumer);
+    as_owner(|caller| {
+        let consumer = locked_group(project::current(caller).0, name);
+        let key = [arg(consumer.project), arg(consumer.id)];
+        spi::exec(
+            "DELETE FROM meshhook.consumer_position
+             WHERE project_id OPERATOR(pg_catalog.=) $1 AND consumer_id OPERATOR(pg_catalog.=) $2",
+            &key,
+        );
+        spi::exec(
+            "DELETE FROM meshhook.consumer
+             WHERE project_id OPERATOR(pg_catalog.=) $1 AND consumer_id OPERATOR(pg_catalog.=) $2",
+            &key,
+        );
+    });
+}

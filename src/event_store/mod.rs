@@ -1,0 +1,80 @@
+//! The event store: messages in streams, in one global order that readers follow without gaps and writers keep without
+//! waiting for each other.
+//!
+//! `append` decides what may be written and writes it; `read` walks; `horizon` says up to where order is decided;
+//! `native` and `message_store` are the two SQL surfaces of the same store. Knows nothing of workflows; turns ask it
+//! (`register_runs`) before they draw positions for the events of runs.
+
+mod append;
+mod consumer;
+mod held;
+mod horizon;
+mod lock;
+mod message_store;
+mod name;
+mod native;
+mod purge;
+mod read;
+mod rows;
+mod runs;
+mod sequence;
+mod streams;
+mod table;
+
+use crate::owner::as_owner;
+use crate::project;
+use crate::spi;
+
+use horizon::Interest;
+use sequence::Positions;
+
+/// Before a turn draws positions for events of a project's runs.
+pub fn register_runs(project: i32) {
+    let positions = Positions::find();
+    positions.recover();
+    horizon::register_runs(positions, project);
+}
+
+/// Whom a session waits for that waits for messages of a category, or of all: its project, and bits of categories.
+pub fn awaited(category: Option<&str>) -> (i32, u64) {
+    let interest = category
+        .map_or(Interest::Users, |category| Interest::of(native::check_category("category", Some(category))));
+    let snapshot = table::Snapshot::latest();
+    // A procedure that has ended a transaction has no snapshot.
+    let project = runs::reading(&snapshot, || as_owner(project::current));
+    (project.0, interest.mask())
+}
+
+/// When an announcement is also for listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listeners {
+    /// Somebody appended, or let go of positions that held others back.
+    Notify,
+    /// Nobody tells: if positions were drawn since the last time.
+    NotifyIfMoved,
+    /// Only runs have moved.
+    Leave,
+}
+
+/// Notifies listeners and tells standbys up to where everything is decided; `announced` is the position assigned last
+/// at the last announcement, returned is the one now. Called as the owner role, in a transaction of its own.
+pub fn announce(announced: i64, listeners: Listeners) -> i64 {
+    let last = Positions::find().last_assigned();
+    let safe = horizon::safe(None, Interest::All);
+    let notify = match listeners {
+        Listeners::Notify => true,
+        Listeners::NotifyIfMoved => last != announced,
+        Listeners::Leave => false,
+    };
+    if !notify && sequence::logged_safe_position().is_some_and(|logged| logged >= safe) {
+        return last;
+    }
+    // A notification does not outlive a crash, and the safe position travels behind what it speaks of.
+    spi::exec("SELECT pg_catalog.set_config('synchronous_commit', 'off', true)", &[]);
+    if notify {
+        // An empty payload: every LISTENer of the database hears it, whoever's messages these are.
+        spi::exec("SELECT pg_catalog.pg_notify('meshhook_messages', '')", &[]);
+    }
+    sequence::log_safe_position(safe);
+    last
+}
