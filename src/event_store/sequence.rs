@@ -8,8 +8,12 @@ use super::{lock, table};
 use crate::error::{bug, refuse};
 
 /// How far the sequence jumps after a crash: more than any server draws before the WAL writer flushes what a
-/// transaction with synchronous_commit = off left to it, or before a standby has caught up.
+/// transaction with synchronous_commit = off left to it.
 const JUMP: i64 = 10_000_000;
+
+/// Where the positions of a timeline begin: what a standby had not replayed when it took over, a jump perhaps among
+/// it, is unbounded, so a fixed jump could land on the same positions again. 2^40 positions for each.
+const TIMELINE_BITS: u32 = 40;
 
 /// Column number of `pg_sequence.seqcache`; a constant of the catalogue, 15 to 18.
 const SEQCACHE: pg_sys::AttrNumber = 7;
@@ -53,17 +57,30 @@ impl Positions {
         if last_value(mark).is_none() {
             lock::exclusive(lock::Kind::Jump, 0, 0);
             if last_value(mark).is_none() {
-                // The very first draw has nothing behind it, but must be known after a crash to have happened.
-                set_value(self.0, last_value(self.0).map_or(0, |last| last + JUMP));
-                // Without the flush a second crash would take the jump back, and the next one would land on the same
-                // positions.
-                // SAFETY: flushes what this process has written to the WAL.
-                unsafe { pg_sys::XLogFlush(pg_sys::GetXLogInsertRecPtr()) };
+                self.jump();
                 set_value(mark, 1);
             }
             lock::release(lock::Kind::Jump, 0, 0);
         }
         SEEN.set(mark);
+    }
+}
+
+impl Positions {
+    /// Moves the sequence beyond everything that was ever drawn. The very first draw of all has nothing behind it, but
+    /// must be known after a crash to have happened.
+    fn jump(self) {
+        // SAFETY: this process writes WAL, so it is on a timeline; interrupts are held so that nobody ends this
+        // process between the jump and its flush. Without the flush a second crash would take the jump back, and the
+        // next one would land on the same positions.
+        unsafe {
+            let timeline = i64::from(pg_sys::GetWALInsertionTimeLine()) - 1;
+            let begins = timeline << TIMELINE_BITS;
+            pg_sys::InterruptHoldoffCount += 1;
+            set_value(self.0, last_value(self.0).map_or(begins, |last| begins.max(last + JUMP)));
+            pg_sys::XLogFlush(pg_sys::XactLastRecEnd);
+            pg_sys::InterruptHoldoffCount -= 1;
+        }
     }
 }
 

@@ -27,7 +27,7 @@ pub extern "C-unwind" fn pg_finfo_meshhook_wait_append() -> &'static pg_sys::Pg_
 pub unsafe extern "C-unwind" fn meshhook_wait_append(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: Postgres passes a valid call frame with the arguments of the SQL declaration.
     let (category, limit) = unsafe {
-        refuse_in_transaction(fcinfo, "wait_for_messages", "COMMIT, then CALL meshhook.wait_for_messages().");
+        refuse_in_transaction(fcinfo, "wait_for_messages");
         let arguments = (*fcinfo).args.as_slice((*fcinfo).nargs as usize);
         let category = arguments.first().and_then(|a| String::from_datum(a.value, a.isnull));
         (category, arguments.get(1).and_then(|a| i32::from_datum(a.value, a.isnull)).unwrap_or(0))

@@ -30,9 +30,7 @@ pub extern "C-unwind" fn pg_finfo_meshhook_wait_turn() -> &'static pg_sys::Pg_fi
 pub unsafe extern "C-unwind" fn meshhook_wait_turn(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: Postgres passes a valid call frame with the arguments of the SQL declaration.
     let (run, limit) = unsafe {
-        let hint =
-            "The run does not start before its transaction commits: COMMIT, then CALL meshhook.await_run().";
-        refuse_in_transaction(fcinfo, "await_run", hint);
+        refuse_in_transaction(fcinfo, "await_run");
         let arguments = (*fcinfo).args.as_slice((*fcinfo).nargs as usize);
         let run = arguments.first().and_then(|a| Uuid::from_datum(a.value, a.isnull));
         let limit = arguments.get(1).and_then(|a| i32::from_datum(a.value, a.isnull));

@@ -15,7 +15,7 @@ pub(super) const POLL: Duration = Duration::from_millis(100);
 ///
 /// # Safety
 /// `fcinfo` is the frame that Postgres called the procedure with.
-pub(super) unsafe fn refuse_in_transaction(fcinfo: pg_sys::FunctionCallInfo, procedure: &str, hint: &str) {
+pub(super) unsafe fn refuse_in_transaction(fcinfo: pg_sys::FunctionCallInfo, procedure: &str) {
     // SAFETY: the context of a CALL is a CallContext node; of anything else it is not.
     let atomic = unsafe {
         let context = (*fcinfo).context;
@@ -33,6 +33,7 @@ pub(super) unsafe fn refuse_in_transaction(fcinfo: pg_sys::FunctionCallInfo, pro
         return;
     };
     let code = PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+    let hint = format!("Commit first, then CALL meshhook.{procedure}() on its own.");
     ErrorReport::new(code, message, function_name!()).set_hint(hint).report(PgLogLevel::ERROR);
 }
 

@@ -41,8 +41,8 @@ WHERE relnamespace = 'meshhook'::regnamespace AND relkind IN ('r', 'p', 'v', 'S'
 ORDER BY 1;
 SELECT has_schema_privilege('public', 'meshhook', 'USAGE, CREATE') AS public_may_look;
 
--- Every routine pins its search_path, pg_temp last. A procedure that ends transactions cannot; it has to
--- qualify everything instead.
+-- Every routine pins its search_path, pg_temp last. A procedure that ends transactions cannot, and in the functions of
+-- the event store it would cost more than the work; these qualify everything instead.
 SELECT p.oid::regprocedure::text AS routine, prokind, proconfig FROM pg_proc p
 WHERE pronamespace = 'meshhook'::regnamespace
   AND NOT coalesce(EXISTS (SELECT FROM unnest(proconfig) AS setting
@@ -60,7 +60,7 @@ JOIN pg_get_keywords() k ON k.word = argument
 WHERE pronamespace = 'meshhook'::regnamespace AND k.catcode IN ('R', 'T')
 ORDER BY 1, 2;
 
--- Every table and every sequence is in the dump.
+-- Every table and every sequence is in the dump, but for the one that must be new in every copy.
 SELECT relname, relkind FROM pg_class c
 WHERE relnamespace = 'meshhook'::regnamespace AND relkind IN ('r', 'p', 'S') AND NOT relispartition
   AND c.oid <> ALL (SELECT unnest(extconfig) FROM pg_extension WHERE extname = 'meshhook')
