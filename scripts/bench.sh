@@ -1,11 +1,20 @@
 #!/usr/bin/env bash
-# Measures meshhook on this machine, in a cluster of its own with fsync on: prints a table and writes
-# target/bench.json. Further arguments go to the load driver (meshhook-bench --help).
+# Measures meshhook on this machine, in a cluster of its own with fsync on: prints tables and writes JSON.
+#
+#   bench.sh [runs]        workflows; target/bench.json
+#   bench.sh event-store   the event store beside Message DB; target/bench-event-store.json
+#
+# Further arguments go to the load driver (meshhook-bench runs --help).
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
+benchmark=runs output=bench.json
+case ${1:-} in
+runs) shift ;;
+event-store) benchmark=event-store output=bench-event-store.json && shift ;;
+esac
 scripts/build.sh extension
 step "load driver, release" cargo build --release --package meshhook-bench
 export MESHHOOK_PG_CONFIG=$PG_CONFIG
-exec "$TARGET/release/meshhook-bench" --output "$TARGET/bench.json" "$@"
+exec "$TARGET/release/meshhook-bench" "$benchmark" --output "$TARGET/$output" "$@"

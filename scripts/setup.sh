@@ -22,6 +22,7 @@ libclang-dev         compgen -G '/usr/lib/llvm-*/lib/libclang.so' || compgen -G 
 curl                 command -v curl
 openssl              command -v openssl
 python3              command -v python3
+python3-venv         python3 -c 'import ensurepip, venv'
 sudo                 command -v sudo
 LIST
     # A Postgres from elsewhere is named by PG_CONFIG and must be complete already.

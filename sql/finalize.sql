@@ -106,8 +106,10 @@ COMMENT ON FUNCTION meshhook.import_barrier(name) IS 'The source''s last decided
 COMMENT ON FUNCTION meshhook.import_batch(integer, name, bigint, integer) IS 'Copies the next messages. For import_message_store.';
 COMMENT ON FUNCTION meshhook.import_finish(integer, name) IS 'Copies the rest and takes the original''s place. For import_message_store.';
 COMMENT ON FUNCTION meshhook.message_store_write(integer, varchar, varchar, varchar, jsonb, jsonb, bigint) IS 'For message_store.write_message.';
-COMMENT ON FUNCTION meshhook.message_store_stream(integer, varchar, bigint, bigint, varchar) IS 'For message_store.get_stream_messages.';
-COMMENT ON FUNCTION meshhook.message_store_category(integer, varchar, bigint, bigint, varchar, bigint, bigint, varchar) IS 'For message_store.get_category_messages.';
+COMMENT ON FUNCTION meshhook.message_store_stream(integer, varchar, bigint, bigint, varchar, boolean) IS 'For message_store.get_stream_messages.';
+COMMENT ON FUNCTION meshhook.message_store_category(integer, varchar, bigint, bigint, varchar, bigint, bigint, varchar, boolean) IS 'For message_store.get_category_messages.';
+COMMENT ON FUNCTION meshhook.message_store_condition(varchar, integer) IS 'The query of a condition. For message_store.get_stream_messages.';
+COMMENT ON FUNCTION meshhook.message_store_read_only() IS 'Refuses writes. For message_store.messages.';
 COMMENT ON FUNCTION meshhook.message_store_last(integer, varchar, varchar) IS 'For message_store.get_last_stream_message.';
 COMMENT ON FUNCTION meshhook.message_store_stream_version(integer, varchar) IS 'For message_store.stream_version.';
 COMMENT ON FUNCTION meshhook.message_store_lock(integer, varchar) IS 'For message_store.acquire_lock.';

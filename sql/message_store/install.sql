@@ -69,28 +69,26 @@ BEGIN
         #variable_conflict use_column
         DECLARE
             chunk message_store.message[];
-            next_position bigint := get_stream_messages."position";
-            left_over bigint := nullif(coalesce(get_stream_messages.batch_size, 1000), -1);
+            first_position CONSTANT bigint := coalesce(get_stream_messages."position", 0);
+            next_position bigint := first_position;
+            size CONSTANT bigint := coalesce(get_stream_messages.batch_size, 1000);
+            left_over bigint := nullif(size, -1);
             found_rows bigint;
         BEGIN
+            RETURN QUERY SELECT * FROM meshhook.message_store_stream(
+                %1$s, get_stream_messages.stream_name, next_position, size, get_stream_messages.condition);
             IF get_stream_messages.condition IS NULL THEN
-                RETURN QUERY SELECT * FROM meshhook.message_store_stream(
-                    %1$s, get_stream_messages.stream_name, get_stream_messages."position",
-                    get_stream_messages.batch_size, NULL);
                 RETURN;
             END IF;
-            PERFORM FROM meshhook.message_store_stream(
-                %1$s, get_stream_messages.stream_name, next_position, least(left_over, 0),
-                get_stream_messages.condition);
-            WHILE left_over IS NULL OR left_over > 0 LOOP
+            LOOP
                 SELECT array_agg((m.*)::message_store.message ORDER BY m."position") INTO chunk
                 FROM meshhook.message_store_stream(
-                    %1$s, get_stream_messages.stream_name, next_position, 1000, NULL) m;
-                EXIT WHEN chunk IS NULL;
-                RETURN QUERY EXECUTE message_store.conditional_query(get_stream_messages.condition)
-                    USING chunk, left_over;
+                    %1$s, get_stream_messages.stream_name, next_position, 1000, NULL, true) m;
+                RETURN QUERY EXECUTE meshhook.message_store_condition(get_stream_messages.condition, 3)
+                    USING get_stream_messages.stream_name, first_position, size, chunk, left_over;
                 GET DIAGNOSTICS found_rows = ROW_COUNT;
                 left_over := left_over - found_rows;
+                EXIT WHEN chunk IS NULL OR coalesce(left_over <= 0, false);
                 next_position := chunk[cardinality(chunk)]."position" + 1;
             END LOOP;
         END
@@ -105,31 +103,32 @@ BEGIN
         #variable_conflict use_column
         DECLARE
             chunk message_store.message[];
-            next_position bigint := get_category_messages."position";
-            left_over bigint := nullif(coalesce(get_category_messages.batch_size, 1000), -1);
+            first_position CONSTANT bigint := coalesce(get_category_messages."position", 1);
+            next_position bigint := first_position;
+            size CONSTANT bigint := coalesce(get_category_messages.batch_size, 1000);
+            left_over bigint := nullif(size, -1);
             found_rows bigint;
         BEGIN
+            RETURN QUERY SELECT * FROM meshhook.message_store_category(
+                %1$s, get_category_messages.category, next_position, size, get_category_messages.correlation,
+                get_category_messages.consumer_group_member, get_category_messages.consumer_group_size,
+                get_category_messages.condition);
             IF get_category_messages.condition IS NULL THEN
-                RETURN QUERY SELECT * FROM meshhook.message_store_category(
-                    %1$s, get_category_messages.category, get_category_messages."position",
-                    get_category_messages.batch_size, get_category_messages.correlation,
-                    get_category_messages.consumer_group_member, get_category_messages.consumer_group_size, NULL);
                 RETURN;
             END IF;
-            PERFORM FROM meshhook.message_store_category(
-                %1$s, get_category_messages.category, next_position, least(left_over, 0),
-                get_category_messages.correlation, get_category_messages.consumer_group_member,
-                get_category_messages.consumer_group_size, get_category_messages.condition);
-            WHILE left_over IS NULL OR left_over > 0 LOOP
+            LOOP
                 SELECT array_agg((m.*)::message_store.message ORDER BY m.global_position) INTO chunk
                 FROM meshhook.message_store_category(
                     %1$s, get_category_messages.category, next_position, 1000, get_category_messages.correlation,
-                    get_category_messages.consumer_group_member, get_category_messages.consumer_group_size, NULL) m;
-                EXIT WHEN chunk IS NULL;
-                RETURN QUERY EXECUTE message_store.conditional_query(get_category_messages.condition)
-                    USING chunk, left_over;
+                    get_category_messages.consumer_group_member, get_category_messages.consumer_group_size, NULL,
+                    true) m;
+                RETURN QUERY EXECUTE meshhook.message_store_condition(get_category_messages.condition, 6)
+                    USING get_category_messages.category, first_position, size, get_category_messages.correlation,
+                          get_category_messages.consumer_group_member,
+                          get_category_messages.consumer_group_size::smallint, chunk, left_over;
                 GET DIAGNOSTICS found_rows = ROW_COUNT;
                 left_over := left_over - found_rows;
+                EXIT WHEN chunk IS NULL OR coalesce(left_over <= 0, false);
                 next_position := chunk[cardinality(chunk)].global_position + 1;
             END LOOP;
         END
@@ -142,16 +141,8 @@ BEGIN
         WHERE m.project_id = %1$s;
     $sql$, bound_project);
 
-    -- The columns have the types of Message DB's table, for that is what conditions are written for.
-    CREATE OR REPLACE FUNCTION message_store.conditional_query(condition varchar) RETURNS text
-    LANGUAGE sql IMMUTABLE AS $body$
-        SELECT format($query$
-            SELECT id::varchar, stream_name::varchar, type::varchar, "position"::bigint, global_position::bigint,
-                   data::varchar, metadata::varchar, "time"::timestamp
-            FROM (SELECT m.global_position, m."position", m."time", m.stream_name::text, m.type::text, m.data::jsonb,
-                         m.metadata::jsonb, m.id::uuid FROM unnest($1::message_store.message[]) m) AS messages
-            WHERE (%s) ORDER BY global_position LIMIT $2$query$, condition)
-    $body$;
+    CREATE OR REPLACE TRIGGER read_only INSTEAD OF INSERT OR UPDATE OR DELETE ON message_store.messages
+        FOR EACH ROW EXECUTE FUNCTION meshhook.message_store_read_only();
 
     FOREACH relation IN ARRAY ARRAY[
         'category_type_summary category,type', 'stream_summary stream_name', 'stream_type_summary stream_name,type',
@@ -183,8 +174,9 @@ BEGIN
         meshhook.message_store_stream_version(integer, varchar),
         meshhook.message_store_write(integer, varchar, varchar, varchar, jsonb, jsonb, bigint),
         meshhook.message_store_last(integer, varchar, varchar),
-        meshhook.message_store_stream(integer, varchar, bigint, bigint, varchar),
-        meshhook.message_store_category(integer, varchar, bigint, bigint, varchar, bigint, bigint, varchar)
+        meshhook.message_store_condition(varchar, integer), meshhook.message_store_read_only(),
+        meshhook.message_store_stream(integer, varchar, bigint, bigint, varchar, boolean),
+        meshhook.message_store_category(integer, varchar, bigint, bigint, varchar, bigint, bigint, varchar, boolean)
     TO message_store;
 END
 $install$;

@@ -10,7 +10,7 @@ use pgrx::{FromDatum, IntoDatum, PgSqlErrorCode, PgTryBuilder, Uuid, pg_sys};
 
 use super::name;
 use super::sequence::Positions;
-use super::streams::{self, Known, Streams};
+use super::streams;
 use super::table::{Inserter, Key, Scan, Snapshot, Table};
 use super::{held, horizon, lock};
 use crate::error::{bug, refuse};
@@ -100,14 +100,13 @@ pub(super) fn append(
     }
     lock_all(project, messages);
     let table = Table::open(c"message", true);
-    let streams = Streams::open();
     let mut targets: HashMap<&str, Target> = HashMap::with_capacity(1);
     let steps = {
         let snapshot = Snapshot::latest();
         for message in messages {
             targets
                 .entry(message.stream)
-                .or_insert_with(|| look_up(&table, &streams, &snapshot, project, message.stream));
+                .or_insert_with(|| look_up(&table, &snapshot, project, message.stream));
         }
         check(&table, &snapshot, project, messages, &mut targets, idempotent)?
     };
@@ -124,22 +123,24 @@ pub(super) fn append(
 /// Categories first, then streams, each in order, so that two calls never wait for each other in a circle.
 fn lock_all(project: i32, messages: &[NewMessage]) {
     if let [message] = messages {
-        lock::category_shared(project, name::hash_64(name::category(message.stream)));
-        held::lock_stream(lock::stream_key(project, message.stream));
+        let known = streams::known(project, message.stream);
+        lock::category_shared(project, known.category_hash);
+        held::lock_stream(known.lock_key);
         return;
     }
     let names: BTreeSet<&str> = messages.iter().map(|message| message.stream).collect();
-    let categories: BTreeSet<&str> = names.iter().map(|stream| name::category(stream)).collect();
-    let hashes: BTreeSet<i64> = categories.into_iter().map(name::hash_64).collect();
-    hashes.into_iter().for_each(|hash| lock::category_shared(project, hash));
-    let keys: BTreeSet<i64> = names.iter().map(|stream| lock::stream_key(project, stream)).collect();
+    let known: Vec<_> = names.into_iter().map(|name| streams::known(project, name)).collect();
+    let categories: BTreeSet<i64> = known.iter().map(|known| known.category_hash).collect();
+    categories.into_iter().for_each(|hash| lock::category_shared(project, hash));
+    let keys: BTreeSet<i64> = known.iter().map(|known| known.lock_key).collect();
     keys.into_iter().for_each(held::lock_stream);
 }
 
 /// Where a stream stands now, whatever the transaction's snapshot shows.
-fn look_up(table: &Table, streams: &Streams, snapshot: &Snapshot, project: i32, stream: &str) -> Target {
-    let category_hash = name::hash_64(name::category(stream));
-    let Some(Known { id, hint }) = streams.find(snapshot, project, stream) else {
+fn look_up(table: &Table, snapshot: &Snapshot, project: i32, stream: &str) -> Target {
+    let known = streams::known(project, stream);
+    let (category_hash, hint) = (known.category_hash, known.hint);
+    let Some(id) = streams::id(snapshot, project, stream) else {
         return Target { id: None, category_hash, version: -1, next: 0 };
     };
     // A walk reads a whole page of the index at its first step; the bound keeps that short.
@@ -153,7 +154,7 @@ fn look_up(table: &Table, streams: &Streams, snapshot: &Snapshot, project: i32, 
         return Target { id: Some(id), category_hash, version: -1, next };
     };
     let version: i64 = scan.must(column::POSITION);
-    Streams::hint(project, stream, version);
+    streams::hint(project, stream, version);
     if let Some(own) = Snapshot::of_transaction()
         && !scan.visible_in(&own)
     {

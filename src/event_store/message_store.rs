@@ -56,6 +56,7 @@ fn message_store_write(
     metadata: Option<RawJsonb>,
     expected_version: Option<i64>,
 ) -> i64 {
+    debug_lock(stream_name);
     let position = as_owner(|caller| {
         let project = project::numbered(project, caller);
         if let Some(stream) = stream_name {
@@ -171,6 +172,9 @@ fn text(text: Option<String>) -> (pg_sys::Datum, bool) {
     (datum.unwrap_or(pg_sys::Datum::from(0)), datum.is_none())
 }
 
+// A read with a condition asks twice: once with it, for what is checked and shown before Message DB's query is parsed,
+// and then for each part of the rows that the condition is applied to.
+
 /// How many rows a batch size stands for; checked last, where Message DB's LIMIT is.
 fn limit(batch_size: i64) -> u64 {
     match batch_size {
@@ -191,7 +195,7 @@ fn check_condition(condition: Option<&str>) {
 }
 
 returns_rows! {
-    /// `message_store_stream(project, stream_name, position, batch_size, condition)`; see the COMMENT.
+    /// `message_store_stream(project, stream_name, position, batch_size, condition, part)`; see the COMMENT.
     pg_finfo_meshhook_message_store_stream, meshhook_message_store_stream, stream_messages
 }
 
@@ -204,18 +208,23 @@ fn stream_messages(call: Call) {
     let batch_size = call.arg::<i64>(3).unwrap_or(1_000);
     let condition: Option<String> = call.arg(4);
     check_condition(condition.as_deref());
-    debug(
-        &guc::DEBUG_GET,
-        "get_stream_messages",
-        &[
-            ("stream_name ($1)", shown(stream.as_deref())),
-            ("position ($2)", position.to_string()),
-            ("batch_size ($3)", batch_size.to_string()),
-            ("condition ($4)", shown(condition)),
-        ],
-    );
-    let mut left = limit(batch_size);
     let mut output = call.output();
+    if !call.arg::<bool>(5).unwrap_or(false) {
+        debug(
+            &guc::DEBUG_GET,
+            "get_stream_messages",
+            &[
+                ("stream_name ($1)", shown(stream.as_deref())),
+                ("position ($2)", position.to_string()),
+                ("batch_size ($3)", batch_size.to_string()),
+                ("condition ($4)", shown(condition.as_deref())),
+            ],
+        );
+    }
+    if condition.is_some() {
+        return;
+    }
+    let mut left = limit(batch_size);
     as_owner(|caller| {
         let project = project::numbered(call.arg(0).unwrap_or(-1), caller).0;
         let stream = stream.unwrap_or_default();
@@ -230,8 +239,8 @@ fn stream_messages(call: Call) {
 }
 
 returns_rows! {
-    /// `message_store_category(project, category, position, batch_size, correlation, member, size, condition)`; see
-    /// the COMMENT.
+    /// `message_store_category(project, category, position, batch_size, correlation, member, size, condition, part)`;
+    /// see the COMMENT.
     pg_finfo_meshhook_message_store_category, meshhook_message_store_category, category_messages
 }
 
@@ -254,24 +263,29 @@ fn category_messages(call: Call) {
     let group = check_group(member, size);
     let condition: Option<String> = call.arg(7);
     check_condition(condition.as_deref());
-    debug(
-        &guc::DEBUG_GET,
-        "get_category_messages",
-        &[
-            ("category ($1)", shown(category.as_deref())),
-            ("position ($2)", position.to_string()),
-            ("batch_size ($3)", batch_size.to_string()),
-            ("correlation ($4)", shown(correlation.as_deref())),
-            ("consumer_group_member ($5)", shown(member)),
-            ("consumer_group_size ($6)", shown(size)),
-            ("condition", shown(condition)),
-        ],
-    );
+    let mut output = call.output();
+    if !call.arg::<bool>(8).unwrap_or(false) {
+        debug(
+            &guc::DEBUG_GET,
+            "get_category_messages",
+            &[
+                ("category ($1)", shown(category.as_deref())),
+                ("position ($2)", position.to_string()),
+                ("batch_size ($3)", batch_size.to_string()),
+                ("correlation ($4)", shown(correlation.as_deref())),
+                ("consumer_group_member ($5)", shown(member)),
+                ("consumer_group_size ($6)", shown(size)),
+                ("condition", shown(condition.as_deref())),
+            ],
+        );
+    }
     if size.is_some_and(|size| i16::try_from(size).is_err()) {
         refuse(PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, "smallint out of range").raise();
     }
+    if condition.is_some() {
+        return;
+    }
     let mut left = limit(batch_size);
-    let mut output = call.output();
     let filter = Filter { types: None, correlation, member: group };
     as_owner(|caller| {
         let project = project::numbered(call.arg(0).unwrap_or(-1), caller).0;
@@ -335,6 +349,20 @@ fn message_store_stream_version(project: i32, stream_name: Option<&str>) -> Opti
     })
 }
 
+/// Shows what Message DB shows when it takes a lock, which a write begins with.
+fn debug_lock(stream: Option<&str>) {
+    let category = stream.map(name::category);
+    debug(
+        &guc::DEBUG_WRITE,
+        "acquire_lock",
+        &[
+            ("stream_name", shown(stream)),
+            ("_category", shown(category)),
+            ("_category_name_hash", shown(category.map(name::hash_64))),
+        ],
+    );
+}
+
 /// Takes a category's lock; see the COMMENT.
 #[pg_extern(sql = r#"
 CREATE FUNCTION meshhook.message_store_lock(project integer, stream_name varchar) RETURNS bigint
@@ -352,14 +380,6 @@ fn message_store_lock(project: i32, stream_name: Option<&str>) -> Option<i64> {
             lock::category_exclusive(project, hash);
         }
     });
-    debug(
-        &guc::DEBUG_WRITE,
-        "acquire_lock",
-        &[
-            ("stream_name", shown(stream_name)),
-            ("_category", shown(category)),
-            ("_category_name_hash", shown(hash)),
-        ],
-    );
+    debug_lock(stream_name);
     hash
 }

@@ -7,7 +7,7 @@ use pgrx::{FromDatum, pg_sys};
 use super::append::column;
 use super::horizon::{self, Interest};
 use super::name;
-use super::streams::{self, Known, Stream, Streams};
+use super::streams::{self, Stream, Streams};
 use super::table::{Key, Scan, Snapshot, Table};
 
 /// What of a category or of everything is wanted.
@@ -61,7 +61,7 @@ pub(super) fn walk_to(
     visit: &mut Visit,
 ) -> Walked {
     let own = Snapshot::of_transaction();
-    let (table, streams) = (Table::open(c"message", false), Streams::open());
+    let (table, streams) = (Table::open(c"message", false), Streams::open(project, snapshot));
     let mut keys = vec![Key::Int4(1, project)];
     let mut index = c"message_pkey";
     if let Some(category) = category {
@@ -88,7 +88,7 @@ pub(super) fn walk_to(
         }
         looked_at += 1;
         last = scan.must(column::GLOBAL_POSITION);
-        let stream = streams.get(snapshot, project, scan.must(column::STREAM_ID));
+        let stream = streams.get(scan.must(column::STREAM_ID));
         // Two categories may have one hash.
         let wanted = category.is_none_or(|category| name::category(&stream.name) == category)
             && passes(&scan, &stream, filter);
@@ -134,26 +134,24 @@ pub(super) fn member_of(hash: i64, size: i64) -> i64 {
 /// A stream's messages from a position on, in order.
 pub(super) fn walk_stream(project: i32, stream: &str, from: i64, visit: &mut Visit) {
     let snapshot = Snapshot::of_transaction().unwrap_or_else(Snapshot::latest);
-    let streams = Streams::open();
-    let Some(Known { id, .. }) = streams.find(&snapshot, project, stream) else { return };
+    let Some(id) = streams::id(&snapshot, project, stream) else { return };
     let table = Table::open(c"message", false);
     let keys = [Key::Int4(1, project), Key::Int8(2, id), Key::AtLeast(3, from)];
     let mut scan = Scan::begin(&table, c"message_stream_key", &snapshot, &keys, false);
-    let known = streams.get(&snapshot, project, id);
+    let known = Streams::open(project, &snapshot).get(id);
     while scan.next() && visit(&scan, &known) {}
 }
 
 /// A stream's last message, or the last of a type.
 pub(super) fn last(project: i32, stream: &str, kind: Option<&str>, visit: &mut Visit) {
     let snapshot = Snapshot::of_transaction().unwrap_or_else(Snapshot::latest);
-    let streams = Streams::open();
-    let Some(Known { id, .. }) = streams.find(&snapshot, project, stream) else { return };
+    let Some(id) = streams::id(&snapshot, project, stream) else { return };
     let table = Table::open(c"message", false);
     let keys = [Key::Int4(1, project), Key::Int8(2, id)];
     let mut scan = Scan::begin(&table, c"message_stream_key", &snapshot, &keys, true);
     while scan.next() {
         if kind.is_none_or(|kind| scan.must::<String>(column::TYPE) == kind) {
-            visit(&scan, &streams.get(&snapshot, project, id));
+            visit(&scan, &Streams::open(project, &snapshot).get(id));
             return;
         }
     }
@@ -172,8 +170,7 @@ pub(super) fn version(project: i32, stream: &str) -> Option<i64> {
 /// Where a stream begins, if it was purged.
 pub(super) fn floor(project: i32, stream: &str) -> i64 {
     let snapshot = Snapshot::latest();
-    let known = Streams::open().find(&snapshot, project, stream);
-    known.map_or(0, |known| streams::floor(&snapshot, project, known.id))
+    streams::id(&snapshot, project, stream).map_or(0, |id| streams::floor(&snapshot, project, id))
 }
 
 /// The texts of an array; null elements are left out.

@@ -31,7 +31,7 @@ pub(super) struct Positions(pg_sys::Oid);
 impl Positions {
     /// Finds the sequence.
     pub fn find() -> Self {
-        Self(table::sequence(c"global_position_seq"))
+        Self(table::oid(c"global_position_seq"))
     }
 
     /// The position assigned last by anybody, decided or not; 0 if none was.
@@ -50,7 +50,7 @@ impl Positions {
     /// a restored copy the first to come jumps. Call before `last_assigned` is asked for a bound.
     pub fn recover(self) {
         refuse_cache(self.0);
-        let mark = table::sequence(c"recovered_seq");
+        let mark = table::oid(c"recovered_seq");
         if SEEN.get() == mark {
             return;
         }
@@ -86,7 +86,7 @@ impl Positions {
 
 /// Says up to where everything is decided. Not transactional: it travels in the WAL behind the commits it speaks of.
 pub(super) fn log_safe_position(position: i64) {
-    let sequence = table::sequence(c"safe_position_seq");
+    let sequence = table::oid(c"safe_position_seq");
     if last_value(sequence).unwrap_or(0) < position {
         set_value(sequence, position);
     }
@@ -94,7 +94,7 @@ pub(super) fn log_safe_position(position: i64) {
 
 /// What was last said about it, for a standby. `None`: nothing yet.
 pub(super) fn logged_safe_position() -> Option<i64> {
-    last_value(table::sequence(c"safe_position_seq"))
+    last_value(table::oid(c"safe_position_seq"))
 }
 
 fn last_value(sequence: pg_sys::Oid) -> Option<i64> {

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use lru::LruCache;
 use pgrx::{IntoDatum, pg_sys};
 
-use super::name;
-use super::table::{Key, Scan, Snapshot, Table};
+use super::table::{self, Key, Scan, Snapshot, Table};
+use super::{lock, name};
 use crate::error::bug;
 use crate::spi::{self, arg};
 
@@ -25,8 +25,12 @@ mod column {
 /// A stream as writers need it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
-    /// Its number.
-    pub id: i64,
+    /// The hash of its category.
+    pub category_hash: i64,
+    /// The key of its lock.
+    pub lock_key: i64,
+    /// Its number; `None` as long as nothing was ever appended to it, or this process has not looked.
+    id: Option<i64>,
     /// Where this process saw its head last. The head is rarely lower: only if what was seen was rolled back or purged.
     pub hint: i64,
 }
@@ -43,78 +47,104 @@ pub(super) struct Stream {
 struct Memory {
     /// Of which table this is remembered: another one means that the extension was made anew.
     table: pg_sys::Oid,
-    ids: LruCache<(i32, String), Known>,
+    known: LruCache<(i32, String), Known>,
     streams: LruCache<(i32, i64), Rc<Stream>>,
 }
 
 thread_local! {
     static MEMORY: RefCell<Memory> = RefCell::new(Memory {
         table: pg_sys::InvalidOid,
-        ids: LruCache::new(REMEMBERED),
+        known: LruCache::new(REMEMBERED),
         streams: LruCache::new(REMEMBERED),
     });
 }
 
-/// The table of streams, open, with what this process remembers of it.
-pub(super) struct Streams(Table);
+/// What this process remembers, if it is of the installation that is there now.
+fn memory<T>(use_it: impl FnOnce(&mut Memory) -> T) -> T {
+    let table = table::oid(c"stream");
+    MEMORY.with_borrow_mut(|memory| {
+        if memory.table != table {
+            memory.known.clear();
+            memory.streams.clear();
+            memory.table = table;
+        }
+        use_it(memory)
+    })
+}
 
-impl Streams {
+/// What follows from a stream's name, and what else is remembered of it.
+pub(super) fn known(project: i32, name: &str) -> Known {
+    memory(|memory| {
+        *memory.known.get_or_insert((project, name.to_owned()), || Known {
+            category_hash: name::hash_64(name::category(name)),
+            lock_key: lock::stream_key(project, name),
+            id: None,
+            hint: 0,
+        })
+    })
+}
+
+/// Remembers where a stream's head was seen.
+pub(super) fn hint(project: i32, name: &str, hint: i64) {
+    memory(|memory| {
+        if let Some(known) = memory.known.get_mut(&(project, name.to_owned())) {
+            known.hint = hint;
+        }
+    });
+}
+
+/// The number of a stream; `None` if nothing was ever appended to it. For writers: hold the stream's lock.
+pub(super) fn id(snapshot: &Snapshot, project: i32, name: &str) -> Option<i64> {
+    if let Some(id) = known(project, name).id {
+        return Some(id);
+    }
+    let table = Table::open(c"stream", false);
+    let text = name.into_datum().unwrap_or_else(|| bug("a text has no datum"));
+    let keys = [Key::Int4(1, project), Key::Text(2, text)];
+    let mut scan = Scan::begin(&table, c"stream_name_key", snapshot, &keys, false);
+    if !scan.next() {
+        return None;
+    }
+    let id = scan.must(column::STREAM_ID);
+    // What this transaction inserted may still be rolled back.
+    if !scan.is_own() {
+        memory(|memory| {
+            if let Some(known) = memory.known.get_mut(&(project, name.to_owned())) {
+                known.id = Some(id);
+            }
+        });
+    }
+    Some(id)
+}
+
+/// The streams of a project by the numbers that visible messages have.
+pub(super) struct Streams<'a> {
+    project: i32,
+    snapshot: &'a Snapshot,
+    table: Table,
+}
+
+impl<'a> Streams<'a> {
     /// Opens the table.
-    pub fn open() -> Self {
-        let table = Table::open(c"stream", false);
-        MEMORY.with_borrow_mut(|memory| {
-            if memory.table != table.oid() {
-                memory.ids.clear();
-                memory.streams.clear();
-                memory.table = table.oid();
-            }
-        });
-        Self(table)
+    pub fn open(project: i32, snapshot: &'a Snapshot) -> Self {
+        Self { project, snapshot, table: Table::open(c"stream", false) }
     }
 
-    /// What is known of a stream; `None` if nothing was ever appended to it. For writers: hold the stream's lock.
-    pub fn find(&self, snapshot: &Snapshot, project: i32, name: &str) -> Option<Known> {
-        let key = (project, name.to_owned());
-        if let Some(known) = MEMORY.with_borrow_mut(|memory| memory.ids.get(&key).copied()) {
-            return Some(known);
-        }
-        let text = name.into_datum().unwrap_or_else(|| bug("a text has no datum"));
-        let keys = [Key::Int4(1, project), Key::Text(2, text)];
-        let mut scan = Scan::begin(&self.0, c"stream_name_key", snapshot, &keys, false);
-        if !scan.next() {
-            return None;
-        }
-        let known = Known { id: scan.must(column::STREAM_ID), hint: 0 };
-        // What this transaction inserted may still be rolled back.
-        if !scan.is_own() {
-            MEMORY.with_borrow_mut(|memory| memory.ids.put(key, known));
-        }
-        Some(known)
-    }
-
-    /// Remembers where a stream's head was seen.
-    pub fn hint(project: i32, name: &str, hint: i64) {
-        MEMORY.with_borrow_mut(|memory| {
-            if let Some(known) = memory.ids.get_mut(&(project, name.to_owned())) {
-                known.hint = hint;
-            }
-        });
-    }
-
-    /// The stream of a number that a visible message has.
-    pub fn get(&self, snapshot: &Snapshot, project: i32, id: i64) -> Rc<Stream> {
-        if let Some(stream) = MEMORY.with_borrow_mut(|memory| memory.streams.get(&(project, id)).cloned()) {
+    /// The stream of a number.
+    pub fn get(&self, id: i64) -> Rc<Stream> {
+        let key = (self.project, id);
+        if let Some(stream) = memory(|memory| memory.streams.get(&key).cloned()) {
             return stream;
         }
-        let keys = [Key::Int4(1, project), Key::Int8(2, id)];
-        let mut scan = Scan::begin(&self.0, c"stream_pkey", snapshot, &keys, false);
+        let keys = [Key::Int4(1, self.project), Key::Int8(2, id)];
+        let mut scan = Scan::begin(&self.table, c"stream_pkey", self.snapshot, &keys, false);
         if !scan.next() {
-            bug(&format!("stream {id} of project {project} has messages but no row"));
+            bug(&format!("stream {id} of project {} has messages but no row", self.project));
         }
         let name: String = scan.must(column::NAME);
         let stream = Rc::new(Stream { member_hash: name::cardinal_id(&name).map(name::hash_64), name });
         if !scan.is_own() {
-            MEMORY.with_borrow_mut(|memory| memory.streams.put((project, id), Rc::clone(&stream)));
+            memory(|memory| memory.streams.put(key, Rc::clone(&stream)));
         }
         stream
     }

@@ -6,6 +6,7 @@
 //!
 //! What is open here is closed on drop, but not while an error unwinds: the abort that follows releases it all.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 
 use pgrx::datum::FromDatum;
@@ -13,21 +14,32 @@ use pgrx::pg_sys;
 
 use crate::error::bug;
 
-/// Where a table or an index is found: names of schema `meshhook`. Object ids change under REINDEX CONCURRENTLY.
-fn lookup(name: &CStr) -> pg_sys::Oid {
-    // SAFETY: catalogue look-ups inside a transaction.
-    let oid = unsafe {
-        let schema = pg_sys::get_namespace_oid(c"meshhook".as_ptr(), false);
-        pg_sys::get_relname_relid(name.as_ptr(), schema)
-    };
-    if oid == pg_sys::InvalidOid {
-        bug(&format!("meshhook.{} does not exist", name.to_string_lossy()));
-    }
-    oid
+thread_local! {
+    /// The schema's object id as it was found last.
+    static SCHEMA: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
 }
 
-/// The object id of a sequence of schema `meshhook`.
-pub(super) fn sequence(name: &CStr) -> pg_sys::Oid {
+/// Where a table or an index is found: names of schema `meshhook`. Looked up anew each time, for object ids change
+/// under REINDEX CONCURRENTLY.
+fn lookup(name: &CStr) -> pg_sys::Oid {
+    // SAFETY: catalogue look-ups inside a transaction.
+    unsafe {
+        let oid = pg_sys::get_relname_relid(name.as_ptr(), SCHEMA.get());
+        if oid != pg_sys::InvalidOid {
+            return oid;
+        }
+        SCHEMA.set(pg_sys::get_namespace_oid(c"meshhook".as_ptr(), false));
+        let oid = pg_sys::get_relname_relid(name.as_ptr(), SCHEMA.get());
+        if oid == pg_sys::InvalidOid {
+            bug(&format!("meshhook.{} does not exist", name.to_string_lossy()));
+        }
+        oid
+    }
+}
+
+/// The object id of a table or sequence of schema `meshhook`: another one than before means that the extension was made
+/// anew.
+pub(super) fn oid(name: &CStr) -> pg_sys::Oid {
     lookup(name)
 }
 
@@ -43,12 +55,6 @@ impl Table {
         let mode = if insert { pg_sys::RowExclusiveLock } else { pg_sys::AccessShareLock };
         // SAFETY: inside a transaction; an unknown name raises.
         Self { relation: unsafe { pg_sys::table_open(lookup(name), mode as pg_sys::LOCKMODE) } }
-    }
-
-    /// Its object id: another one means that the extension was made anew.
-    pub fn oid(&self) -> pg_sys::Oid {
-        // SAFETY: the relation is open.
-        unsafe { (*self.relation).rd_id }
     }
 }
 
