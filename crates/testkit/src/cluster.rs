@@ -78,13 +78,7 @@ impl ClusterBuilder {
     /// # Panics
     /// When the server does not come up; the message holds the end of its log.
     pub fn start(self) -> Cluster {
-        let dir = install::temp_dir();
-        let cluster = Cluster {
-            port: free_port(),
-            watchdog: watchdog(dir.path()),
-            postmaster: Mutex::new(None),
-            dir: Some(dir),
-        };
+        let cluster = Cluster::without_data();
         install::init_data(&cluster.data_dir());
         if self.kek {
             let path = cluster.kek_file();
@@ -113,6 +107,17 @@ impl Cluster {
     /// A cluster to be described and started.
     pub fn builder() -> ClusterBuilder {
         ClusterBuilder::default()
+    }
+
+    /// A folder and a port that are a cluster's once there is a data folder.
+    pub(crate) fn without_data() -> Cluster {
+        let dir = install::temp_dir();
+        Cluster {
+            port: free_port(),
+            watchdog: watchdog(dir.path()),
+            postmaster: Mutex::new(None),
+            dir: Some(dir),
+        }
     }
 
     /// The cluster's folder: data, socket, log and KEK lie in it.
@@ -156,12 +161,17 @@ impl Cluster {
 
     /// Adds a line to `postgresql.conf` and has every process read it.
     pub fn set(&self, name: &str, value: &str) {
+        self.add_setting(name, value);
+        self.reload();
+    }
+
+    /// Adds a line to `postgresql.conf`; the last one of a name wins at the next start.
+    pub fn add_setting(&self, name: &str, value: &str) {
         let line = format!("{name} = '{}'\n", value.replace('\'', "''"));
         let path = self.data_dir().join("postgresql.conf");
         let mut text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("cannot read settings: {e}"));
         text.push_str(&line);
         fs::write(&path, text).unwrap_or_else(|e| panic!("cannot write settings: {e}"));
-        self.reload();
     }
 
     /// Sends the postmaster `SIGHUP`.

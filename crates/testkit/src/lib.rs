@@ -3,12 +3,15 @@
 //! Each piece stands alone and is named after what it stands for:
 //!
 //! * [`Cluster`]: a real Postgres in a temporary folder, preloaded with meshhook or not, with its own port.
+//! * [`standby`]: streaming standbys of a cluster, their promotion, and being cut off.
 //! * [`Session`]: one connection that remembers the notices it was sent.
 //! * [`Sidecar`]: a `meshhook-sidecar` process.
 //! * [`Stub`]: an HTTP server that answers by script and remembers every request.
 //! * [`wait_for`]: the only way a test may wait.
 //! * [`sign`]: what a sender of webhooks does.
 //! * [`history`]: what must hold of any run's log, whatever happened to it.
+//! * [`order`]: what must hold of messages, and of whoever reads them in global order.
+//! * [`message_db`]: the original Message DB, for comparison.
 //!
 //! The kit is called by tests only, so it panics with a description instead of returning errors: a test
 //! that cannot have its cluster has nothing left to decide.
@@ -17,10 +20,13 @@ pub mod cluster;
 pub mod history;
 pub mod http;
 pub mod install;
+pub mod message_db;
+pub mod order;
 pub mod process;
 pub mod session;
 pub mod sidecar;
 pub mod sign;
+pub mod standby;
 pub mod stub;
 pub mod wait;
 

@@ -14,6 +14,19 @@ pub fn terminate(pid: u32) {
     send(pid, Signal::TERM);
 }
 
+/// Stops one process where it is until the returned value is dropped.
+#[must_use]
+pub fn hold(pid: u32) -> impl Drop {
+    struct Held(u32);
+    impl Drop for Held {
+        fn drop(&mut self) {
+            send(self.0, Signal::CONT);
+        }
+    }
+    send(pid, Signal::STOP);
+    Held(pid)
+}
+
 /// Sends `signal` to one process. A process that is already gone is no error.
 ///
 /// # Panics

@@ -16,6 +16,7 @@ mod definitions;
 mod dump;
 mod failures;
 mod idle;
+mod message_db;
 mod operations;
 mod tenancy;
 mod transactions;
