@@ -78,7 +78,7 @@ def is_machinery(routine):
 def entry(routine):
     """A routine as it is called; defaults without their casts."""
     kind = "CALL " if routine["kind"] == "p" else ""
-    arguments = re.sub(r"(DEFAULT (?:'[^']*'|NULL))::[a-z ]+", r"\1", routine["arguments"])
+    arguments = re.sub(r"(DEFAULT (?:'[^']*'|NULL))::[a-z ]+(?:\[\])?", r"\1", routine["arguments"])
     arguments = re.sub(r"\bIN (?=[a-z])", "", arguments)
     result = "" if routine["result"] in (None, "void") else f" → {routine['result']}"
     head = f"{kind}{routine['name']}({arguments}){result}".replace("timestamp with time zone", "timestamptz")
@@ -95,7 +95,7 @@ def settings(cluster):
         LOAD 'meshhook';
         SELECT json_agg(s ORDER BY s.name) FROM (
             SELECT name, coalesce(nullif(boot_val, ''), 'not set') || coalesce(' ' || unit, '') AS preset, short_desc, context
-            FROM pg_settings WHERE name LIKE 'meshhook.%'
+            FROM pg_settings WHERE name LIKE 'meshhook.%' OR name LIKE 'message_store.%'
         ) AS s;""", database=catalogue.DATABASE)
     return [f"| `{row['name']}` | {row['preset']} | {CONTEXTS.get(row['context'], row['context'])} | {row['short_desc']} |"
             for row in json.loads(text or "[]")]
