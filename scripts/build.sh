@@ -9,6 +9,12 @@ part=${1:-all}
 sudo=()
 [ -w "$("$PG_CONFIG" --pkglibdir)" ] || sudo=(--sudo)
 if [ "$part" != sidecar ]; then
+    # The install writes into the file that is there. Running servers have that one mapped and would crash: they keep
+    # it, a copy takes its place.
+    library=$("$PG_CONFIG" --pkglibdir)/meshhook.so
+    if [ -e "$library" ]; then
+        as_root cp -p "$library" "$library.new" && as_root mv -f "$library.new" "$library"
+    fi
     step "extension, release, installed" cargo pgrx install --release --pg-config "$PG_CONFIG" \
         --no-default-features --features "pg$PG_MAJOR" "${sudo[@]}"
 fi

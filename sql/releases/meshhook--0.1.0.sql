@@ -578,40 +578,6 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:47
--- requires:
---   schema_leaves
-
--- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
--- pinned search_path, which would forbid that, and therefore qualify every name and operator.
-CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer)
-LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
-
-CREATE PROCEDURE meshhook.await_run(
-    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
-LANGUAGE plpgsql AS $$
-DECLARE
-    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
-    left_ms integer := 0;
-BEGIN
-    LOOP
-        CALL meshhook.wait_turn(run, left_ms);
-        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
-        WHERE r.run_id OPERATOR(pg_catalog.=) run;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
-                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
-        END IF;
-        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
-        left_ms := pg_catalog.ceil(EXTRACT(epoch FROM
-            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000);
-        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
-    END LOOP;
-END
-$$;
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/lib.rs:48
 -- requires:
 --   schema_leaves
@@ -994,6 +960,40 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/lib.rs:47
+-- requires:
+--   schema_leaves
+
+-- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
+-- pinned search_path, which would forbid that, and therefore qualify every name and operator.
+CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer)
+LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
+
+CREATE PROCEDURE meshhook.await_run(
+    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    left_ms integer := 0;
+BEGIN
+    LOOP
+        CALL meshhook.wait_turn(run, left_ms);
+        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
+        WHERE r.run_id OPERATOR(pg_catalog.=) run;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
+                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
+        END IF;
+        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
+        left_ms := pg_catalog.ceil(EXTRACT(epoch FROM
+            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000);
+        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
+    END LOOP;
+END
+$$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/lib.rs:64
 -- requires:
 --   message_store_install
@@ -1220,7 +1220,7 @@ AS 'MODULE_PATHNAME', 'add_member_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/event_store/native.rs:95
+-- src/event_store/native.rs:97
 -- meshhook::event_store::native::append_message
 
 CREATE FUNCTION meshhook.append_message(
@@ -1393,7 +1393,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/event_store/native.rs:479
+-- src/event_store/native.rs:489
 -- meshhook::event_store::native::hash_64
 
 CREATE FUNCTION meshhook.hash_64(value text) RETURNS bigint
@@ -1418,10 +1418,11 @@ AS 'MODULE_PATHNAME', 'heartbeat_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/event_store/native.rs:438
+-- src/event_store/native.rs:440
 -- meshhook::event_store::native::holders_of_positions
 
-CREATE FUNCTION meshhook.holders_of_positions(category text) RETURNS TABLE (pid integer, safe_position bigint)
+CREATE FUNCTION meshhook.holders_of_positions(category text)
+RETURNS TABLE (pid integer, safe_position bigint, open_since timestamptz)
 LANGUAGE c AS 'MODULE_PATHNAME', 'holders_of_positions_wrapper';
 /* </end connected objects> */
 
@@ -1712,7 +1713,7 @@ AS 'MODULE_PATHNAME', 'run_state_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/event_store/native.rs:427
+-- src/event_store/native.rs:429
 -- meshhook::event_store::native::safe_position
 
 CREATE FUNCTION meshhook.safe_position(category text DEFAULT NULL) RETURNS bigint
@@ -1756,7 +1757,7 @@ AS 'MODULE_PATHNAME', 'start_workers_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/operations/status.rs:24
+-- src/operations/status.rs:28
 -- meshhook::operations::status::status
 CREATE  FUNCTION "status"() RETURNS TABLE (
 	"check_name" TEXT,  /* String */
@@ -1781,7 +1782,7 @@ AS 'MODULE_PATHNAME', 'stop_workers_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/event_store/native.rs:470
+-- src/event_store/native.rs:480
 -- meshhook::event_store::native::stream_cardinal_id
 
 CREATE FUNCTION meshhook.stream_cardinal_id(stream text) RETURNS text
@@ -1789,7 +1790,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'stream_cardinal
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/event_store/native.rs:452
+-- src/event_store/native.rs:462
 -- meshhook::event_store::native::stream_category
 
 CREATE FUNCTION meshhook.stream_category(stream text) RETURNS text
@@ -1825,8 +1826,9 @@ LEFT JOIN LATERAL (
 COMMENT ON VIEW meshhook.streams IS 'The streams of your project: where each begins (after a purge not at 0) and its version, both null if it is empty. Name a stream in WHERE, or be patient.';
 
 CREATE VIEW meshhook.position_holders WITH (security_invoker = true) AS
-SELECT h.pid, h.safe_position, a.usename AS role, a.application_name, a.state, a.xact_start AS open_since,
-       clock_timestamp() - a.xact_start AS open_for, a.wait_event, a.query
+SELECT h.pid, h.safe_position, a.usename AS role, a.application_name, a.state,
+       coalesce(h.open_since, a.xact_start) AS open_since,
+       clock_timestamp() - coalesce(h.open_since, a.xact_start) AS open_for, a.wait_event, a.query
 FROM meshhook.holders_of_positions(NULL) h
 LEFT JOIN pg_stat_activity a ON a.pid = h.pid
 ORDER BY h.safe_position, h.pid;
@@ -1863,7 +1865,7 @@ COMMENT ON VIEW meshhook.consumer_lag IS 'How far the members of your consumers 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/event_store/native.rs:461
+-- src/event_store/native.rs:471
 -- meshhook::event_store::native::stream_id
 
 CREATE FUNCTION meshhook.stream_id(stream text) RETURNS text
@@ -1871,7 +1873,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'stream_id_wrapp
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/event_store/native.rs:411
+-- src/event_store/native.rs:413
 -- meshhook::event_store::native::stream_version
 
 CREATE FUNCTION meshhook.stream_version(stream text) RETURNS bigint

@@ -19,8 +19,9 @@ LEFT JOIN LATERAL (
 COMMENT ON VIEW meshhook.streams IS 'The streams of your project: where each begins (after a purge not at 0) and its version, both null if it is empty. Name a stream in WHERE, or be patient.';
 
 CREATE VIEW meshhook.position_holders WITH (security_invoker = true) AS
-SELECT h.pid, h.safe_position, a.usename AS role, a.application_name, a.state, a.xact_start AS open_since,
-       clock_timestamp() - a.xact_start AS open_for, a.wait_event, a.query
+SELECT h.pid, h.safe_position, a.usename AS role, a.application_name, a.state,
+       coalesce(h.open_since, a.xact_start) AS open_since,
+       clock_timestamp() - coalesce(h.open_since, a.xact_start) AS open_for, a.wait_event, a.query
 FROM meshhook.holders_of_positions(NULL) h
 LEFT JOIN pg_stat_activity a ON a.pid = h.pid
 ORDER BY h.safe_position, h.pid;

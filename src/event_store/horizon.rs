@@ -91,14 +91,25 @@ pub(super) fn safe(project: Option<i32>, interest: Interest) -> i64 {
         return sequence::logged_safe_position().unwrap_or(0);
     }
     let last = Positions::find().last_assigned();
-    holders(project, interest).into_iter().map(|(_, bound)| bound).fold(last, i64::min)
+    holders(project, interest).into_iter().map(|holder| holder.bound).fold(last, i64::min)
 }
 
-/// Who else may hold positions that concern a reader: process and bound.
-pub(super) fn holders(project: Option<i32>, interest: Interest) -> Vec<(i32, i64)> {
+/// Who may hold positions that a reader has to stop at.
+#[derive(Clone, Copy, Debug)]
+pub struct Holder {
+    /// The process.
+    pub pid: i32,
+    /// The reader stops here.
+    pub bound: i64,
+    /// When its transaction began, as a `timestamptz`; not known without shared memory.
+    pub since: Option<i64>,
+}
+
+/// Who else may hold positions that concern a reader.
+pub(super) fn holders(project: Option<i32>, interest: Interest) -> Vec<Holder> {
     if inflight::available() {
         return inflight::holders(project, interest.mask())
-            .map(|holder| (holder.pid, holder.bound))
+            .map(|holder| Holder { pid: holder.pid, bound: holder.bound, since: Some(holder.since) })
             .collect();
     }
     let concerned = |(owner, half): &(i32, u32)| {
@@ -108,6 +119,9 @@ pub(super) fn holders(project: Option<i32>, interest: Interest) -> Vec<(i32, i64
         .into_iter()
         // Without a bound it has drawn nothing; without the category nothing for this reader.
         .filter(|one| one.categories.iter().any(concerned))
-        .filter_map(|one| one.bounds.iter().min().map(|bound| (one.pid, *bound)))
+        .filter_map(|one| {
+            let bound = *one.bounds.iter().min()?;
+            Some(Holder { pid: one.pid, bound, since: None })
+        })
         .collect()
 }

@@ -25,6 +25,7 @@ use crate::owner::as_owner;
 use crate::project;
 use crate::spi;
 
+pub use horizon::Holder;
 use horizon::Interest;
 use sequence::Positions;
 
@@ -43,6 +44,11 @@ pub fn awaited(category: Option<&str>) -> (i32, u64) {
     // A procedure that has ended a transaction has no snapshot.
     let project = runs::reading(&snapshot, || as_owner(project::current));
     (project.0, interest.mask())
+}
+
+/// Who holds readers of any category back, in one project or in all.
+pub fn holders(project: Option<i32>) -> Vec<Holder> {
+    horizon::holders(project, Interest::All)
 }
 
 /// When an announcement is also for listeners.

@@ -3,6 +3,7 @@
 //! None has a SET clause: it would cost more than the append. They run no statement whose meaning depends on the
 //! search path.
 
+use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 use pgrx::{IntoDatum, Uuid};
 
@@ -16,6 +17,7 @@ use super::table::{Scan, Snapshot};
 use crate::error::{Refusal, bad_parameter, refuse, required};
 use crate::owner::as_owner;
 use crate::project::{self, Project};
+use crate::random::{PG_EPOCH_MICROS, timestamptz};
 use crate::spi::{self, RawJsonb};
 
 /// Most messages of one read.
@@ -436,16 +438,24 @@ fn safe_position(category: Option<&str>) -> i64 {
 
 /// Who holds readers back; see the COMMENT of the view `position_holders`.
 #[pg_extern(sql = r#"
-CREATE FUNCTION meshhook.holders_of_positions(category text) RETURNS TABLE (pid integer, safe_position bigint)
+CREATE FUNCTION meshhook.holders_of_positions(category text)
+RETURNS TABLE (pid integer, safe_position bigint, open_since timestamptz)
 LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
 "#)]
+#[allow(clippy::type_complexity, reason = "the columns are the SQL contract")]
 fn holders_of_positions(
     category: Option<&str>,
-) -> TableIterator<'static, (name!(pid, i32), name!(safe_position, i64))> {
+) -> TableIterator<
+    'static,
+    (name!(pid, i32), name!(safe_position, i64), name!(open_since, Option<TimestampWithTimeZone>)),
+> {
     let interest =
         category.map_or(Interest::All, |name| Interest::of(check_category("category", Some(name))));
     let holders = as_owner(|caller| horizon::holders(project::served(caller), interest));
-    TableIterator::new(holders)
+    let since = |at: i64| timestamptz(at.saturating_add(PG_EPOCH_MICROS));
+    TableIterator::new(
+        holders.into_iter().map(move |holder| (holder.pid, holder.bound, holder.since.map(since))),
+    )
 }
 
 /// The category of a stream; see the COMMENT.

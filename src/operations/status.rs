@@ -2,9 +2,13 @@
 
 use pgrx::prelude::*;
 
+use crate::event_store::{self, Holder};
 use crate::owner::as_owner;
 use crate::spi::{self, arg};
-use crate::{installation, project, secret, shmem, worker};
+use crate::{installation, project, random, secret, shmem, worker};
+
+/// An appender's transaction that is open for longer is worth a look.
+const LONG_OPEN_SECONDS: i64 = 60;
 
 struct Check {
     name: &'static str,
@@ -37,6 +41,7 @@ fn status() -> TableIterator<
             executors(scope),
             leases(scope),
             open_runs(scope),
+            positions(scope),
             key_file(),
         ]);
         checks
@@ -46,6 +51,22 @@ fn status() -> TableIterator<
         (check.name.to_owned(), check.ok, check.value, hint)
     };
     TableIterator::new(checks.into_iter().map(row))
+}
+
+/// A transaction that has appended and stays open holds back the readers of its categories.
+fn positions(scope: Option<i32>) -> Check {
+    let now = random::now_micros() - random::PG_EPOCH_MICROS;
+    let age = |holder: &Holder| holder.since.map_or(0, |since| (now - since) / 1_000_000);
+    let holders = event_store::holders(scope);
+    let oldest = holders.iter().max_by_key(|holder| age(holder));
+    let value = oldest.map_or_else(
+        || "nothing holds readers back".to_owned(),
+        |oldest| {
+            format!("process {} holds readers back at {} for {} s", oldest.pid, oldest.bound, age(oldest))
+        },
+    );
+    let ok = oldest.is_none_or(|oldest| age(oldest) < LONG_OPEN_SECONDS);
+    Check::new("event_store", ok, value, "SELECT * FROM meshhook.position_holders; end that transaction")
 }
 
 fn activation() -> Check {

@@ -24,6 +24,8 @@ struct Slot {
     database: AtomicU32,
     project: AtomicI32,
     pid: AtomicI32,
+    /// When the transaction began, as a `timestamptz`.
+    since: AtomicI64,
     /// A waiter was called since it last looked.
     called: AtomicBool,
     /// Bits of the categories waited for; 0: does not wait.
@@ -101,8 +103,11 @@ pub(super) fn publish(project: i32, mask: u64, last_assigned: impl FnOnce() -> i
     if slot.bound.load(Relaxed) == 0 {
         // The bound last: a reader that sees it sees the rest, or sees that the slot's last owner has ended.
         let bound = last_assigned();
-        // SAFETY: a plain global of this process.
-        slot.pid.store(unsafe { pg_sys::MyProcPid }, SeqCst);
+        // SAFETY: plain globals of this process.
+        unsafe {
+            slot.pid.store(pg_sys::MyProcPid, SeqCst);
+            slot.since.store(pg_sys::GetCurrentTransactionStartTimestamp(), SeqCst);
+        }
         slot.database.store(my_database(), SeqCst);
         slot.project.store(project, SeqCst);
         slot.mask.store(mask, SeqCst);
@@ -136,6 +141,8 @@ pub(crate) struct Holder {
     pub bound: i64,
     /// The project concerned, or `ANY_PROJECT`.
     pub project: i32,
+    /// When its transaction began, as a `timestamptz`.
+    pub since: i64,
 }
 
 /// Every process but this one that may hold positions of a project (None: of any) and of these categories.
@@ -147,8 +154,12 @@ pub(crate) fn holders(project: Option<i32>, mask: u64) -> impl Iterator<Item = H
         if bound == 0 || index + 1 == me || slot.database.load(SeqCst) != database {
             return None;
         }
-        let holder =
-            Holder { pid: slot.pid.load(SeqCst), bound: bound - 1, project: slot.project.load(SeqCst) };
+        let holder = Holder {
+            pid: slot.pid.load(SeqCst),
+            bound: bound - 1,
+            project: slot.project.load(SeqCst),
+            since: slot.since.load(SeqCst),
+        };
         let concerned =
             holder.project == ANY_PROJECT || project.is_none_or(|project| project == holder.project);
         (concerned && slot.mask.load(SeqCst) & mask != 0).then_some(holder)

@@ -43,7 +43,7 @@ SELECT has_schema_privilege('public', 'meshhook', 'USAGE, CREATE') AS public_may
 
 -- Every routine pins its search_path, pg_temp last. A procedure that ends transactions cannot, and in the functions of
 -- the event store it would cost more than the work; these qualify everything instead.
-SELECT p.oid::regprocedure::text AS routine, prokind, proconfig FROM pg_proc p
+SELECT p.oid::regprocedure::text AS routine, prokind FROM pg_proc p
 WHERE pronamespace = 'meshhook'::regnamespace
   AND NOT coalesce(EXISTS (SELECT FROM unnest(proconfig) AS setting
                            WHERE setting LIKE 'search\_path=%' AND setting ~ '(=| )pg_temp$'), false)
