@@ -65,7 +65,7 @@ COMMENT ON FUNCTION meshhook.last_message(text, text) IS
 COMMENT ON FUNCTION meshhook.stream_version(text) IS
 'The position of a stream''s last message; null if it is empty.';
 COMMENT ON FUNCTION meshhook.safe_position(text) IS
-'The global position up to which everything in a category (null: in all of the project''s) is decided: readers stop there. The view position_holders shows who keeps it from rising.';
+'The global position up to which everything in a category (null: in all of the project''s) is decided: readers stop there. It goes down when an open transaction appends to a further category; what was read before stays right. The view position_holders shows who keeps it from rising.';
 COMMENT ON FUNCTION meshhook.holders_of_positions(text) IS
 'Open transactions that may hold positions of a category (null: any). For the view position_holders.';
 COMMENT ON FUNCTION meshhook.stream_category(text) IS 'The category of a stream: what stands before the first "-".';
@@ -83,7 +83,7 @@ COMMENT ON FUNCTION meshhook.messages_of_runs(integer, bigint, bigint, text[], b
 COMMENT ON FUNCTION meshhook.read_consumer(text, text, integer, integer, integer, text[], text) IS
 'The next messages of a category for one member of a consumer, from the position that commit_consumer stored, in global order. The first call makes the consumer, by default with one member; another consumer_group_size later is refused (55000), resize_consumer changes it. Each stream belongs to one member, by the hash of its cardinal id; streams without id to the first. token is what commit_consumer takes. Read, work, commit: what was not committed is read again.';
 COMMENT ON FUNCTION meshhook.commit_consumer(text, bigint, bigint, integer) IS
-'Stores how far a member of a consumer has come: the global position of the last message it is done with. With the token of the read it is refused (55000) if anybody has moved the member since. Part of your transaction: position and effects commit together. Returns the next token. 22023 for a position behind the stored one or not readable yet.';
+'Stores how far a member of a consumer has come: the global position of the last message it is done with. With the token of the read it is refused (55000) if anybody has moved the member since. Part of your transaction: position and effects commit together. Returns the next token. 22023 for a position behind the stored one or not assigned yet.';
 COMMENT ON FUNCTION meshhook.resize_consumer(text, integer) IS
 'Divides a consumer among another number of members (1 to 1024). Tokens given before are worth nothing; each stream goes on where its earlier member had come to, so nothing that was committed is delivered again.';
 COMMENT ON FUNCTION meshhook.seek_consumer(text, bigint) IS

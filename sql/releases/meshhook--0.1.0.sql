@@ -960,40 +960,6 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:47
--- requires:
---   schema_leaves
-
--- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
--- pinned search_path, which would forbid that, and therefore qualify every name and operator.
-CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer)
-LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
-
-CREATE PROCEDURE meshhook.await_run(
-    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
-LANGUAGE plpgsql AS $$
-DECLARE
-    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
-    left_ms integer := 0;
-BEGIN
-    LOOP
-        CALL meshhook.wait_turn(run, left_ms);
-        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
-        WHERE r.run_id OPERATOR(pg_catalog.=) run;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
-                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
-        END IF;
-        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
-        left_ms := pg_catalog.ceil(EXTRACT(epoch FROM
-            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000);
-        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
-    END LOOP;
-END
-$$;
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/lib.rs:64
 -- requires:
 --   message_store_install
@@ -1197,6 +1163,40 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/lib.rs:47
+-- requires:
+--   schema_leaves
+
+-- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
+-- pinned search_path, which would forbid that, and therefore qualify every name and operator.
+CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer)
+LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
+
+CREATE PROCEDURE meshhook.await_run(
+    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    left_ms integer := 0;
+BEGIN
+    LOOP
+        CALL meshhook.wait_turn(run, left_ms);
+        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
+        WHERE r.run_id OPERATOR(pg_catalog.=) run;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
+                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
+        END IF;
+        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
+        left_ms := pg_catalog.ceil(EXTRACT(epoch FROM
+            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000);
+        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
+    END LOOP;
+END
+$$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/installation.rs:49
 -- meshhook::installation::activate
 CREATE  FUNCTION "activate"() RETURNS bool /* bool */
@@ -1348,7 +1348,7 @@ AS 'MODULE_PATHNAME', 'delete_stream_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/event_store/consumer.rs:370
+-- src/event_store/consumer.rs:371
 -- meshhook::event_store::consumer::drop_consumer
 CREATE  FUNCTION "drop_consumer"(
 	"consumer" TEXT /* Option < & str > */
@@ -1654,7 +1654,7 @@ AS 'MODULE_PATHNAME', 'release_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/event_store/consumer.rs:321
+-- src/event_store/consumer.rs:322
 -- meshhook::event_store::consumer::resize_consumer
 CREATE  FUNCTION "resize_consumer"(
 	"consumer" TEXT, /* Option < & str > */
@@ -1721,7 +1721,7 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'safe_position_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/event_store/consumer.rs:340
+-- src/event_store/consumer.rs:341
 -- meshhook::event_store::consumer::seek_consumer
 CREATE  FUNCTION "seek_consumer"(
 	"consumer" TEXT, /* Option < & str > */
@@ -2005,7 +2005,7 @@ COMMENT ON FUNCTION meshhook.last_message(text, text) IS
 COMMENT ON FUNCTION meshhook.stream_version(text) IS
 'The position of a stream''s last message; null if it is empty.';
 COMMENT ON FUNCTION meshhook.safe_position(text) IS
-'The global position up to which everything in a category (null: in all of the project''s) is decided: readers stop there. The view position_holders shows who keeps it from rising.';
+'The global position up to which everything in a category (null: in all of the project''s) is decided: readers stop there. It goes down when an open transaction appends to a further category; what was read before stays right. The view position_holders shows who keeps it from rising.';
 COMMENT ON FUNCTION meshhook.holders_of_positions(text) IS
 'Open transactions that may hold positions of a category (null: any). For the view position_holders.';
 COMMENT ON FUNCTION meshhook.stream_category(text) IS 'The category of a stream: what stands before the first "-".';
@@ -2023,7 +2023,7 @@ COMMENT ON FUNCTION meshhook.messages_of_runs(integer, bigint, bigint, text[], b
 COMMENT ON FUNCTION meshhook.read_consumer(text, text, integer, integer, integer, text[], text) IS
 'The next messages of a category for one member of a consumer, from the position that commit_consumer stored, in global order. The first call makes the consumer, by default with one member; another consumer_group_size later is refused (55000), resize_consumer changes it. Each stream belongs to one member, by the hash of its cardinal id; streams without id to the first. token is what commit_consumer takes. Read, work, commit: what was not committed is read again.';
 COMMENT ON FUNCTION meshhook.commit_consumer(text, bigint, bigint, integer) IS
-'Stores how far a member of a consumer has come: the global position of the last message it is done with. With the token of the read it is refused (55000) if anybody has moved the member since. Part of your transaction: position and effects commit together. Returns the next token. 22023 for a position behind the stored one or not readable yet.';
+'Stores how far a member of a consumer has come: the global position of the last message it is done with. With the token of the read it is refused (55000) if anybody has moved the member since. Part of your transaction: position and effects commit together. Returns the next token. 22023 for a position behind the stored one or not assigned yet.';
 COMMENT ON FUNCTION meshhook.resize_consumer(text, integer) IS
 'Divides a consumer among another number of members (1 to 1024). Tokens given before are worth nothing; each stream goes on where its earlier member had come to, so nothing that was committed is delivered again.';
 COMMENT ON FUNCTION meshhook.seek_consumer(text, bigint) IS

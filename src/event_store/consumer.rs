@@ -11,11 +11,11 @@ use pgrx::{IntoDatum, pg_sys};
 use serde_json::Value;
 
 use super::append::column as message;
-use super::horizon::{self, Interest};
 use super::lock;
 use super::native;
 use super::read::{self, Filter, member_of};
 use super::rows::{Call, returns_rows};
+use super::sequence::Positions;
 use super::streams::Stream;
 use super::table::{Inserter, Key, Scan, Snapshot, Table};
 use crate::error::{Refusal, bad_parameter, bug, refuse, required};
@@ -278,10 +278,11 @@ fn commit_consumer(
                 .hint("SELECT meshhook.seek_consumer(consumer, to_position) goes back.")
                 .raise();
         }
-        let safe = horizon::safe(Some(consumer.project), Interest::of(&consumer.category));
-        if to > safe {
-            bad_parameter(format!("position {to} was not readable yet"))
-                .detail(format!("Everything is decided up to {safe}; messages below {to} may still appear."))
+        // Not the safe position: it goes down when a transaction that is open reaches a further category.
+        let assigned = Positions::find().last_assigned();
+        if to > assigned {
+            bad_parameter(format!("position {to} has not been assigned yet"))
+                .detail(format!("The last one is {assigned}."))
                 .hint("Commit the global position of a message that was read.")
                 .raise();
         }

@@ -9,7 +9,8 @@ use meshhook_testkit::{Cluster, Reply, Stub, history, wait_for};
 use serde_json::json;
 use std::path::Path;
 
-fn dump(cluster: &Cluster, database: &str, file: &Path) {
+/// Dumps a database into a file.
+pub fn dump(cluster: &Cluster, database: &str, file: &Path) {
     let dumped = cluster
         .command("pg_dump")
         .args(["-Fc", "-f"])
@@ -20,7 +21,8 @@ fn dump(cluster: &Cluster, database: &str, file: &Path) {
     assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
 }
 
-fn restore(cluster: &Cluster, database: &str, file: &Path) {
+/// Restores a file into a new database.
+pub fn restore(cluster: &Cluster, database: &str, file: &Path) {
     cluster.create_empty_database(database);
     let restored = cluster
         .command("pg_restore")

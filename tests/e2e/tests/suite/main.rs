@@ -14,6 +14,8 @@ mod concurrency;
 mod crashes;
 mod definitions;
 mod dump;
+mod event_store;
+mod event_store_order;
 mod failures;
 mod idle;
 mod message_db;
