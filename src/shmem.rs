@@ -14,7 +14,7 @@ pub(crate) mod inflight;
 mod slots;
 mod waiters;
 
-pub(crate) use commit::{Register, publish_positions};
+pub(crate) use commit::{Register, exclude_writers, publish_positions};
 pub(crate) use commit::{hold_until_transaction_end, rescan_on_commit};
 pub use commit::{
     note_deadline_on_commit, notify_run_on_commit, register_database_on_commit, wake_on_commit,

@@ -133,6 +133,8 @@ BEGIN
     -- Nobody draws while this transaction lasts: the sequence only ever goes up.
     IF last > (SELECT s.last_value FROM meshhook.global_position_seq s) THEN
         EXECUTE format('ALTER SEQUENCE meshhook.global_position_seq RESTART WITH %s', last + 1);
+        -- A sequence that was never called says that no position was ever given.
+        PERFORM setval('meshhook.global_position_seq', last);
     END IF;
     IF source = 'message_store' THEN
         aside := 'message_store_original';

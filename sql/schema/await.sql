@@ -10,6 +10,9 @@ DECLARE
     deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
     left_ms integer := 0;
 BEGIN
+    IF timeout IS NULL THEN
+        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
     LOOP
         CALL meshhook.wait_turn(run, left_ms);
         SELECT r.status, r.output INTO status, output FROM meshhook.runs r
@@ -19,8 +22,8 @@ BEGIN
                 HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
         END IF;
         EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
-        left_ms := pg_catalog.ceil(EXTRACT(epoch FROM
-            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000);
+        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
+            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
         EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
     END LOOP;
 END

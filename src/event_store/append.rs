@@ -1,7 +1,7 @@
 //! Appending: checks first, then positions, then rows. Nothing is drawn and nothing written before everything that
 //! can be refused has been looked at under the locks.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 
 use pgrx::datum::TimestampWithTimeZone;
@@ -12,7 +12,7 @@ use super::name;
 use super::sequence::Positions;
 use super::streams;
 use super::table::{Inserter, Key, Scan, Snapshot, Table};
-use super::{held, horizon, lock};
+use super::{held, horizon};
 use crate::error::{bug, refuse};
 use crate::random;
 
@@ -122,16 +122,9 @@ pub(super) fn append(
 
 /// Categories first, then streams, each in order, so that two calls never wait for each other in a circle.
 fn lock_all(project: i32, messages: &[NewMessage]) {
-    if let [message] = messages {
-        let known = streams::known(project, message.stream);
-        lock::category_shared(project, known.category_hash);
-        held::lock_stream(known.lock_key);
-        return;
-    }
     let names: BTreeSet<&str> = messages.iter().map(|message| message.stream).collect();
     let known: Vec<_> = names.into_iter().map(|name| streams::known(project, name)).collect();
-    let categories: BTreeSet<i64> = known.iter().map(|known| known.category_hash).collect();
-    categories.into_iter().for_each(|hash| lock::category_shared(project, hash));
+    horizon::enter(project, &known.iter().map(|known| known.category_hash).collect());
     let keys: BTreeSet<i64> = known.iter().map(|known| known.lock_key).collect();
     keys.into_iter().for_each(held::lock_stream);
 }
@@ -255,7 +248,7 @@ fn insert(
     }
     let positions = Positions::find();
     positions.recover();
-    let categories: HashSet<i64> = targets.values().map(|target| target.category_hash).collect();
+    let categories: BTreeSet<i64> = targets.values().map(|target| target.category_hash).collect();
     horizon::register(positions, project, &categories);
     let time = random::timestamptz(random::now_micros());
     let rows = || {

@@ -6,6 +6,8 @@
 //! new revision and the lowest position of all, and keeps the old positions as a layer: what the old owner of a
 //! stream had done is not delivered again.
 
+use std::ffi::CStr;
+
 use pgrx::prelude::*;
 use pgrx::{IntoDatum, pg_sys};
 use serde_json::Value;
@@ -22,7 +24,7 @@ use crate::error::{Refusal, bad_parameter, bug, refuse, required};
 use crate::owner::as_owner;
 use crate::project;
 use crate::random;
-use crate::spi::{self, arg};
+use crate::spi::{self, Opaque, arg};
 
 /// Largest group.
 const MAX_GROUP: i32 = 1_024;
@@ -30,6 +32,14 @@ const MAX_GROUP: i32 = 1_024;
 const MAX_NAME_BYTES: usize = 255;
 /// A reader that found nothing for itself moves its position past this many positions of others.
 const SKIP: i64 = 1_000;
+
+/// Columns of `consumer`.
+mod column {
+    pub const CONSUMER_ID: i32 = 2;
+    pub const CATEGORY: i32 = 4;
+    pub const GROUP_SIZE: i32 = 5;
+    pub const LAYERS: i32 = 6;
+}
 
 /// A consumer's row.
 struct Consumer {
@@ -50,26 +60,26 @@ struct Place {
 }
 
 impl Consumer {
-    fn find(project: i32, name: &str) -> Option<Self> {
-        spi::run_one(
-            "SELECT consumer_id, category, group_size, layers::pg_catalog.text FROM meshhook.consumer
-             WHERE project_id OPERATOR(pg_catalog.=) $1 AND name OPERATOR(pg_catalog.=) $2",
-            &[arg(project), arg(name.to_owned())],
-            |row| Self {
-                project,
-                id: row.must(1),
-                name: name.to_owned(),
-                category: row.must(2),
-                group_size: row.must(3),
-                layers: layers_of(&row.must::<String>(4)),
-            },
-        )
+    /// The consumer of a name, as a snapshot shows it: its places are to be read under the same one.
+    fn find(snapshot: &Snapshot, project: i32, name: &str) -> Option<Self> {
+        let table = Table::open(c"consumer", false);
+        let text = name.into_datum().unwrap_or_else(|| bug("a text has no datum"));
+        let keys = [Key::Int4(1, project), Key::Text(2, text)];
+        let mut scan = Scan::begin(&table, c"consumer_name_key", snapshot, &keys, false);
+        scan.next().then(|| Self {
+            project,
+            id: scan.must(column::CONSUMER_ID),
+            name: name.to_owned(),
+            category: scan.must(column::CATEGORY),
+            group_size: scan.must(column::GROUP_SIZE),
+            layers: layers_of(&Opaque::<3802>(scan.datum(column::LAYERS).0).text()),
+        })
     }
 
-    /// The consumer of a name, made if it is not there.
-    fn ensure(project: i32, name: &str, category: &str, group_size: Option<i32>) -> Self {
-        if let Some(found) = Self::find(project, name) {
-            return found;
+    /// Makes a consumer if it is not there.
+    fn ensure(project: i32, name: &str, category: &str, group_size: Option<i32>) {
+        if Self::find(&Snapshot::latest(), project, name).is_some() {
+            return;
         }
         if name.is_empty() || name.len() > MAX_NAME_BYTES {
             bad_parameter(format!("a consumer's name has 1 to {MAX_NAME_BYTES} bytes")).raise();
@@ -81,20 +91,10 @@ impl Consumer {
              ON CONFLICT DO NOTHING",
             &[arg(project), arg(name.to_owned()), arg(category.to_owned()), arg(size)],
         );
-        Self::find(project, name).unwrap_or_else(|| {
-            refuse(
-                PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
-                format!(
-                    "could not serialize access: consumer \"{name}\" was made since this transaction began"
-                ),
-            )
-            .hint("The transaction might succeed if retried.")
-            .raise()
-        })
     }
 
-    fn must_find(project: i32, name: &str) -> Self {
-        Self::find(project, name).unwrap_or_else(|| {
+    fn must_find(snapshot: &Snapshot, project: i32, name: &str) -> Self {
+        Self::find(snapshot, project, name).unwrap_or_else(|| {
             refuse(PgSqlErrorCode::ERRCODE_NO_DATA_FOUND, format!("consumer \"{name}\" does not exist"))
                 .hint("read_consumer makes it.")
                 .raise()
@@ -110,11 +110,11 @@ impl Consumer {
         }
     }
 
-    /// Where a member stands now, whatever the transaction's snapshot shows. Under the member's lock nobody moves it.
-    fn place(&self, member: i32) -> Place {
-        let (snapshot, table) = (Snapshot::latest(), Table::open(c"consumer_position", false));
+    /// Where a member stands. Under the member's lock nobody moves it.
+    fn place(&self, snapshot: &Snapshot, member: i32) -> Place {
+        let table = Table::open(c"consumer_position", false);
         let keys = [Key::Int4(1, self.project), Key::Int8(2, self.id), Key::Int4(3, member)];
-        let mut scan = Scan::begin(&table, c"consumer_position_pkey", &snapshot, &keys, true);
+        let mut scan = Scan::begin(&table, c"consumer_position_pkey", snapshot, &keys, true);
         if !scan.next() {
             return Place::default();
         }
@@ -162,6 +162,12 @@ impl Consumer {
     }
 }
 
+/// Refuses, with 25006, what writes in a read-only transaction and on a standby, before a lock is taken.
+fn prevent_read_only(what: &CStr) {
+    // SAFETY: a NUL-terminated string; raises.
+    unsafe { pg_sys::PreventCommandIfReadOnly(what.as_ptr()) }
+}
+
 fn layers_of(text: &str) -> Vec<Vec<i64>> {
     serde_json::from_str(text).unwrap_or_else(|_| bug("the layers of a consumer are unreadable"))
 }
@@ -190,10 +196,14 @@ fn read_consumer(call: Call) {
     let filter = Filter { types: read::texts(call.arg(5)), correlation, member: None };
     let mut output = call.output();
     as_owner(|caller| {
-        let consumer = Consumer::ensure(project::current(caller).0, &name, category, group_size);
+        let project = project::current(caller).0;
+        Consumer::ensure(project, &name, category, group_size);
+        // One snapshot, the latest: size, layers and position belong together, whatever the transaction is held to.
+        let snapshot = Snapshot::latest();
+        let consumer = Consumer::must_find(&snapshot, project, &name);
         check_agreement(&consumer, category, group_size);
         consumer.check_member(member);
-        let place = consumer.place(member);
+        let place = consumer.place(&snapshot, member);
         output.add_column(place.revision);
         let mut left = size;
         let walked = read::walk(
@@ -213,7 +223,9 @@ fn read_consumer(call: Call) {
                 left > 0
             },
         );
-        if left == size && walked.through - place.position > SKIP {
+        // Chosen by type or correlation, there may be others that somebody is at.
+        let all = filter.types.is_none() && filter.correlation.is_none();
+        if all && left == size && walked.through - place.position > SKIP {
             skip(&consumer, member, place, walked.through);
         }
     });
@@ -246,8 +258,7 @@ fn skip(consumer: &Consumer, member: i32, seen: Place, through: i64) {
         return;
     }
     consumer.lock(member);
-    if consumer.place(member).revision == seen.revision {
-        // The revision stays what readers were told: nothing was given to them from here.
+    if consumer.place(&Snapshot::latest(), member).revision == seen.revision {
         consumer.put(member, seen, Place { revision: seen.revision + 1, position: through });
     }
 }
@@ -263,13 +274,15 @@ fn commit_consumer(
 ) -> i64 {
     let (name, to) = (required("consumer", consumer), required("to_position", to_position));
     let member = consumer_group_member.unwrap_or(0);
+    prevent_read_only(c"commit_consumer()");
     as_owner(|caller| {
-        let consumer = Consumer::must_find(project::current(caller).0, name);
+        let consumer = Consumer::must_find(&Snapshot::latest(), project::current(caller).0, name);
         consumer.lock(member);
         // Nobody changes the size while the group is locked.
-        let consumer = Consumer::must_find(consumer.project, name);
+        let snapshot = Snapshot::latest();
+        let consumer = Consumer::must_find(&snapshot, consumer.project, name);
         consumer.check_member(member);
-        let place = consumer.place(member);
+        let place = consumer.place(&snapshot, member);
         if token.is_some_and(|token| token != place.revision) {
             overtaken(&consumer, member, place).raise();
         }
@@ -303,7 +316,8 @@ fn overtaken(consumer: &Consumer, member: i32, place: Place) -> Refusal {
 
 /// The places of all members, under the lock of the group.
 fn places(consumer: &Consumer) -> Vec<Place> {
-    (0..consumer.group_size).map(|member| consumer.place(member)).collect()
+    let snapshot = Snapshot::latest();
+    (0..consumer.group_size).map(|member| consumer.place(&snapshot, member)).collect()
 }
 
 /// Puts all members anew, under the lock of the group: every token given before is worth nothing.
@@ -354,9 +368,10 @@ fn seek_consumer(consumer: Option<&str>, to_position: Option<i64>) {
 
 /// A consumer whose members nobody moves until the transaction ends.
 fn locked_group(project: i32, name: &str) -> Consumer {
-    let found = Consumer::must_find(project, name);
+    prevent_read_only(c"changing a consumer");
+    let found = Consumer::must_find(&Snapshot::latest(), project, name);
     lock::group_exclusive(found.id);
-    Consumer::must_find(project, name)
+    Consumer::must_find(&Snapshot::latest(), project, name)
 }
 
 fn update(consumer: &Consumer, size: i32, layers: &[Vec<i64>]) {

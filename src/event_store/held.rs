@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 
-use pgrx::{PgSqlErrorCode, pg_sys};
+use pgrx::PgSqlErrorCode;
 
 use super::lock;
 use crate::error::refuse;
+use crate::shmem::inflight;
 
 /// Most streams one transaction may append to.
 const MAX_STREAMS: usize = 1_000;
@@ -24,7 +25,7 @@ thread_local! {
 /// Takes a stream's lock. Raises 54000 where the transaction holds as many as it may.
 pub(super) fn lock_stream(key: i64) {
     let full = HELD.with_borrow_mut(|held| {
-        let transaction = local_transaction();
+        let transaction = inflight::my_transaction();
         if held.transaction != transaction {
             held.transaction = transaction;
             held.keys.clear();
@@ -42,14 +43,4 @@ pub(super) fn lock_stream(key: i64) {
     }
     lock::stream(key);
     HELD.with_borrow_mut(|held| held.keys.insert(key));
-}
-
-fn local_transaction() -> u32 {
-    // SAFETY: this process's own entry in the proc array, inside a transaction.
-    unsafe {
-        #[cfg(any(feature = "pg15", feature = "pg16"))]
-        return (*pg_sys::MyProc).lxid;
-        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
-        return (*pg_sys::MyProc).vxid.lxid;
-    }
 }

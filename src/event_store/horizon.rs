@@ -12,7 +12,7 @@
 //! cache line per process (`shmem::inflight`), without it the lock table (`lock::registered`); both are emptied after
 //! the transaction has left the list of running ones, which is all the proof needs.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use pgrx::pg_sys;
 
@@ -62,11 +62,47 @@ impl Interest {
     }
 }
 
+/// Before a writer takes the locks of its streams: the locks of their categories, as one of their writers. With
+/// preloading only while somebody keeps writers out (`exclude`): all writers of a category would contend for it.
+pub(super) fn enter(project: i32, categories: &BTreeSet<i64>) {
+    if !inflight::available() || inflight::excluding() {
+        share(project, categories, inflight::published(project));
+    }
+}
+
+/// Takes the locks of categories that this transaction has not published. For those it has, whoever keeps writers out
+/// waits for it; to wait for him would be a deadlock.
+fn share(project: i32, categories: &BTreeSet<i64>, published: u64) {
+    categories
+        .iter()
+        .filter(|hash| name::bit_of_hash(**hash) & published == 0)
+        .for_each(|hash| lock::category_shared(project, *hash));
+}
+
 /// Before positions are drawn for categories of a project, by their hashes. The locks that the positions depend on are
 /// held by now: a writer that still waited for one would hold readers back.
-pub(super) fn register(positions: Positions, project: i32, categories: &HashSet<i64>) {
+pub(super) fn register(positions: Positions, project: i32, categories: &BTreeSet<i64>) {
     let mask = categories.iter().fold(0, |mask, hash| mask | name::bit_of_hash(*hash));
+    let published = inflight::published(project);
     publish(positions, project, mask, true);
+    // Somebody may have begun to keep writers out since `enter` looked, and has seen this one only if it was published.
+    if inflight::excluding() {
+        share(project, categories, published);
+    }
+}
+
+/// Keeps the writers of a category out until the transaction ends, and waits for those that are at it.
+pub(super) fn exclude(project: i32, category: i64) {
+    if !inflight::available() {
+        return lock::category_exclusive(project, category);
+    }
+    shmem::exclude_writers();
+    lock::category_exclusive(project, category);
+    for writer in inflight::writers(project, name::bit_of_hash(category)) {
+        // SAFETY: waits for the end of a transaction like for any lock, with deadlock detection; returns at once if it
+        // has ended.
+        unsafe { pg_sys::VirtualXactLock(writer, true) };
+    }
 }
 
 /// The same for the events of runs; a turn waits for nobody, so it takes only what no one holds alone.

@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 use pgrx::{IntoDatum, pg_sys};
 
 use super::append::{Conflict, Id, NewMessage, append, column};
-use super::lock;
+use super::horizon;
 use super::name::{self, MAX_NAME_BYTES};
 use super::native::check_reserved;
 use super::read::{self, Filter};
@@ -377,7 +377,7 @@ fn message_store_lock(project: i32, stream_name: Option<&str>) -> Option<i64> {
             check_reserved(stream);
         }
         if let Some(hash) = hash {
-            lock::category_exclusive(project, hash);
+            horizon::exclude(project, hash);
         }
     });
     debug_lock(stream_name);

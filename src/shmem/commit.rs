@@ -10,7 +10,7 @@ use super::{BUCKETS, Database, HOLDS_MAX, Shared, find, find_index, my_database,
 use pgrx::{pg_guard, pg_sys};
 use std::ffi::c_void;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64};
 
 /// What the current transaction asked for, acted on at its commit. Private to this process;
 /// atomics only because that is safe Rust for a static.
@@ -29,6 +29,8 @@ struct Pending {
     drew: AtomicBool,
     /// Whether it drew any for messages of users, which are announced.
     messages: AtomicBool,
+    /// How often it keeps the writers of a category out.
+    excluding: AtomicI32,
     /// The bound it published in the lock table, plus one; without shared memory only.
     bound: AtomicI64,
 }
@@ -44,6 +46,7 @@ static PENDING: Pending = Pending {
     holds: [const { AtomicU32::new(0) }; HOLDS_MAX],
     drew: AtomicBool::new(false),
     messages: AtomicBool::new(false),
+    excluding: AtomicI32::new(0),
     bound: AtomicI64::new(0),
 };
 
@@ -126,6 +129,14 @@ pub(crate) fn publish_positions(
     Register::LockTable(PENDING.bound.load(Relaxed) - 1)
 }
 
+/// From here until this transaction ends, writers take the locks of their categories.
+pub(crate) fn exclude_writers() {
+    register_callback();
+    PENDING.any.store(true, Relaxed);
+    PENDING.excluding.fetch_add(1, Relaxed);
+    inflight::count_excluding(1);
+}
+
 /// Notes that this transaction asked for something. False without shared memory: nothing to remember.
 fn mark() -> bool {
     if shared().is_none() {
@@ -188,7 +199,7 @@ unsafe extern "C-unwind" fn on_transaction_end(event: pg_sys::XactEvent::Type, _
 
 /// A prepared transaction outlives this process, whose slot could not speak for it any more.
 fn refuse_prepare() {
-    if PENDING.drew.load(Relaxed) {
+    if PENDING.drew.load(Relaxed) || PENDING.excluding.load(Relaxed) != 0 {
         crate::error::refuse(
             pgrx::PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             "cannot PREPARE a transaction that has appended messages or taken a turn",
@@ -201,6 +212,7 @@ fn refuse_prepare() {
 
 /// The positions of this transaction are decided: whoever was held back by it may look again.
 fn release_positions() {
+    inflight::count_excluding(-PENDING.excluding.swap(0, Relaxed));
     if !PENDING.drew.swap(false, Relaxed) {
         return;
     }

@@ -26,6 +26,8 @@ struct Slot {
     pid: AtomicI32,
     /// When the transaction began, as a `timestamptz`.
     since: AtomicI64,
+    /// The transaction's number in its process: one can wait for its end by it.
+    transaction: AtomicU32,
     /// A waiter was called since it last looked.
     called: AtomicBool,
     /// Bits of the categories waited for; 0: does not wait.
@@ -40,6 +42,9 @@ struct Head {
     slots: AtomicU32,
     /// How many processes wait, so that an append looks for them only if there are any.
     waiting: AtomicI32,
+    /// How many transactions keep the writers of a category out, so that a writer takes its category's lock only if
+    /// there are any.
+    excluding: AtomicI32,
 }
 
 static HEAD: AtomicPtr<Head> = AtomicPtr::new(std::ptr::null_mut());
@@ -107,6 +112,7 @@ pub(super) fn publish(project: i32, mask: u64, last_assigned: impl FnOnce() -> i
         unsafe {
             slot.pid.store(pg_sys::MyProcPid, SeqCst);
             slot.since.store(pg_sys::GetCurrentTransactionStartTimestamp(), SeqCst);
+            slot.transaction.store(local_transaction(pg_sys::MyProc), SeqCst);
         }
         slot.database.store(my_database(), SeqCst);
         slot.project.store(project, SeqCst);
@@ -118,6 +124,75 @@ pub(super) fn publish(project: i32, mask: u64, last_assigned: impl FnOnce() -> i
         slot.project.store(ANY_PROJECT, SeqCst);
     }
     slot.mask.fetch_or(mask, SeqCst);
+}
+
+/// The number of the transaction that a process is in.
+unsafe fn local_transaction(process: *mut pg_sys::PGPROC) -> u32 {
+    // SAFETY: the caller passes an entry of the proc array.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        return (*process).lxid;
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        return (*process).vxid.lxid;
+    }
+}
+
+/// The number of this process's transaction.
+pub(crate) fn my_transaction() -> u32 {
+    // SAFETY: this process's own entry, inside a transaction.
+    unsafe { local_transaction(pg_sys::MyProc) }
+}
+
+/// The categories of a project that this transaction has published already.
+pub(crate) fn published(project: i32) -> u64 {
+    let mask = |slot: &Slot| {
+        let of = slot.project.load(Relaxed);
+        let concerned = slot.bound.load(Relaxed) != 0 && (of == project || of == ANY_PROJECT);
+        if concerned { slot.mask.load(Relaxed) } else { 0 }
+    };
+    mine().map_or(0, mask)
+}
+
+/// Whether any transaction keeps the writers of a category out. Asked after publishing: either the writer sees that,
+/// or whoever keeps out sees the writer.
+pub(crate) fn excluding() -> bool {
+    head().is_some_and(|head| head.excluding.load(SeqCst) != 0)
+}
+
+/// Adds to, or takes from, the transactions that keep writers out.
+pub(super) fn count_excluding(by: i32) {
+    if let Some(head) = head() {
+        head.excluding.fetch_add(by, SeqCst);
+    }
+}
+
+/// The transactions, other than this process's, that have published these categories of a project.
+pub(crate) fn writers(project: i32, mask: u64) -> Vec<pg_sys::VirtualTransactionId> {
+    let me = my_process() as usize;
+    let database = my_database();
+    let transaction = |(index, slot): (usize, &Slot)| {
+        let bound = slot.bound.load(SeqCst);
+        let of = slot.project.load(SeqCst);
+        let concerned = bound != 0
+            && index + 1 != me
+            && slot.database.load(SeqCst) == database
+            && (of == project || of == ANY_PROJECT)
+            && slot.mask.load(SeqCst) & mask != 0;
+        #[allow(non_snake_case, reason = "the server's own names")]
+        let localTransactionId = slot.transaction.load(SeqCst);
+        // The slot lies where the process lies in the proc array.
+        // SAFETY: the array has an entry for every slot and never moves.
+        concerned.then(|| unsafe {
+            #[cfg(any(feature = "pg15", feature = "pg16"))]
+            return pg_sys::VirtualTransactionId {
+                backendId: (*(*pg_sys::ProcGlobal).allProcs.add(index)).backendId,
+                localTransactionId,
+            };
+            #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+            return pg_sys::VirtualTransactionId { procNumber: index as i32, localTransactionId };
+        })
+    };
+    slots().iter().enumerate().filter_map(transaction).collect()
 }
 
 /// Takes this process's bound away; the transaction's effects are visible by now. Returns which project and

@@ -41,10 +41,11 @@ pub unsafe extern "C-unwind" fn meshhook_wait_append(fcinfo: pg_sys::FunctionCal
         Ok(ms) => {
             end_transaction();
             let limit = Duration::from_millis(ms);
-            if inflight::available() {
+            // SAFETY: reads shared state of the server.
+            if inflight::available() && !unsafe { pg_sys::RecoveryInProgress() } {
                 sleep(limit, inflight::called);
             } else {
-                // Nobody calls: the caller polls.
+                // Nobody calls, on a standby either: the caller polls.
                 sleep(limit.min(POLL), || false);
             }
         }

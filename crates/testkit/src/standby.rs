@@ -61,8 +61,7 @@ impl Cluster {
     /// Waits until `standby` has replayed everything that is durable here by now.
     #[track_caller]
     pub fn wait_replayed(&self, standby: &Cluster) {
-        let end: String =
-            self.superuser("postgres").value("SELECT pg_current_wal_flush_lsn()::text", &[]);
+        let end: String = self.superuser("postgres").value("SELECT pg_current_wal_flush_lsn()::text", &[]);
         let mut there = standby.superuser("postgres");
         wait_for("the standby to catch up", PATIENCE, || {
             there.value("SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn", &[&end])

@@ -164,8 +164,11 @@ fn an_import_takes_over_while_clients_go_on() {
     // It is ours in every other way too: by category, by correlation, by stream, and in the order it had.
     assert_imported_reads(&mut db.app(), &mut admin);
     assert_progress(&notices);
-    let failures: Vec<&String> = written.iter().flat_map(|written| &written.failures).collect();
-    assert!(failures.is_empty(), "{} calls of clients failed: {failures:#?}", failures.len());
+    // Who was in the middle of a write when the view took the table's place was told once that it was not written.
+    for Written { failures, .. } in &written {
+        let told = |failure: &String| failure.starts_with("ERROR 42501: permission denied for view messages");
+        assert!(failures.len() <= 1 && failures.iter().all(told), "{failures:#?}");
+    }
 }
 
 fn assert_imported_reads(app: &mut Session, admin: &mut Session) {
