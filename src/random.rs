@@ -43,7 +43,37 @@ pub fn unix_micros(at: TimestampWithTimeZone) -> i64 {
 /// A new time-ordered id (UUIDv7, RFC 9562) and its time.
 pub fn uuid_v7() -> (pgrx::Uuid, TimestampWithTimeZone) {
     let micros = now_micros();
-    let millis = u64::try_from(micros / 1000).unwrap_or(0);
-    let id = uuid::Builder::from_unix_timestamp_millis(millis, &bytes::<10>()).into_uuid();
-    (pgrx::Uuid::from_bytes(*id.as_bytes()), timestamptz(micros))
+    (Ids::at(micros).next_id(), timestamptz(micros))
+}
+
+/// Ids of one moment that follow each other: random numbers are asked for once, and an index takes what comes in order
+/// at its right end (RFC 9562, 6.2, method 2).
+#[derive(Debug)]
+pub struct Ids {
+    millis: u64,
+    random: [u8; 10],
+    /// The 62 bits behind the variant; begins with a clear top bit, so that counting on never runs over.
+    low: u64,
+}
+
+impl Ids {
+    /// Ids of now.
+    pub fn new() -> Self {
+        Self::at(now_micros())
+    }
+
+    fn at(micros: i64) -> Self {
+        let random = bytes::<10>();
+        let low = random.iter().skip(2).fold(0u64, |low, byte| low << 8 | u64::from(*byte));
+        Self { millis: u64::try_from(micros / 1000).unwrap_or(0), random, low: low & (u64::MAX >> 3) }
+    }
+
+    /// The next one.
+    pub fn next_id(&mut self) -> pgrx::Uuid {
+        let mut random = self.random;
+        random.iter_mut().skip(2).zip(self.low.to_be_bytes()).for_each(|(to, from)| *to = from);
+        self.low += 1;
+        let id = uuid::Builder::from_unix_timestamp_millis(self.millis, &random).into_uuid();
+        pgrx::Uuid::from_bytes(*id.as_bytes())
+    }
 }

@@ -14,7 +14,7 @@ use super::streams;
 use super::table::{Inserter, Key, Scan, Snapshot, Table};
 use super::{held, horizon};
 use crate::error::{bug, refuse};
-use crate::random;
+use crate::random::{self, Ids};
 
 /// Columns of `message`.
 pub(super) mod column {
@@ -173,6 +173,7 @@ fn check(
 ) -> Result<Vec<Step>, Conflict> {
     let mut steps: Vec<Step> = Vec::with_capacity(messages.len());
     let mut batch: HashMap<Uuid, usize> = HashMap::new();
+    let mut ids = None;
     for (n, message) in messages.iter().enumerate() {
         let Some(target) = targets.get_mut(message.stream) else { bug("a stream was not looked up") };
         if idempotent && let Id::Given(id) = message.id {
@@ -194,7 +195,7 @@ fn check(
             let stream = message.stream.to_owned();
             return Err(Conflict::Version { stream, expected, actual: target.version });
         }
-        steps.push(Step::Insert { message: n, id: read_id(message.id), position: target.next });
+        steps.push(Step::Insert { message: n, id: read_id(message.id, &mut ids), position: target.next });
         target.version = target.next;
         target.next += 1;
     }
@@ -217,9 +218,9 @@ fn find_id(table: &Table, snapshot: &Snapshot, project: i32, id: Uuid) -> Option
 }
 
 /// The id of a message; raises 22P02 for a text that is none.
-pub(super) fn read_id(id: Id) -> Uuid {
+pub(super) fn read_id(id: Id, new: &mut Option<Ids>) -> Uuid {
     match id {
-        Id::New => random::uuid_v7().0,
+        Id::New => new.get_or_insert_with(Ids::new).next_id(),
         Id::Given(id) => id,
         Id::Text(text) => {
             let Ok(text) = std::ffi::CString::new(text) else { bug("a text has a NUL in it") };

@@ -135,7 +135,7 @@ fn refuse_null(
         wrong_version(expected, stream, actual);
     }
     if let Some(id) = id {
-        super::append::read_id(Id::Text(id));
+        super::append::read_id(Id::Text(id), &mut None);
     }
     let column = match (stream, kind) {
         (None, _) => "stream_name",
