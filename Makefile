@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-lint build demo demo-stop test test-engine test-sql test-e2e test-long lint fmt bench docs \
-        release-snapshot docker-check
+        bench-event-store release-snapshot docker-check
 
 help:            ## this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -49,7 +49,10 @@ fmt:             ## format the Rust sources
 	@cargo fmt --all
 
 bench: setup     ## runs/s, events/s, WAL per run, idle latency; also to target/bench.json
-	@scripts/bench.sh $(ARGS)
+	@scripts/bench.sh runs $(ARGS)
+
+bench-event-store: setup ## the event store beside Message DB and a bare insert (ARGS='--parts all' for the long curves)
+	@scripts/bench.sh event-store $(ARGS)
 
 docs: build      ## write docs/sql-reference.md from the COMMENTs
 	@python3 scripts/gen_sql_reference.py

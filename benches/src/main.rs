@@ -1,113 +1,47 @@
-//! `make bench`: what one Postgres with meshhook does on this machine, over the wire and durably.
+//! Benchmarks of meshhook on this machine, over the wire and durably.
 //!
-//! A workflow of three `task` nodes is started by a few connections and worked on by a few executors, all in this
-//! one thread so that the driver takes little from the cores it shares with the server. Figures are taken from the
-//! log and from the server's own counters, not from what the driver believes; a run that did not succeed, or whose
-//! state differs from its replay, fails the benchmark.
+//! `meshhook-bench runs` (`make bench`) measures workflows, `meshhook-bench event-store` (`make bench-event-store`)
+//! the event store beside Message DB and beside a bare insert.
 
-mod driver;
-mod idle;
-mod latency;
-mod load;
+mod connection;
+mod event_store;
 mod machine;
+mod process;
 mod report;
-mod snapshot;
-mod target;
+mod runs;
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
-use report::Report;
-use std::path::PathBuf;
-use std::time::Duration;
-use target::Target;
+use clap::{Parser, Subcommand};
 
 /// Load driver of meshhook.
-#[derive(Parser, Debug, Clone)]
+#[derive(Parser, Debug)]
 #[command(version)]
-pub struct Options {
-    /// Database that has the extension; its user must be a superuser. Without it: a private cluster,
-    /// preloaded, fsync on, deleted at the end
-    #[arg(long, env = "MESHHOOK_BENCH_URL")]
-    database_url: Option<String>,
-    /// Line for the private cluster's postgresql.conf, name=value; may be repeated
-    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = parse_setting)]
-    settings: Vec<(String, String)>,
-    /// Connections that start runs
-    #[arg(long, default_value_t = 8)]
-    connections: usize,
-    /// Connections that claim and complete jobs
-    #[arg(long, default_value_t = 2)]
-    executors: usize,
-    /// Jobs claimed and completed at once, and runs per transaction in batched mode
-    #[arg(long, default_value_t = 50)]
-    batch: usize,
-    /// Most runs under way at a time
-    #[arg(long, default_value_t = 2_000)]
-    in_flight: usize,
-    /// How long an executor that found nothing waits for a notification, in milliseconds
-    #[arg(long, default_value_t = 5)]
-    poll_ms: u64,
-    /// Seconds of load before the measured ones
-    #[arg(long, default_value_t = 5)]
-    warm_up_seconds: u64,
-    /// Measured seconds of load; 0 leaves the load out
-    #[arg(long, default_value_t = 20)]
-    seconds: u64,
-    /// Runs, one at a time, whose latency is measured; 0 leaves that out
-    #[arg(long, default_value_t = 300)]
-    latency_runs: usize,
-    /// Seconds in which nothing is done and queries are counted; 0 leaves that out
-    #[arg(long, default_value_t = 60)]
-    idle_seconds: u64,
-    /// Show the statements that took most time; they are counted by pg_stat_statements, which costs some speed
-    #[arg(long)]
-    statements: bool,
-    /// Where the figures are written as JSON
-    #[arg(long, default_value = "target/bench.json")]
-    output: PathBuf,
+struct Arguments {
+    #[command(subcommand)]
+    benchmark: Benchmark,
+}
+
+#[derive(Subcommand, Debug)]
+enum Benchmark {
+    /// Workflows: runs/s, latency, what idleness costs
+    Runs(runs::Options),
+    /// The event store: appends beside Message DB and a bare insert, reads, waiting consumers, curves
+    EventStore(event_store::Options),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().benchmark {
+        Benchmark::Runs(options) => runs::run(&options),
+        Benchmark::EventStore(options) => event_store::run(&options),
+    }
+}
+
+/// One thread for the whole driver: it takes little from the cores it shares with the server.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the driver")
 }
 
 fn parse_setting(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("expected name=value")?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
-}
-
-fn main() -> Result<()> {
-    let options = Options::parse();
-    // The cluster lives outside the runtime: its kit talks to the server in its own, blocking way.
-    let target = Target::open(&options)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the driver")?;
-    let report = runtime.block_on(measure(&options, &target)).inspect_err(|_| target.print_log_end())?;
-    drop(runtime);
-    print!("{report}");
-    report.write(&options.output)?;
-    println!("\nwritten to {}", options.output.display());
-    Ok(())
-}
-
-async fn measure(options: &Options, target: &Target) -> Result<Report> {
-    let admin = target.admin().await?;
-    let mut report = Report::default();
-    machine::describe(&mut report, target);
-    target.describe(&admin, &mut report).await?;
-    target.prepare(&admin).await?;
-    if options.seconds > 0 {
-        load::measure(load::Mode::Single, options, target, &admin, &mut report).await?;
-        load::measure(load::Mode::Batched, options, target, &admin, &mut report).await?;
-    }
-    if options.latency_runs > 0 {
-        latency::measure(options, target, &admin, &mut report).await?;
-    }
-    target.check_replay(&admin, &mut report).await?;
-    if options.statements {
-        target.print_statements(&admin).await?;
-    }
-    if options.idle_seconds > 0 {
-        drop(admin);
-        idle::measure(Duration::from_secs(options.idle_seconds), target, &mut report).await?;
-    }
-    Ok(report)
 }

@@ -1,9 +1,10 @@
 //! How long one run takes when nothing else goes on.
 
-use crate::Options;
-use crate::driver::{Shared, connect, executor};
+use crate::connection::connect;
 use crate::report::{Report, percentile};
-use crate::target::{NAME, Target};
+use crate::runs::Options;
+use crate::runs::driver::{Shared, executor};
+use crate::runs::target::{NAME, Target};
 use anyhow::{Result, ensure};
 use std::collections::HashMap;
 use std::rc::Rc;

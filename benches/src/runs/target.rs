@@ -1,8 +1,9 @@
 //! The database under load: a private cluster, or one that is given.
 
-use crate::Options;
-use crate::driver::connect;
+use crate::connection::connect;
+use crate::machine;
 use crate::report::Report;
+use crate::runs::Options;
 use anyhow::{Context as _, Result, bail, ensure};
 use meshhook_testkit::{Cluster, install};
 use std::path::Path;
@@ -14,18 +15,6 @@ pub const NAME: &str = "bench";
 
 const APPLICATION: &str = "meshhook_bench_app";
 const EXECUTOR: &str = "meshhook_bench_executor";
-
-/// Settings that decide what the figures mean.
-const SETTINGS: [&str; 8] = [
-    "fsync",
-    "synchronous_commit",
-    "full_page_writes",
-    "wal_level",
-    "wal_compression",
-    "shared_buffers",
-    "max_wal_size",
-    "shared_preload_libraries",
-];
 
 /// Where to connect, and as whom.
 pub struct Target {
@@ -74,10 +63,8 @@ impl Target {
 
     /// Shows what the private server said last: its folder is gone when the benchmark has ended.
     pub fn print_log_end(&self) {
-        let log = self.cluster.as_ref().map(Cluster::log).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().rev().take(30).collect();
-        for line in lines.iter().rev() {
-            eprintln!("server: {line}");
+        if let Some(cluster) = &self.cluster {
+            machine::print_log_end(cluster);
         }
     }
 
@@ -112,19 +99,6 @@ impl Target {
     /// How whoever works on jobs connects.
     pub fn executor(&self, name: &str) -> Config {
         named(&self.executor, name)
-    }
-
-    /// Adds versions and settings.
-    pub async fn describe(&self, admin: &Client, report: &mut Report) -> Result<()> {
-        let version = "SELECT pg_catalog.current_setting('server_version'), meshhook.version()";
-        let row = admin.query_one(version, &[]).await.context("the database has no meshhook")?;
-        report.text("version.postgres", row.get::<_, String>(0));
-        report.text("version.meshhook", row.get::<_, String>(1));
-        for name in SETTINGS {
-            let row = admin.query_one("SELECT pg_catalog.current_setting($1)", &[&name]).await?;
-            report.text(format!("setting.{name}"), row.get::<_, String>(0));
-        }
-        Ok(())
     }
 
     /// Makes roles (in the private cluster) and publishes the workflow.

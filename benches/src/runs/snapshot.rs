@@ -1,13 +1,11 @@
 //! The server's counters at one moment.
 
+use crate::process::stat;
 use anyhow::Result;
 use std::collections::HashMap;
 use std::fs;
 use std::time::SystemTime;
 use tokio_postgres::Client;
-
-/// Clock ticks per second in `/proc/<pid>/stat`: fixed by Linux, whatever its timer's rate.
-const TICKS: f64 = 100.0;
 
 /// What is read before and after a measured window.
 pub struct Snapshot {
@@ -98,25 +96,6 @@ async fn cpu_seconds(admin: &Client) -> Result<HashMap<(&'static str, u32), f64>
         spent.insert(("driver", std::process::id()), own.seconds);
     }
     Ok(spent)
-}
-
-struct Stat {
-    name: String,
-    parent: u32,
-    seconds: f64,
-}
-
-fn stat(pid: u32) -> Option<Stat> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name stands in parentheses and may hold anything; what follows the last one is fixed.
-    let (front, rest) = text.rsplit_once(')')?;
-    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-    let ticks = |index: usize| fields.get(index)?.parse::<f64>().ok();
-    Some(Stat {
-        name: front.split_once('(')?.1.to_owned(),
-        parent: fields.get(1)?.parse().ok()?,
-        seconds: (ticks(11)? + ticks(12)?) / TICKS,
-    })
 }
 
 /// Transactions committed and rolled back in `database`. Backends report them when they fall idle, at most once

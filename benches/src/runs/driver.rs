@@ -1,33 +1,16 @@
 //! Those who put load on the server: starters and executors, all of them tasks of one thread.
 
-use crate::target::NAME;
-use anyhow::{Context as _, Result, ensure};
+use crate::connection::connect;
+use crate::runs::target::NAME;
+use anyhow::{Result, ensure};
 use bytes::BytesMut;
-use futures::future::poll_fn;
 use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row, Statement};
-
-/// Opens a connection; the second part is signalled at each notification it gets.
-pub async fn connect(config: &Config) -> Result<(Client, Arc<Notify>)> {
-    let (client, mut connection) = config.connect(NoTls).await.context("cannot connect to the database")?;
-    let wake = Arc::new(Notify::new());
-    let signal = Arc::clone(&wake);
-    // Ends with the connection: its errors reach whoever waits for an answer.
-    tokio::spawn(async move {
-        while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-            if matches!(message, AsyncMessage::Notification(_)) {
-                signal.notify_one();
-            }
-        }
-    });
-    Ok((client, wake))
-}
+use tokio_postgres::{Client, Config, Row, Statement};
 
 /// What starters and executors share.
 pub struct Shared {

@@ -1,10 +1,10 @@
 //! Sustained load: as many runs as the server carries.
 
-use crate::Options;
-use crate::driver::{Shared, executor, starter};
 use crate::report::Report;
-use crate::snapshot::{Snapshot, transactions};
-use crate::target::{NAME, Target};
+use crate::runs::Options;
+use crate::runs::driver::{Shared, executor, starter};
+use crate::runs::snapshot::{Snapshot, transactions};
+use crate::runs::target::{NAME, Target};
 use anyhow::{Result, ensure};
 use std::rc::Rc;
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! What idleness costs.
 
 use crate::report::Report;
-use crate::snapshot::transactions;
-use crate::target::Target;
+use crate::runs::snapshot::transactions;
+use crate::runs::target::Target;
 use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
