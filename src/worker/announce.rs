@@ -20,7 +20,7 @@ const AFTER_FAILURE: i64 = 1_000_000;
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// What was announced, and when the next time may be.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Announcer {
     /// The position assigned last when the last announcement was made.
     announced: i64,
@@ -28,9 +28,16 @@ pub(super) struct Announcer {
     not_before: i64,
     /// This process's own turns have drawn positions since: a standby is to hear of them, listeners are not.
     moved: bool,
+    /// Nothing was announced yet: what was appended before this process was there raised no flag.
+    first: bool,
 }
 
 impl Announcer {
+    /// One that begins with an announcement.
+    pub fn new() -> Self {
+        Self { announced: 0, not_before: 0, moved: false, first: true }
+    }
+
     /// Notes that a turn of this process drew positions.
     pub fn note_turn(&mut self) {
         self.moved = true;
@@ -39,7 +46,7 @@ impl Announcer {
     /// When an announcement is to be made, if one is (microseconds since 2000). `link` is none where no commit calls.
     pub fn due(&self, link: Option<&shmem::Link>) -> Option<i64> {
         match link {
-            Some(link) => (self.moved || link.appended()).then_some(self.not_before),
+            Some(link) => (self.first || self.moved || link.appended()).then_some(self.not_before),
             None => Some(self.not_before),
         }
     }
@@ -48,8 +55,8 @@ impl Announcer {
     pub fn announce(&mut self, link: Option<&shmem::Link>) -> Result<(), Failure> {
         let listeners = match link {
             Some(link) if link.appended() => Listeners::Notify,
-            Some(_) => Listeners::Leave,
-            None => Listeners::NotifyIfMoved,
+            Some(_) if !self.first => Listeners::Leave,
+            _ => Listeners::NotifyIfMoved,
         };
         if let Some(link) = link {
             link.begin_announcement();
@@ -69,6 +76,7 @@ impl Announcer {
             Err(_) => AFTER_FAILURE,
         };
         self.not_before = ffi::now().saturating_add(pause);
+        self.first &= result.is_err();
         result.map(|announced| self.announced = announced)
     }
 }

@@ -65,6 +65,8 @@ struct Orchestrator {
     fruitless: u32,
     maintained: Option<Instant>,
     announcer: Announcer,
+    /// Whether the last cycle could take turns: only then is anything announced.
+    ready: bool,
 }
 
 /// Entry point of the background worker; the argument is the database's object id.
@@ -96,7 +98,8 @@ pub extern "C-unwind" fn meshhook_orchestrator_main(argument: pg_sys::Datum) {
         last_failure: None,
         fruitless: 0,
         maintained: None,
-        announcer: Announcer::default(),
+        announcer: Announcer::new(),
+        ready: false,
     }
     .serve();
 }
@@ -150,6 +153,7 @@ impl Orchestrator {
                 Ok(Turn::NotReady(probe)) => return self.not_ready(probe),
                 Ok(Turn::Taken { report, next_due }) => {
                     self.set_state(State::Serving);
+                    self.ready = true;
                     self.succeeded();
                     if report.runs > 0 {
                         self.announcer.note_turn();
@@ -237,6 +241,7 @@ impl Orchestrator {
     }
 
     fn not_ready(&mut self, probe: Probe) -> Next {
+        self.ready = false;
         let sleep = match probe {
             // Unpreloaded, `start_workers()` may run in the transaction that installs the
             // extension; preloaded, its commit starts another orchestrator.
@@ -330,7 +335,8 @@ impl Orchestrator {
                 return;
             }
             // Without a link the next cycle is near enough.
-            let announcement = if self.link.is_some() { self.announce_if_due() } else { None };
+            let announces = self.ready && self.link.is_some();
+            let announcement = if announces { self.announce_if_due() } else { None };
             let left = announcement.map_or(time, |due| due.min(time)).saturating_sub(ffi::now());
             if !reported {
                 ffi::report_statistics(true);

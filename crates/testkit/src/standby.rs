@@ -31,6 +31,10 @@ impl Cluster {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "pg_basebackup failed: {errors}");
         standby.add_setting("port", &standby.port().to_string());
+        // Replay would wait up to 30 s for a reader that holds a snapshot, of whatever database: the standby's other
+        // readers would see nothing new meanwhile.
+        standby.add_setting("hot_standby_feedback", "on");
+        standby.add_setting("wal_receiver_status_interval", "1s");
         standby.add_setting("unix_socket_directories", &standby.dir().display().to_string());
         if self.kek_file().exists() {
             std::fs::copy(self.kek_file(), standby.kek_file())
