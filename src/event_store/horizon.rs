@@ -105,7 +105,7 @@ pub(super) fn exclude(project: i32, category: i64) {
     }
 }
 
-/// The same for the events of runs; a turn waits for nobody, so it takes only what no one holds alone.
+/// `register` for the events of runs; a turn waits for nobody, so it takes only what no one holds alone.
 pub(super) fn register_runs(positions: Positions, project: i32) {
     if !inflight::available() {
         lock::category_shared(project, name::hash_64(name::RUNS));

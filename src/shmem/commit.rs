@@ -212,7 +212,11 @@ fn refuse_prepare() {
 
 /// The positions of this transaction are decided: whoever was held back by it may look again.
 fn release_positions() {
-    inflight::count_excluding(-PENDING.excluding.swap(0, Relaxed));
+    let excluding = PENDING.excluding.swap(0, Relaxed);
+    // Shared by all processes: written only by who has raised it.
+    if excluding != 0 {
+        inflight::count_excluding(-excluding);
+    }
     if !PENDING.drew.swap(false, Relaxed) {
         return;
     }

@@ -168,21 +168,12 @@ pub(super) fn count_excluding(by: i32) {
 
 /// The transactions, other than this process's, that have published these categories of a project.
 pub(crate) fn writers(project: i32, mask: u64) -> Vec<pg_sys::VirtualTransactionId> {
-    let me = my_process() as usize;
-    let database = my_database();
-    let transaction = |(index, slot): (usize, &Slot)| {
-        let bound = slot.bound.load(SeqCst);
-        let of = slot.project.load(SeqCst);
-        let concerned = bound != 0
-            && index + 1 != me
-            && slot.database.load(SeqCst) == database
-            && (of == project || of == ANY_PROJECT)
-            && slot.mask.load(SeqCst) & mask != 0;
+    let transaction = |(index, slot, _): (usize, &Slot, i64)| {
         #[allow(non_snake_case, reason = "the server's own names")]
         let localTransactionId = slot.transaction.load(SeqCst);
         // The slot lies where the process lies in the proc array.
         // SAFETY: the array has an entry for every slot and never moves.
-        concerned.then(|| unsafe {
+        unsafe {
             #[cfg(any(feature = "pg15", feature = "pg16"))]
             return pg_sys::VirtualTransactionId {
                 backendId: (*(*pg_sys::ProcGlobal).allProcs.add(index)).backendId,
@@ -190,9 +181,9 @@ pub(crate) fn writers(project: i32, mask: u64) -> Vec<pg_sys::VirtualTransaction
             };
             #[cfg(not(any(feature = "pg15", feature = "pg16")))]
             return pg_sys::VirtualTransactionId { procNumber: index as i32, localTransactionId };
-        })
+        }
     };
-    slots().iter().enumerate().filter_map(transaction).collect()
+    concerned(Some(project), mask).map(transaction).collect()
 }
 
 /// Takes this process's bound away; the transaction's effects are visible by now. Returns which project and
@@ -214,30 +205,33 @@ pub(crate) struct Holder {
     pub pid: i32,
     /// It may hold positions above this one.
     pub bound: i64,
-    /// The project concerned, or `ANY_PROJECT`.
-    pub project: i32,
     /// When its transaction began, as a `timestamptz`.
     pub since: i64,
 }
 
-/// Every process but this one that may hold positions of a project (None: of any) and of these categories.
-pub(crate) fn holders(project: Option<i32>, mask: u64) -> impl Iterator<Item = Holder> {
+/// The slots, with their places and bounds, of every process but this one that may hold positions of a project (None:
+/// of any) and of these categories.
+fn concerned(project: Option<i32>, mask: u64) -> impl Iterator<Item = (usize, &'static Slot, i64)> {
     let me = my_process() as usize;
     let database = my_database();
     slots().iter().enumerate().filter_map(move |(index, slot)| {
+        // The bound first: if it is there, so is the rest, or the slot's last owner has ended.
         let bound = slot.bound.load(SeqCst);
         if bound == 0 || index + 1 == me || slot.database.load(SeqCst) != database {
             return None;
         }
-        let holder = Holder {
-            pid: slot.pid.load(SeqCst),
-            bound: bound - 1,
-            project: slot.project.load(SeqCst),
-            since: slot.since.load(SeqCst),
-        };
-        let concerned =
-            holder.project == ANY_PROJECT || project.is_none_or(|project| project == holder.project);
-        (concerned && slot.mask.load(SeqCst) & mask != 0).then_some(holder)
+        let of = slot.project.load(SeqCst);
+        let concerns = of == ANY_PROJECT || project.is_none_or(|project| project == of);
+        (concerns && slot.mask.load(SeqCst) & mask != 0).then_some((index, slot, bound - 1))
+    })
+}
+
+/// What every process but this one may hold of a project (None: of any) and of these categories.
+pub(crate) fn holders(project: Option<i32>, mask: u64) -> impl Iterator<Item = Holder> {
+    concerned(project, mask).map(|(_, slot, bound)| Holder {
+        pid: slot.pid.load(SeqCst),
+        bound,
+        since: slot.since.load(SeqCst),
     })
 }
 
