@@ -7,7 +7,19 @@ COMMENT ON FUNCTION meshhook.publish_workflow(jsonb) IS
 COMMENT ON FUNCTION meshhook.start_run(text, jsonb, text, integer) IS
 'Starts a run of a published workflow in the caller''s transaction: it exists if and only if that commits. input is at most 1 MiB. With an idempotency_key (1 to 255 bytes, per workflow) the first call starts the run and every later one returns it. version picks one other than the newest. P0002 if the workflow is not published, 54000 if the input is too large.';
 COMMENT ON FUNCTION meshhook.cancel_run(uuid, text) IS
-'Asks for the end of a run; the orchestrator''s next turn ends it and takes back its open jobs and timers. False if it has ended already. P0002 if it does not exist.';
+'Asks for the end of a run; the orchestrator''s next turn takes back its open work, cancels the runs it waits for, undoes what has a "compensate", and ends it. False if it has ended already. P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.kill_run(uuid, text) IS
+'Ends a run at once with nothing undone, also while it is being undone; retry_run will not take it. False if it has ended already. P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.pause_run(uuid, text) IS
+'Holds a run: what happens to it meanwhile is recorded and counts once it is resumed; work that was scheduled before may still be done. Its deadlines do not stop. False if it has ended already. P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.resume_run(uuid) IS
+'Ends a pause: what happened meanwhile is decided now, in the order it came. Without effect on a run that is not paused; false if it has ended. P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.retry_run(uuid, text) IS
+'Lets a run that failed or was canceled go on in the same run: nodes that failed or were canceled are done again, successes (also of a map''s items) are kept, and so are idempotency keys. Nothing happens to a run that was killed or undone. False if the run has not ended so. P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.signal_run(uuid, text, jsonb, text) IS
+'Sends a signal to a run: the node that has waited longest for it goes on with the payload (at most 1 MiB); if none waits yet it is kept for the first that will, first in, first out. A second signal with the same signal_id is ignored. name has 1 to 63 bytes. 55000 if the run has ended, P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.decide_approval(uuid, text, boolean, jsonb, text) IS
+'Approves or rejects what a wait node waits for, in the name of decided_by (default: your role); one voice each. The node goes on once as many as it asks for have approved, or one has rejected. Without effect on a node that does not wait. 55000 if the run has ended, P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.run_state(uuid) IS
 'The state of a run, folded from its log: status, input, output, error, and each node with status, attempt, port, output, error and times. P0002 if the run does not exist.';
 COMMENT ON FUNCTION meshhook.run_history(uuid, bigint, integer) IS
@@ -180,9 +192,10 @@ BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
-            'cancel_run', 'claim_jobs', 'complete_jobs', 'fail_jobs', 'heartbeat_jobs', 'last_message_of_run',
-            'commit_consumer', 'delete_stream', 'drop_consumer', 'messages_of_run', 'messages_of_runs', 'purge_stream',
-            'read_consumer', 'receive_webhook', 'resize_consumer', 'seek_consumer', 'release_jobs', 'start_run', 'tick'])
+            'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'decide_approval', 'delete_stream',
+            'drop_consumer', 'fail_jobs', 'heartbeat_jobs', 'kill_run', 'last_message_of_run', 'messages_of_run',
+            'messages_of_runs', 'pause_run', 'purge_stream', 'read_consumer', 'receive_webhook', 'release_jobs',
+            'resize_consumer', 'resume_run', 'retry_run', 'seek_consumer', 'signal_run', 'start_run', 'tick'])
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET plan_cache_mode = force_generic_plan', routine);
         FOREACH setting IN ARRAY ARRAY['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin'] LOOP
@@ -197,11 +210,12 @@ CREATE FUNCTION meshhook.api_routines() RETURNS SETOF regprocedure
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.oid::regprocedure FROM pg_proc p
     WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
-        'append_message', 'append_messages', 'await_run', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job',
-        'complete_jobs', 'create_endpoint', 'current_project_id', 'drop_consumer', 'fail_job', 'fail_jobs', 'hash_64',
-        'heartbeat_jobs', 'holders_of_positions', 'is_active', 'last_message', 'publish_workflow', 'read_all',
-        'read_category', 'read_consumer', 'read_stream', 'release_jobs', 'resize_consumer', 'rotate_endpoint_secret',
-        'run_history', 'run_state', 'safe_position', 'seek_consumer', 'start_run', 'status', 'stream_cardinal_id',
+        'append_message', 'append_messages', 'await_run', 'cancel_run', 'claim_jobs', 'commit_consumer',
+        'complete_job', 'complete_jobs', 'create_endpoint', 'current_project_id', 'decide_approval', 'drop_consumer',
+        'fail_job', 'fail_jobs', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active', 'kill_run',
+        'last_message', 'pause_run', 'publish_workflow', 'read_all', 'read_category', 'read_consumer', 'read_stream',
+        'release_jobs', 'resize_consumer', 'resume_run', 'retry_run', 'rotate_endpoint_secret', 'run_history',
+        'run_state', 'safe_position', 'seek_consumer', 'signal_run', 'start_run', 'status', 'stream_cardinal_id',
         'stream_category', 'stream_id', 'stream_version', 'tick', 'uuid_time', 'validate_workflow', 'verify_run',
         'version', 'wait_append', 'wait_for_messages', 'wait_turn'])
 $$;

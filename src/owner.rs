@@ -45,6 +45,12 @@ impl Role {
         Self::named(EXECUTOR).is_some_and(|executor| self.acts_for(executor))
     }
 
+    /// Whether row policies, or rights at all, do not hold for it.
+    pub fn is_above_policies(self) -> bool {
+        // SAFETY: catalogue lookups inside a transaction.
+        unsafe { pg_sys::superuser_arg(self.0) || pg_sys::has_bypassrls_privilege(self.0) }
+    }
+
     /// Its name.
     pub fn name(self) -> String {
         // SAFETY: returns a palloc'ed C string, or NULL for a role dropped meanwhile.
@@ -85,4 +91,17 @@ pub fn as_owner<T>(work: impl FnOnce(Role) -> T) -> T {
         pg_sys::SetUserIdAndSecContext(owner.0, restore.context | flags as i32);
     }
     work(Role(restore.user))
+}
+
+/// Runs `work` with a role's rights, restricted: no SET ROLE, no temporary tables, nothing that outlives the
+/// transaction. For functions that a workflow names.
+pub fn as_role<T>(role: Role, work: impl FnOnce() -> T) -> T {
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: both pointers are valid for writing.
+    unsafe { pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context) }
+    let _restore = Restore { user, context };
+    let flags = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
+    // SAFETY: inside a transaction; put back on return, and by the abort after an ERROR.
+    unsafe { pg_sys::SetUserIdAndSecContext(role.0, context | flags as i32) }
+    work()
 }

@@ -17,10 +17,11 @@ CREATE TABLE meshhook.workflow_version (
     schema_version integer NOT NULL,
     expression_profile text NOT NULL,
     checksum bytea NOT NULL,
+    children jsonb NOT NULL DEFAULT '{}',
     published_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     published_by name NOT NULL,
     PRIMARY KEY (project_id, version_id),
     UNIQUE (project_id, workflow_id, version),
     FOREIGN KEY (project_id, workflow_id) REFERENCES meshhook.workflow
 );
-COMMENT ON TABLE meshhook.workflow_version IS 'Published definitions; a row never changes. checksum is the SHA-256 of the definition''s canonical JSON text.';
+COMMENT ON TABLE meshhook.workflow_version IS 'Published definitions; a row never changes. checksum is the SHA-256 of the definition''s canonical JSON text; children names the versions of other workflows that its runs start.';

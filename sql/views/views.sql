@@ -42,13 +42,16 @@ SELECT e.run_id,
            WHEN 'node.failed' THEN 'failed'
            WHEN 'node.skipped' THEN 'skipped'
            WHEN 'node.retry_scheduled' THEN 'retrying'
-           ELSE CASE WHEN bool_or(e.data ? 'queue') THEN 'scheduled' ELSE 'waiting' END
+           WHEN 'node.scheduled' THEN CASE WHEN bool_or(e.data ? 'child') THEN 'running'
+                                           WHEN bool_or(e.data ? 'input') THEN 'scheduled' ELSE 'waiting' END
+           WHEN 'approval.given' THEN 'waiting'
+           ELSE 'running'
        END AS status,
        max((e.data ->> 'attempt')::integer) AS attempts,
-       min(e.created_at) FILTER (WHERE e.type = 'node.scheduled') AS scheduled_at,
+       min(e.created_at) FILTER (WHERE e.type IN ('node.scheduled', 'node.entered')) AS scheduled_at,
        max(e.created_at) FILTER (WHERE e.type IN ('node.succeeded', 'node.failed', 'node.skipped')) AS finished_at,
        max(e.created_at) FILTER (WHERE e.type IN ('node.succeeded', 'node.failed'))
-           - min(e.created_at) FILTER (WHERE e.type = 'node.scheduled') AS duration,
+           - min(e.created_at) FILTER (WHERE e.type IN ('node.scheduled', 'node.entered')) AS duration,
        (array_agg(e.data -> 'output' ORDER BY e."position" DESC) FILTER (WHERE e.type = 'node.succeeded'))[1] AS output,
        (array_agg(e.data -> 'error' ORDER BY e."position" DESC) FILTER (WHERE e.data ? 'error'))[1] AS error
 FROM meshhook.run_event e
@@ -98,5 +101,14 @@ CROSS JOIN LATERAL (
     WHERE NOT EXISTS (SELECT FROM meshhook.inbox i WHERE i.project_id = o.project_id AND i.run_id = o.run_id)
       AND NOT EXISTS (SELECT FROM meshhook.job j WHERE j.project_id = o.project_id AND j.run_id = o.run_id)
       AND NOT EXISTS (SELECT FROM meshhook.timer t WHERE t.project_id = o.project_id AND t.run_id = o.run_id)
+      -- A signal, people or a child run may be waited for without any of these.
+      AND NOT EXISTS (
+          SELECT FROM meshhook.run_event e
+          WHERE e.project_id = o.project_id AND e.run_id = o.run_id AND e.type = 'node.scheduled'
+            AND (e.data ? 'signal' OR e.data ? 'approval' OR e.data ? 'child')
+            AND NOT EXISTS (
+                SELECT FROM meshhook.run_event later
+                WHERE later.project_id = e.project_id AND later.run_id = e.run_id AND later."position" > e."position"
+                  AND later.type IN ('node.succeeded', 'node.failed') AND later.data -> 'node' = e.data -> 'node'))
 ) why;
 COMMENT ON VIEW meshhook.stuck_runs IS 'Runs of your project that do not move although they could, with the reason and the way out.';

@@ -40,6 +40,12 @@ fn acquire(tag: &pg_sys::LOCKTAG, mode: u32) {
     unsafe { pg_sys::LockAcquire(tag, mode as pg_sys::LOCKMODE, false, false) };
 }
 
+fn try_acquire(tag: &pg_sys::LOCKTAG, mode: u32) -> bool {
+    // SAFETY: the tag is fully set; does not wait.
+    let result = unsafe { pg_sys::LockAcquire(tag, mode as pg_sys::LOCKMODE, false, true) };
+    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+}
+
 /// Takes a lock alone.
 pub(super) fn exclusive(kind: Kind, high: u32, low: u32) {
     acquire(&tag(kind, high, low), pg_sys::ExclusiveLock);
@@ -66,6 +72,13 @@ pub(super) fn stream_key(project: i32, stream: &str) -> i64 {
 pub(super) fn stream(key: i64) {
     let (high, low) = halves(key);
     exclusive(Kind::Stream, high, low);
+}
+
+/// Takes the locks that an append to a stream needs, if nobody holds them. Without waiting: for turns.
+pub(super) fn try_stream(key: i64, project: i32, category: i64) -> bool {
+    let (high, low) = halves(key);
+    try_acquire(&category_tag(project, category), pg_sys::ShareLock)
+        && try_acquire(&tag(Kind::Stream, high, low), pg_sys::ExclusiveLock)
 }
 
 /// The whole group of a consumer; ids wrap at 32 bits, where two consumers would share a lock.

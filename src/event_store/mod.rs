@@ -21,9 +21,10 @@ mod sequence;
 mod streams;
 mod table;
 
+use crate::error::bug;
 use crate::owner::as_owner;
 use crate::project;
-use crate::spi;
+use crate::spi::{self, RawJsonb};
 
 pub use horizon::Holder;
 use horizon::Interest;
@@ -34,6 +35,31 @@ pub fn register_runs(project: i32) {
     let positions = Positions::find();
     positions.recover();
     horizon::register_runs(positions, project);
+}
+
+/// Takes the locks that an append to a stream needs; false, at once, if another transaction holds one. For turns,
+/// which wait for nobody.
+pub fn try_lock(project: i32, stream: &str) -> bool {
+    let known = streams::known(project, stream);
+    lock::try_stream(known.lock_key, project, known.category_hash)
+}
+
+/// Appends one message to whatever version the stream has; returns its position and its global position. Called as
+/// the owner role.
+pub fn append_one(
+    project: i32,
+    stream: &str,
+    kind: &str,
+    data: Option<RawJsonb>,
+    metadata: Option<RawJsonb>,
+) -> (i64, i64) {
+    let (data, metadata) = (data.map(|data| data.0), metadata.map(|metadata| metadata.0));
+    let message =
+        append::NewMessage { stream, kind, data, metadata, expected_version: None, id: append::Id::New };
+    match append::append(project, &[message], false) {
+        Ok(placed) => placed.first().map_or((-1, -1), |placed| (placed.position, placed.global_position)),
+        Err(_) => bug("a message without expectations met a conflict"),
+    }
 }
 
 /// Whom a session waits for that waits for messages of a category, or of all: its project, and bits of categories.

@@ -4,11 +4,19 @@ pub mod read;
 pub mod start;
 pub mod turn;
 
+use meshhook_engine::definition::MAX_NAME_BYTES;
 use pgrx::prelude::*;
+use serde_json::json;
 
+use crate::error::{bad_parameter, refuse, required, unknown_run};
 use crate::owner::{Role, as_owner};
 use crate::project::{self, Project};
 use crate::spi::{self, RawJsonb, arg};
+
+/// Longest id a sender gives a signal, and longest name of who decides, in bytes.
+const MAX_SIGNAL_ID_BYTES: usize = 255;
+/// Longest path of a node, in bytes: ids and indexes of nested bodies.
+const MAX_PATH_BYTES: usize = 512;
 
 /// Puts a fact into the inbox. Called as the owner role; the orchestrator is woken when it commits.
 pub fn post(project: Project, run: pgrx::Uuid, kind: &'static str, data: RawJsonb, actor: Role) {
@@ -20,27 +28,166 @@ pub fn post(project: Project, run: pgrx::Uuid, kind: &'static str, data: RawJson
     crate::shmem::wake_on_commit();
 }
 
+/// Who asks, for which run, and whether that is over.
+struct Asked {
+    project: Project,
+    caller: Role,
+    run: pgrx::Uuid,
+    status: String,
+}
+
+impl Asked {
+    fn is_over(&self) -> bool {
+        matches!(self.status.as_str(), "succeeded" | "failed" | "canceled")
+    }
+
+    fn post(&self, kind: &'static str, data: &serde_json::Value) {
+        post(self.project, self.run, kind, RawJsonb::of_text(&data.to_string()), self.caller);
+    }
+
+    /// Raises 55000 where the run is over: what is sent to it would be lost.
+    fn must_be_open(&self) {
+        if self.is_over() {
+            refuse(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("run \"{}\" has ended", self.run),
+            )
+            .detail(format!("Its status is {}.", self.status))
+            .raise();
+        }
+    }
+}
+
+/// Looks the run up on behalf of the caller. Raises P0002 if there is none.
+fn ask<T>(run: Option<pgrx::Uuid>, then: impl FnOnce(Asked) -> T) -> T {
+    let run = required("run", run);
+    as_owner(|caller| {
+        let project = project::current(caller);
+        let status = spi::run_one(
+            "SELECT status FROM meshhook.run WHERE project_id = $1 AND run_id = $2",
+            &[arg(project.0), arg(run)],
+            |row| row.must::<String>(1),
+        );
+        let status = status.unwrap_or_else(|| unknown_run(run).raise());
+        then(Asked { project, caller, run, status })
+    })
+}
+
+fn with_reason(reason: Option<&str>) -> serde_json::Value {
+    reason.map_or(json!({}), |reason| json!({ "reason": reason }))
+}
+
 /// Asks for the end of a run; see the COMMENT.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn cancel_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -> bool {
-    let run = crate::error::required("run", run);
-    as_owner(|caller| {
-        let project = project::current(caller);
-        let finished = spi::run_one(
-            "SELECT finished_at IS NOT NULL FROM meshhook.run WHERE project_id = $1 AND run_id = $2",
-            &[arg(project.0), arg(run)],
-            |row| row.must::<bool>(1),
-        );
-        match finished {
-            None => crate::error::unknown_run(run).raise(),
-            Some(true) => false,
-            Some(false) => {
-                let reason =
-                    reason.map_or(serde_json::json!({}), |reason| serde_json::json!({ "reason": reason }));
-                post(project, run, "run.cancel", RawJsonb::of_text(&reason.to_string()), caller);
-                true
-            }
+    ask(run, |asked| {
+        if !asked.is_over() {
+            asked.post("run.cancel", &with_reason(reason));
         }
+        !asked.is_over()
     })
+}
+
+/// Ends a run with nothing undone; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn kill_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -> bool {
+    ask(run, |asked| {
+        if !asked.is_over() {
+            let mut data = with_reason(reason);
+            data["kill"] = json!(true);
+            asked.post("run.cancel", &data);
+        }
+        !asked.is_over()
+    })
+}
+
+/// Holds a run; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn pause_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -> bool {
+    ask(run, |asked| {
+        if !asked.is_over() {
+            asked.post("run.pause", &with_reason(reason));
+        }
+        !asked.is_over()
+    })
+}
+
+/// Lets a run go on; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn resume_run(run: Option<pgrx::Uuid>) -> bool {
+    ask(run, |asked| {
+        if !asked.is_over() {
+            asked.post("run.resume", &json!({}));
+        }
+        !asked.is_over()
+    })
+}
+
+/// Lets a run that failed go on; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn retry_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -> bool {
+    ask(run, |asked| {
+        let is_possible = matches!(asked.status.as_str(), "failed" | "canceled");
+        if is_possible {
+            asked.post("run.redrive", &with_reason(reason));
+        }
+        is_possible
+    })
+}
+
+/// Sends a signal; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn signal_run(
+    run: Option<pgrx::Uuid>,
+    name: Option<&str>,
+    payload: default!(Option<RawJsonb>, "NULL"),
+    signal_id: default!(Option<&str>, "NULL"),
+) {
+    let name = required("name", name);
+    check_text("a signal's name", name, MAX_NAME_BYTES);
+    signal_id.iter().for_each(|id| check_text("a signal's id", id, MAX_SIGNAL_ID_BYTES));
+    payload.iter().for_each(|payload| start::check_document("payload", *payload));
+    ask(run, |asked| {
+        asked.must_be_open();
+        let payload = payload.map_or_else(|| "null".to_owned(), RawJsonb::text);
+        let id = signal_id.map_or_else(String::new, |id| format!(",\"id\":{}", json!(id)));
+        let data = format!("{{\"name\":{},\"payload\":{payload}{id}}}", json!(name));
+        post(asked.project, asked.run, "run.signal", RawJsonb::of_text(&data), asked.caller);
+    });
+}
+
+/// Approves or rejects what a node waits for; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn decide_approval(
+    run: Option<pgrx::Uuid>,
+    node: Option<&str>,
+    approved: Option<bool>,
+    payload: default!(Option<RawJsonb>, "NULL"),
+    decided_by: default!(Option<&str>, "NULL"),
+) {
+    let (node, approved) = (required("node", node), required("approved", approved));
+    check_text("a node's path", node, MAX_PATH_BYTES);
+    decided_by.iter().for_each(|by| check_text("who decides", by, MAX_SIGNAL_ID_BYTES));
+    payload.iter().for_each(|payload| start::check_document("payload", *payload));
+    ask(run, |asked| {
+        asked.must_be_open();
+        let payload = payload.map_or_else(String::new, |payload| format!(",\"payload\":{}", payload.text()));
+        let by = decided_by.map_or_else(|| asked.caller.name(), str::to_owned);
+        let data =
+            format!("{{\"node\":{},\"approved\":{approved},\"by\":{}{payload}}}", json!(node), json!(by));
+        post(asked.project, asked.run, "run.approval", RawJsonb::of_text(&data), asked.caller);
+    });
+}
+
+fn check_text(what: &str, text: &str, most: usize) {
+    if text.is_empty() || text.len() > most {
+        bad_parameter(format!("{what} has 1 to {most} bytes")).raise();
+    }
 }

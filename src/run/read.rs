@@ -3,7 +3,7 @@
 use meshhook_engine::event::Recorded;
 use meshhook_engine::json::Json;
 use meshhook_engine::replay::{Difference, first_difference, verify};
-use meshhook_engine::state::{NodeStatus, RunState};
+use meshhook_engine::state::{NodeState, NodeStatus, RunState};
 use meshhook_engine::to_json;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
@@ -191,14 +191,28 @@ fn compare_projections(row: &RunRow, state: &RunState) -> Vec<Difference> {
         .collect()
 }
 
+/// Nodes whose outcome came during a pause have neither job nor timer any more.
+fn outstanding(state: &RunState) -> impl Iterator<Item = (&str, &NodeState)> {
+    let deferred: Vec<&str> =
+        state.deferred.iter().filter_map(|fact| fact.data.get("node").and_then(Json::as_str)).collect();
+    state.open_work().map(|(path, node)| (&**path, node)).filter(move |(path, _)| !deferred.contains(path))
+}
+
 fn expected_jobs(state: &RunState) -> Json {
-    let scheduled = state.open_work().filter(|(_, node)| node.status == NodeStatus::Scheduled);
-    Json::object(scheduled.map(|(id, node)| (&**id, Json::from(i64::from(node.attempt)))).collect::<Vec<_>>())
+    let is_job = |node: &NodeState| {
+        node.status == NodeStatus::Scheduled && node.job.as_ref().is_some_and(|job| job.queue.is_some())
+    };
+    let scheduled = outstanding(state).filter(|(_, node)| is_job(node));
+    Json::object(
+        scheduled.map(|(path, node)| (path, Json::from(i64::from(node.attempt)))).collect::<Vec<_>>(),
+    )
 }
 
 fn expected_timers(state: &RunState) -> Json {
-    let waiting = state.open_work().filter_map(|(id, node)| Some((&**id, node.due_at?)));
-    Json::object(waiting.map(|(id, due)| (id, Json::from(due.to_string()))).collect::<Vec<_>>())
+    let due = |at: meshhook_engine::time::Timestamp| Json::from(at.to_string());
+    let waiting = outstanding(state).filter_map(|(path, node)| Some((path, due(node.timer()?))));
+    let own = state.deadline.filter(|_| !state.status.is_terminal()).map(|at| ("", due(at)));
+    Json::object(waiting.chain(own).collect::<Vec<_>>())
 }
 
 /// A job on its way into the log is neither missing nor superfluous: its report lies in the inbox.

@@ -138,7 +138,7 @@ fn start_run(
         bad_parameter(format!("an idempotency key has 1 to {MAX_KEY_BYTES} bytes")).raise();
     }
     let (workflow, input) = (required("workflow", workflow), required("input", input));
-    check_input(input);
+    check_document("input", input);
     as_owner(|caller| {
         let project = project::current(caller);
         let version = workflow::find(project, workflow, version);
@@ -159,11 +159,11 @@ fn start_run(
     })
 }
 
-/// Refuses an input that is too large or nested too deep for a run: 54000.
-fn check_input(input: RawJsonb) {
-    check_size("input", input);
-    if nesting(&input.text()) > MAX_DOCUMENT_DEPTH {
-        refuse(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "the input is nested too deep")
+/// Refuses a document that is too large or nested too deep for a run: 54000.
+pub fn check_document(what: &str, document: RawJsonb) {
+    check_size(what, document);
+    if nesting(&document.text()) > MAX_DOCUMENT_DEPTH {
+        refuse(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("the {what} is nested too deep"))
             .detail(format!("The limit is {MAX_DOCUMENT_DEPTH} levels."))
             .raise();
     }

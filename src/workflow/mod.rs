@@ -1,5 +1,7 @@
 //! Workflows: checking a definition, publishing it, finding the version a run starts on.
 
+mod checks;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -128,20 +130,17 @@ fn validate_workflow(
 fn publish_workflow(definition: Option<RawJsonb>) -> i32 {
     let definition = required("definition", definition);
     let text = definition.text();
-    let workflow = compile(&text).unwrap_or_else(|problems| {
-        let count = problems.len();
-        let plural = if count == 1 { "" } else { "s" };
-        bad_parameter(format!("the workflow definition has {count} fault{plural}"))
-            .detail(listing(&problems))
-            .hint("SELECT * FROM meshhook.validate_workflow(…) lists them as rows.")
-            .raise()
-    });
+    let workflow = compile(&text).unwrap_or_else(|problems| refuse_faults(&problems));
     // The canonical text, so that the checksum does not depend on how jsonb prints.
     let canonical = Json::parse(&text).map(|json| json.to_string()).unwrap_or(text);
     let checksum = Sha256::digest(canonical.as_bytes()).to_vec();
     let version = as_owner(|caller| {
         let project = project::current(caller);
         crate::installation::ensure();
+        let checked = checks::check(project, caller, &workflow);
+        if !checked.problems.is_empty() {
+            refuse_faults(&checked.problems);
+        }
         spi::exec(
             "INSERT INTO meshhook.workflow (project_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING",
             &[arg(project.0), arg(workflow.name.to_string())],
@@ -153,18 +152,24 @@ fn publish_workflow(definition: Option<RawJsonb>) -> i32 {
             |row| row.must(1),
         );
         let newest = spi::run_one(
-            "SELECT version, checksum FROM meshhook.workflow_version WHERE project_id = $1 AND workflow_id = $2
+            "SELECT version, checksum, children::text FROM meshhook.workflow_version WHERE project_id = $1 AND workflow_id = $2
              ORDER BY version DESC LIMIT 1",
             &[arg(project.0), arg(workflow_id)],
-            |row| (row.must::<i32>(1), row.must::<Vec<u8>>(2)),
+            |row| (row.must::<i32>(1), row.must::<Vec<u8>>(2), row.must::<String>(3)),
         );
-        if let Some((version, _)) = newest.as_ref().filter(|(_, published)| *published == checksum) {
+        let children = serde_json::json!(checked.children);
+        // The same document is another version once the workflows it starts have moved on.
+        let is_same = |(_, published, of): &&(i32, Vec<u8>, String)| {
+            *published == checksum
+                && serde_json::from_str::<serde_json::Value>(of).is_ok_and(|of| of == children)
+        };
+        if let Some((version, ..)) = newest.as_ref().filter(is_same) {
             return *version;
         }
-        let version = newest.map_or(1, |(version, _)| version + 1);
+        let version = newest.map_or(1, |(version, ..)| version + 1);
         spi::exec(
             "INSERT INTO meshhook.workflow_version (project_id, workflow_id, version, definition, schema_version,
-                 expression_profile, checksum, published_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8::name)",
+                 expression_profile, checksum, published_by, children) VALUES ($1, $2, $3, $4, $5, $6, $7, $8::name, $9)",
             &[
                 arg(project.0),
                 arg(workflow_id),
@@ -174,6 +179,7 @@ fn publish_workflow(definition: Option<RawJsonb>) -> i32 {
                 arg(definition::EXPRESSION_PROFILE.to_owned()),
                 arg(checksum),
                 arg(caller.name()),
+                arg(RawJsonb::of_text(&children.to_string())),
             ],
         );
         let details = format!("{{\"version\": {version}}}");
@@ -182,4 +188,13 @@ fn publish_workflow(definition: Option<RawJsonb>) -> i32 {
     });
     crate::shmem::register_database_on_commit();
     version
+}
+
+fn refuse_faults(problems: &[Problem]) -> ! {
+    let count = problems.len();
+    let plural = if count == 1 { "" } else { "s" };
+    bad_parameter(format!("the workflow definition has {count} fault{plural}"))
+        .detail(listing(problems))
+        .hint("SELECT * FROM meshhook.validate_workflow(…) lists those of the document as rows.")
+        .raise()
 }

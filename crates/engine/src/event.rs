@@ -10,9 +10,14 @@ use serde::{Deserialize, Serialize};
 use crate::error::ErrorInfo;
 use crate::fact::Start;
 use crate::json::Json;
+use crate::state::RunStatus;
 use crate::time::Timestamp;
 
-/// A job or timer of a node begins.
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// Work of a node begins: a job, work in the database, a child run, or a wait.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeScheduled {
     /// The node.
@@ -33,6 +38,182 @@ pub struct NodeScheduled {
     /// When a waiting node goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_at: Option<Timestamp>,
+    /// When the node has taken too long in all, over its attempts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// The signal it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<Arc<str>>,
+    /// Whether it waits for people to approve or reject.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub approval: bool,
+    /// The run it starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub child: Option<Child>,
+}
+
+/// A run that a run starts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Child {
+    /// Its id, a UUIDv7 that follows from the parent, the node and the attempt.
+    pub run: Arc<str>,
+    /// The workflow's name.
+    pub workflow: Arc<str>,
+    /// The version; absent for the one that was the newest when the parent was published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
+    /// Whether it is the newest version at the time of the start.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub newest: bool,
+    /// Whether nobody waits for its end.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub detached: bool,
+    /// How many runs stand above it.
+    pub depth: u32,
+}
+
+/// A map or a repeat begins; what follows happens inside its body.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeEntered {
+    /// The node.
+    pub node: Arc<str>,
+    /// Its kind.
+    pub kind: Arc<str>,
+    /// The items of a map.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::present")]
+    pub items: Option<Json>,
+    /// When the node has taken too long in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+}
+
+/// The body begins for one item, or once more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ItemStarted {
+    /// The map or repeat.
+    pub node: Arc<str>,
+    /// The item, or the iteration, counted from 0.
+    pub index: u32,
+}
+
+/// The body is done for one item.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ItemSucceeded {
+    /// The map or repeat.
+    pub node: Arc<str>,
+    /// The item, or the iteration, counted from 0.
+    pub index: u32,
+    /// The body's output.
+    pub output: Json,
+}
+
+/// The body failed for one item.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ItemFailed {
+    /// The map or repeat.
+    pub node: Arc<str>,
+    /// The item, or the iteration, counted from 0.
+    pub index: u32,
+    /// Why.
+    pub error: ErrorInfo,
+}
+
+/// A signal came in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SignalReceived {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it brings.
+    pub payload: Json,
+    /// The sender's id for it: a second one with the same id is ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Arc<str>>,
+}
+
+/// Somebody approved or rejected.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ApprovalGiven {
+    /// The node that waits.
+    pub node: Arc<str>,
+    /// Whether it was approved.
+    pub approved: bool,
+    /// Who said so; one voice each.
+    pub by: Arc<str>,
+    /// What they said with it.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::present")]
+    pub payload: Option<Json>,
+}
+
+/// The run answers whoever started it; only the first answer counts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunResponded {
+    /// The node.
+    pub node: Arc<str>,
+    /// HTTP status.
+    pub status: u16,
+    /// HTTP headers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<Json>,
+    /// The body.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::present")]
+    pub body: Option<Json>,
+}
+
+/// The run is going to end, and what it did is undone first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunUnwinding {
+    /// How it will end.
+    pub outcome: RunStatus,
+    /// Why it failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorInfo>,
+    /// Why it is canceled, if a reason was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Arc<str>>,
+    /// What a `terminate` node gave along, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::present")]
+    pub output: Option<Json>,
+    /// Nodes whose attempt under way is waited for: what it did must be known before it can be undone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub awaited: Vec<Arc<str>>,
+}
+
+/// A run that looks after this one's failure was started.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunHandlerStarted {
+    /// The handler's run.
+    pub child: Child,
+    /// Its input.
+    pub input: Json,
+}
+
+/// Somebody asked for a pause.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunPaused {
+    /// Why, in the caller's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Arc<str>>,
+}
+
+/// The pause is over.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunResumed {}
+
+/// Something happened while the run was paused; it counts once the run goes on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FactDeferred {
+    /// The kind of the fact.
+    pub kind: Arc<str>,
+    /// Its data.
+    pub data: Json,
+}
+
+/// The run goes on after its end: what failed is tried again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunRedriven {
+    /// Why, in the caller's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Arc<str>>,
 }
 
 /// A node has its result.
@@ -48,6 +229,12 @@ pub struct NodeSucceeded {
     pub port: Option<Arc<str>>,
     /// What `.nodes.<id>.output` is from now on.
     pub output: Json,
+    /// Position of the signal it consumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<u64>,
+    /// Whether it has to be undone if the run fails or is canceled.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub compensate: bool,
 }
 
 /// An attempt failed and another one will follow.
@@ -91,6 +278,9 @@ pub struct RunCancelRequested {
     /// Why, in the caller's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Arc<str>>,
+    /// Whether it ends at once, with nothing undone.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub kill: bool,
 }
 
 /// The run ended well.
@@ -108,6 +298,9 @@ pub struct RunFailed {
     /// What a `terminate` node gave along, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::present")]
     pub output: Option<Json>,
+    /// Nodes that could not be undone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uncompensated: Vec<Arc<str>>,
 }
 
 /// The run ended because somebody, or a `terminate` node, said so.
@@ -119,6 +312,9 @@ pub struct RunCanceled {
     /// What a `terminate` node gave along, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::present")]
     pub output: Option<Json>,
+    /// Nodes that could not be undone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uncompensated: Vec<Arc<str>>,
 }
 
 macro_rules! events {
@@ -165,12 +361,25 @@ macro_rules! events {
 
 events! {
     RunStarted(Start) = "run.started": "the run begins, with its input, version and seed",
-    NodeScheduled(NodeScheduled) = "node.scheduled": "a job waits for an executor, or a node waits for a time",
+    NodeScheduled(NodeScheduled) = "node.scheduled": "work of a node begins: a job, work in the database, a child run, or a wait",
+    NodeEntered(NodeEntered) = "node.entered": "a map or a repeat begins",
+    ItemStarted(ItemStarted) = "item.started": "the body begins for one item, or once more",
+    ItemSucceeded(ItemSucceeded) = "item.succeeded": "the body is done for one item",
+    ItemFailed(ItemFailed) = "item.failed": "the body failed for one item",
     NodeSucceeded(NodeSucceeded) = "node.succeeded": "a node has its output and took a port",
     NodeRetryScheduled(NodeRetryScheduled) = "node.retry_scheduled": "an attempt failed, another one follows at the time given",
     NodeFailed(NodeFailed) = "node.failed": "a node failed for good",
     NodeSkipped(NodeSkipped) = "node.skipped": "no path leads to the node any more",
+    SignalReceived(SignalReceived) = "signal.received": "a signal came in",
+    ApprovalGiven(ApprovalGiven) = "approval.given": "somebody approved or rejected",
+    FactDeferred(FactDeferred) = "fact.deferred": "something happened while the run was paused",
+    RunPaused(RunPaused) = "run.paused": "somebody asked for a pause",
+    RunResumed(RunResumed) = "run.resumed": "the pause is over",
+    RunResponded(RunResponded) = "run.responded": "the run answers whoever started it",
     RunCancelRequested(RunCancelRequested) = "run.cancel_requested": "somebody asked for the run to end",
+    RunUnwinding(RunUnwinding) = "run.unwinding": "the run is going to end, and what it did is undone first",
+    RunHandlerStarted(RunHandlerStarted) = "run.handler_started": "a run that looks after this one's failure was started",
+    RunRedriven(RunRedriven) = "run.redriven": "the run goes on after its end: what failed is tried again",
     RunSucceeded(RunSucceeded) = "run.succeeded": "the run ended well",
     RunFailed(RunFailed) = "run.failed": "the run ended with an error",
     RunCanceled(RunCanceled) = "run.canceled": "the run was ended on request",

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ErrorInfo;
+use crate::event::{ApprovalGiven, RunPaused, RunRedriven, RunResumed, SignalReceived};
 use crate::json::Json;
+use crate::state::RunStatus;
+use crate::time::Timestamp;
 
 /// One thing that happened to a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,8 +21,20 @@ pub enum Fact {
     JobFailed(JobFailed),
     /// `timer.due`: the time a node waits for has come.
     TimerDue(TimerDue),
+    /// `child.ended`: a run that this one started and waits for is over.
+    ChildEnded(ChildEnded),
+    /// `run.signal`: somebody sent a signal.
+    Signal(SignalReceived),
+    /// `run.approval`: somebody approved or rejected.
+    Approval(ApprovalGiven),
     /// `run.cancel`: somebody asked for the run to end.
     Cancel(Cancel),
+    /// `run.pause`: somebody asked for a pause.
+    Pause(RunPaused),
+    /// `run.resume`: the pause is over.
+    Resume(RunResumed),
+    /// `run.redrive`: the run goes on after its end.
+    Redrive(RunRedriven),
     /// `run.quarantine`: the run cannot be carried on; it ends with the error instead of hurting others.
     Quarantine(Quarantine),
 }
@@ -40,6 +55,44 @@ pub struct Start {
     /// The caller's idempotency key, if one was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<Arc<str>>,
+    /// When the run has taken too long; the engine says so as it begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// The run that started this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+}
+
+/// The run above a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Parent {
+    /// Its id.
+    pub run: Arc<str>,
+    /// Its node that started the child; absent for the handler of a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Arc<str>>,
+    /// Whether nobody waits for the child's end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detached: bool,
+    /// How many runs stand above the child.
+    pub depth: u32,
+}
+
+/// A run that this one started and waits for is over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChildEnded {
+    /// The node that started it.
+    pub node: Arc<str>,
+    /// The child.
+    pub run: Arc<str>,
+    /// How it ended.
+    pub status: RunStatus,
+    /// Its output, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::present")]
+    pub output: Option<Json>,
+    /// Its error, if it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorInfo>,
 }
 
 /// An executor finished an attempt.
@@ -67,7 +120,7 @@ pub struct JobFailed {
 /// The time a node waits for has come.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TimerDue {
-    /// The waiting node.
+    /// The waiting node; empty for the run's own deadline.
     pub node: Arc<str>,
 }
 
@@ -77,6 +130,9 @@ pub struct Cancel {
     /// Why, in the caller's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Arc<str>>,
+    /// Whether it ends at once, with nothing undone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kill: bool,
 }
 
 /// The run cannot be carried on.
@@ -89,24 +145,44 @@ pub struct Quarantine {
     pub start: Option<Start>,
 }
 
-impl Fact {
-    /// Reads an inbox row: its kind and the text of its data.
-    ///
-    /// # Errors
-    /// The kind is unknown to this release, or the data does not fit it.
-    pub fn from_parts(kind: &str, data: &str) -> Result<Self, String> {
-        fn read<'a, T: Deserialize<'a>>(kind: &str, data: &'a str) -> Result<T, String> {
-            serde_json::from_str(data)
-                .map_err(|error| format!("inbox row of kind {kind} cannot be read: {error}"))
+macro_rules! facts {
+    ($($variant:ident = $kind:literal),+ $(,)?) => {
+        impl Fact {
+            /// Reads an inbox row: its kind and the text of its data.
+            ///
+            /// # Errors
+            /// The kind is unknown to this release, or the data does not fit it.
+            pub fn from_parts(kind: &str, data: &str) -> Result<Self, String> {
+                match kind {
+                    $($kind => serde_json::from_str(data)
+                        .map(Self::$variant)
+                        .map_err(|error| format!("inbox row of kind {kind} cannot be read: {error}")),)+
+                    _ => Err(format!("inbox row of unknown kind {kind}")),
+                }
+            }
+
+            /// The kind and the data of its inbox row.
+            #[must_use]
+            pub fn to_parts(&self) -> (&'static str, Json) {
+                match self {
+                    $(Self::$variant(data) => ($kind, crate::to_json(data)),)+
+                }
+            }
         }
-        match kind {
-            "run.start" => read(kind, data).map(Self::Start),
-            "job.completed" => read(kind, data).map(Self::JobCompleted),
-            "job.failed" => read(kind, data).map(Self::JobFailed),
-            "timer.due" => read(kind, data).map(Self::TimerDue),
-            "run.cancel" => read(kind, data).map(Self::Cancel),
-            "run.quarantine" => read(kind, data).map(Self::Quarantine),
-            _ => Err(format!("inbox row of unknown kind {kind}")),
-        }
-    }
+    };
+}
+
+facts! {
+    Start = "run.start",
+    JobCompleted = "job.completed",
+    JobFailed = "job.failed",
+    TimerDue = "timer.due",
+    ChildEnded = "child.ended",
+    Signal = "run.signal",
+    Approval = "run.approval",
+    Cancel = "run.cancel",
+    Pause = "run.pause",
+    Resume = "run.resume",
+    Redrive = "run.redrive",
+    Quarantine = "run.quarantine",
 }

@@ -13,6 +13,7 @@ pub mod expr;
 pub mod fact;
 pub mod json;
 pub mod node;
+pub mod path;
 pub mod replay;
 pub mod retry;
 pub mod signature;

@@ -3,13 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::decide::{QUARANTINED, step};
 use crate::definition::Workflow;
+use crate::error::ErrorInfo;
 use crate::event::{Event, Recorded};
-use crate::fact::{Cancel, Fact, JobCompleted, JobFailed, Quarantine, TimerDue};
+use crate::fact::{Cancel, ChildEnded, Fact, JobCompleted, JobFailed, Quarantine, TimerDue};
 use crate::json::Json;
-use crate::state::{NodeStatus, RunState};
+use crate::state::{NodeState, NodeStatus, RunState, RunStatus};
 use crate::to_json;
 
 /// The first place where a log and the rules part.
@@ -50,7 +52,8 @@ pub fn verify(workflow: &Workflow, run: &str, log: &[Recorded]) -> Result<RunSta
         }
         let position = first.position;
         let fact = fact_behind(&state, &first.event, rest.get(1).map(|next| &next.event));
-        let decided = fact.map(|fact| step(workflow, run, &mut state, &fact, first.at)).unwrap_or_default();
+        let decided =
+            fact.map(|fact| step(workflow, run, &mut state, &fact, first.at).events).unwrap_or_default();
         if decided.is_empty() {
             let found = Some(document(&first.event));
             return Err(Box::new(Difference { position, path: String::new(), expected: None, found }));
@@ -74,7 +77,8 @@ pub fn verify(workflow: &Workflow, run: &str, log: &[Recorded]) -> Result<RunSta
 /// The fact that an event records, given the state before it; `None` for a pure decision. The event after it
 /// tells a start that was quarantined from one that was turned.
 fn fact_behind(state: &RunState, event: &Event, next: Option<&Event>) -> Option<Fact> {
-    let status = |id: &str| state.nodes.get(id).map(|node| node.status);
+    let node = |path: &str| state.nodes.get(path);
+    let due = |path: &Arc<str>| Some(Fact::TimerDue(TimerDue { node: Arc::clone(path) }));
     match event {
         Event::RunStarted(start) => Some(match next {
             Some(Event::RunFailed(failed)) if &*failed.error.class == QUARANTINED => {
@@ -82,31 +86,61 @@ fn fact_behind(state: &RunState, event: &Event, next: Option<&Event>) -> Option<
             }
             _ => Fact::Start(start.clone()),
         }),
-        Event::NodeSucceeded(done) => match (done.attempt, status(&done.node)) {
+        Event::NodeSucceeded(done) => match (done.attempt, node(&done.node)?) {
+            (Some(_), NodeState { child: Some(child), .. }) => Some(Fact::ChildEnded(ChildEnded {
+                node: Arc::clone(&done.node),
+                run: Arc::clone(&child.run),
+                status: RunStatus::Succeeded,
+                output: Some(done.output.clone()),
+                error: None,
+            })),
             (Some(attempt), _) => {
                 let (node, output) = (done.node.clone(), done.output.clone());
                 Some(Fact::JobCompleted(JobCompleted { node, attempt, output }))
             }
-            (None, Some(NodeStatus::Waiting)) => Some(Fact::TimerDue(TimerDue { node: done.node.clone() })),
+            (None, NodeState { status: NodeStatus::Waiting, .. }) => due(&done.node),
             _ => None,
         },
-        Event::NodeScheduled(again) if status(&again.node) == Some(NodeStatus::Retrying) => {
-            Some(Fact::TimerDue(TimerDue { node: again.node.clone() }))
+        Event::NodeScheduled(again) if node(&again.node)?.status == NodeStatus::Retrying => due(&again.node),
+        Event::ItemStarted(item) if node(&item.node)?.status == NodeStatus::Waiting => due(&item.node),
+        Event::NodeRetryScheduled(retry) => {
+            attempt_failed(node(&retry.node)?, &retry.node, retry.attempt, &retry.error)
         }
-        Event::NodeRetryScheduled(retry) => Some(Fact::JobFailed(JobFailed {
-            node: retry.node.clone(),
-            attempt: retry.attempt,
-            error: to_json(&retry.error),
-        })),
-        Event::NodeFailed(failed) => failed.attempt.map(|attempt| {
-            Fact::JobFailed(JobFailed { node: failed.node.clone(), attempt, error: to_json(&failed.error) })
-        }),
-        Event::RunCancelRequested(request) => Some(Fact::Cancel(Cancel { reason: request.reason.clone() })),
+        Event::NodeFailed(failed) => match failed.attempt {
+            Some(attempt) => attempt_failed(node(&failed.node)?, &failed.node, attempt, &failed.error),
+            None if node(&failed.node)?.is_open() => due(&failed.node),
+            None => None,
+        },
+        Event::SignalReceived(signal) => Some(Fact::Signal(signal.clone())),
+        Event::ApprovalGiven(given) => Some(Fact::Approval(given.clone())),
+        Event::FactDeferred(fact) => Fact::from_parts(&fact.kind, &fact.data.to_string()).ok(),
+        Event::RunPaused(pause) => Some(Fact::Pause(pause.clone())),
+        Event::RunResumed(resume) => Some(Fact::Resume(resume.clone())),
+        Event::RunRedriven(redrive) => Some(Fact::Redrive(redrive.clone())),
+        Event::RunCancelRequested(request) => {
+            Some(Fact::Cancel(Cancel { reason: request.reason.clone(), kill: request.kill }))
+        }
         Event::RunFailed(failed) if &*failed.error.class == QUARANTINED => {
             Some(Fact::Quarantine(Quarantine { error: failed.error.clone(), start: None }))
         }
+        // A run ends by itself in one way only: its deadline.
+        Event::RunUnwinding(_) | Event::RunHandlerStarted(_) | Event::RunFailed(_) => due(&Arc::from("")),
         _ => None,
     }
+}
+
+/// The report behind a failed attempt: an executor's, or the end of a child run.
+fn attempt_failed(node: &NodeState, path: &Arc<str>, attempt: u32, error: &ErrorInfo) -> Option<Fact> {
+    let Some(child) = &node.child else {
+        let (node, error) = (Arc::clone(path), to_json(error));
+        return Some(Fact::JobFailed(JobFailed { node, attempt, error }));
+    };
+    let status = if &*error.class == "workflow.canceled" { RunStatus::Canceled } else { RunStatus::Failed };
+    let of_child =
+        error.details.as_ref().and_then(|details| details.get("error")).filter(|error| !error.is_null());
+    let (node, run) = (Arc::clone(path), Arc::clone(&child.run));
+    let error = of_child.and_then(|error| serde_json::from_str(&error.to_string()).ok());
+    Some(Fact::ChildEnded(ChildEnded { node, run, status, output: None, error }))
 }
 
 /// An event as the document that differences point into.

@@ -4,6 +4,8 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::error::ErrorInfo;
+
 /// How the delay before an attempt is drawn from the computed back-off `d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Jitter {
@@ -11,6 +13,51 @@ pub enum Jitter {
     None,
     /// Uniform in 0..=`d` ("full jitter", M. Brooker, AWS Architecture Blog 2015).
     Full,
+    /// Uniform in `d`/2..=`d` ("equal jitter", same source).
+    Equal,
+}
+
+/// Errors that a retry policy speaks of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Matcher {
+    /// This class.
+    Class(String),
+    /// Every class that begins so.
+    Prefix(String),
+    /// These HTTP statuses.
+    Statuses(std::ops::RangeInclusive<u16>),
+}
+
+impl Matcher {
+    /// Reads `timeout`, `http.*`, `429` or `5xx`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Some(hundreds) = text.strip_suffix("xx").and_then(|digit| digit.parse::<u16>().ok()) {
+            let statuses = hundreds * 100..=hundreds * 100 + 99;
+            return (1..=5).contains(&hundreds).then_some(Self::Statuses(statuses));
+        }
+        if let Ok(status) = text.parse::<u16>() {
+            return (100..=599).contains(&status).then_some(Self::Statuses(status..=status));
+        }
+        let (class, is_prefix) = text.strip_suffix('*').map_or((text, false), |prefix| (prefix, true));
+        let sound =
+            class.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
+        match is_prefix {
+            true if sound => Some(Self::Prefix(class.to_owned())),
+            false if sound && !class.is_empty() => Some(Self::Class(class.to_owned())),
+            _ => None,
+        }
+    }
+
+    /// Whether it speaks of this error.
+    #[must_use]
+    pub fn matches(&self, error: &ErrorInfo) -> bool {
+        match self {
+            Self::Class(class) => *class == *error.class,
+            Self::Prefix(prefix) => error.class.starts_with(prefix.as_str()),
+            Self::Statuses(statuses) => error.status.is_some_and(|status| statuses.contains(&status)),
+        }
+    }
 }
 
 /// The retry policy of a node.
@@ -26,12 +73,27 @@ pub struct RetryPolicy {
     pub max_ms: u64,
     /// How the delay is drawn.
     pub jitter: Jitter,
+    /// How long after the node began another attempt may begin, in milliseconds.
+    pub max_elapsed_ms: Option<u64>,
+    /// The only errors that are tried again, whatever is said of them elsewhere.
+    pub only_on: Option<Vec<Matcher>>,
+    /// Errors that are never tried again.
+    pub never_on: Vec<Matcher>,
 }
 
 impl Default for RetryPolicy {
     /// Five attempts, 1 s, doubled, at most 5 min, full jitter.
     fn default() -> Self {
-        Self { max_attempts: 5, initial_ms: 1_000, factor: 2.0, max_ms: 300_000, jitter: Jitter::Full }
+        Self {
+            max_attempts: 5,
+            initial_ms: 1_000,
+            factor: 2.0,
+            max_ms: 300_000,
+            jitter: Jitter::Full,
+            max_elapsed_ms: None,
+            only_on: None,
+            never_on: Vec::new(),
+        }
     }
 }
 
@@ -43,6 +105,18 @@ impl RetryPolicy {
     #[must_use]
     pub fn never() -> Self {
         Self { max_attempts: 1, ..Self::default() }
+    }
+
+    /// Whether an attempt that failed so is followed by another one.
+    #[must_use]
+    pub fn allows(&self, error: &ErrorInfo) -> bool {
+        if self.never_on.iter().any(|matcher| matcher.matches(error)) {
+            return false;
+        }
+        match &self.only_on {
+            Some(only) => only.iter().any(|matcher| matcher.matches(error)),
+            None => error.retryable != Some(false),
+        }
     }
 
     /// Milliseconds to wait after attempt `failed` (1 for the first), or `None` when none is left.
@@ -58,6 +132,7 @@ impl RetryPolicy {
         let delay = match self.jitter {
             Jitter::None => backoff,
             Jitter::Full => backoff * fraction(seed, node, failed),
+            Jitter::Equal => backoff * (1.0 + fraction(seed, node, failed)) / 2.0,
         };
         let hint = retry_after_ms.unwrap_or(0).min(MAX_RETRY_AFTER_MS);
         Some((delay as u64).max(hint))

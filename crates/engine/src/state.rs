@@ -2,14 +2,19 @@
 //!
 //! [`RunState::apply`] must give the same state on every later release for every event ever written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::ErrorInfo;
-use crate::event::{Event, NodeScheduled, Recorded};
+use crate::event::{
+    ApprovalGiven, Child, Event, FactDeferred, NodeEntered, NodeScheduled, NodeSucceeded, Recorded,
+    RunResponded, RunUnwinding,
+};
+use crate::fact::Parent;
 use crate::json::Json;
+use crate::path;
 use crate::time::Timestamp;
 
 /// The port of an ordinary success.
@@ -24,6 +29,8 @@ pub enum RunStatus {
     Queued,
     /// Under way.
     Running,
+    /// Held by somebody: what happens meanwhile is recorded and counts later.
+    Paused,
     /// Ended well.
     Succeeded,
     /// Ended with an error.
@@ -39,6 +46,7 @@ impl RunStatus {
         match self {
             Self::Queued => "queued",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Canceled => "canceled",
@@ -56,10 +64,12 @@ impl RunStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeStatus {
-    /// Its job is ready or with an executor.
+    /// Its work is ready or being done.
     Scheduled,
-    /// It waits for a time.
+    /// It waits for a time, a signal or people.
     Waiting,
+    /// Its body or its child run is under way.
+    Running,
     /// An attempt failed; the next one waits for its time.
     Retrying,
     /// It has an output.
@@ -88,12 +98,27 @@ pub struct NodeState {
     /// The error of the last failed attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorInfo>,
-    /// What its job is made of: enough to make it again.
+    /// What its work is made of: enough to make it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobOrigin>,
     /// When a waiting or retrying node goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_at: Option<Timestamp>,
+    /// When it has taken too long in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// The signal it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<Arc<str>>,
+    /// What people said, where it waits for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approvals: Option<Vec<ApprovalGiven>>,
+    /// The run it started last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub child: Option<Child>,
+    /// How far its body has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
     /// When it was first scheduled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled_at: Option<Timestamp>,
@@ -102,13 +127,105 @@ pub struct NodeState {
     pub finished_at: Option<Timestamp>,
 }
 
-/// Where the job of a node comes from; its input stays in the log.
+/// How far the body of a map or repeat has come.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Scope {
+    /// The items of a map; absent for a repeat.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::present")]
+    pub items: Option<Json>,
+    /// The index after the highest one begun.
+    pub next: u32,
+    /// Indexes below `next` that have to be begun again.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub again: BTreeSet<u32>,
+    /// Indexes under way.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub running: BTreeSet<u32>,
+    /// What came out: of every item that is done, or of a repeat's last iteration.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub results: BTreeMap<u32, ItemResult>,
+    /// How many of the results are failures.
+    #[serde(default)]
+    pub failed: u32,
+}
+
+impl Scope {
+    /// How many items there are; 0 for a repeat.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        let items = self.items.as_ref().and_then(Json::as_arr).map_or(0, <[Json]>::len);
+        u32::try_from(items).unwrap_or(u32::MAX)
+    }
+
+    /// What `.item` is for an index: the item, or what came out of the iteration before.
+    #[must_use]
+    pub fn item(&self, index: u32) -> Json {
+        let found = match &self.items {
+            Some(items) => items.as_arr().and_then(|items| items.get(index as usize)),
+            None => index.checked_sub(1).and_then(|before| self.results.get(&before)?.output()),
+        };
+        found.cloned().unwrap_or(Json::Null)
+    }
+
+    fn finish(&mut self, index: u32, result: ItemResult) {
+        self.running.remove(&index);
+        if self.items.is_none() {
+            self.results.clear();
+        }
+        self.failed += u32::from(matches!(result, ItemResult::Failed(_)));
+        self.results.insert(index, result);
+    }
+
+    /// Makes what failed or was under way pending again.
+    fn redrive(&mut self) {
+        self.again.append(&mut self.running);
+        let failed = self.results.iter().filter(|(_, result)| matches!(result, ItemResult::Failed(_)));
+        self.again.extend(failed.map(|(index, _)| *index));
+        self.results.retain(|_, result| matches!(result, ItemResult::Succeeded(_)));
+        self.failed = 0;
+    }
+}
+
+/// What came out of the body for one item.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ItemResult {
+    /// The body's output.
+    Succeeded(Json),
+    /// Why it failed.
+    Failed(ErrorInfo),
+}
+
+impl ItemResult {
+    /// The output of a success.
+    #[must_use]
+    pub fn output(&self) -> Option<&Json> {
+        match self {
+            Self::Succeeded(output) => Some(output),
+            Self::Failed(_) => None,
+        }
+    }
+}
+
+/// A signal that no node has consumed yet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeptSignal {
+    /// Position of its event.
+    pub position: u64,
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it brings.
+    pub payload: Json,
+}
+
+/// Where the work of a node comes from; its input stays in the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobOrigin {
     /// The node's kind.
     pub kind: Arc<str>,
-    /// The queue.
-    pub queue: Arc<str>,
+    /// The queue of a job; absent for work in the database and for child runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<Arc<str>>,
     /// How long one attempt may take, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
@@ -126,6 +243,11 @@ impl NodeState {
             error: None,
             job: None,
             due_at: None,
+            deadline: None,
+            signal: None,
+            approvals: None,
+            child: None,
+            scope: None,
             scheduled_at: None,
             finished_at: Some(at),
         }
@@ -134,7 +256,16 @@ impl NodeState {
     /// Whether something outside must still happen to the node.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        matches!(self.status, NodeStatus::Scheduled | NodeStatus::Waiting | NodeStatus::Retrying)
+        matches!(
+            self.status,
+            NodeStatus::Scheduled | NodeStatus::Waiting | NodeStatus::Retrying | NodeStatus::Running
+        )
+    }
+
+    /// When the node's timer must fire, if it needs one.
+    #[must_use]
+    pub fn timer(&self) -> Option<Timestamp> {
+        self.due_at.into_iter().chain(self.deadline).min().filter(|_| self.is_open())
     }
 }
 
@@ -155,8 +286,38 @@ pub struct RunState {
     pub input: Json,
     /// Who or what started it.
     pub trigger: Json,
-    /// The nodes that have an event, by id.
+    /// The run that started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+    /// The nodes that have an event, by path: the id, and inside bodies `<map>/<index>/<id>`. What a body did
+    /// for an item is forgotten with the item's end.
     pub nodes: BTreeMap<Arc<str>, NodeState>,
+    /// The paths of the nodes that are open.
+    pub open: BTreeSet<Arc<str>>,
+    /// Nodes that have to be undone if the run fails or is canceled, in the order they succeeded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undo: Vec<Arc<str>>,
+    /// How the run is going to end, once everything is undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwinding: Option<RunUnwinding>,
+    /// Nodes that could not be undone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uncompensated: Vec<Arc<str>>,
+    /// Signals that no node has consumed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signals: Vec<KeptSignal>,
+    /// The senders' ids of all signals that had one.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub signal_ids: BTreeSet<Arc<str>>,
+    /// What happened during a pause.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deferred: Vec<FactDeferred>,
+    /// The answer to whoever started the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response: Option<RunResponded>,
+    /// Whether it was ended with nothing undone; it cannot go on after that.
+    #[serde(default)]
+    pub killed: bool,
     /// Its output, once it ended with one.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::present")]
     pub output: Option<Json>,
@@ -172,6 +333,9 @@ pub struct RunState {
     /// Time of the first event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
+    /// When the run has taken too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
     /// Time of the terminal event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
@@ -220,33 +384,75 @@ impl RunState {
                 self.seed = start.seed;
                 self.input = start.input.clone();
                 self.trigger = start.trigger.clone();
+                self.parent.clone_from(&start.parent);
+                self.deadline = start.deadline;
                 self.started_at = Some(at);
             }
             Event::NodeScheduled(scheduled) => self.schedule(scheduled, at),
-            Event::NodeSucceeded(done) => {
-                let node = self.settle(&done.node, NodeStatus::Succeeded, at);
-                node.port = Some(done.port.clone().unwrap_or_else(|| Arc::from(OUT)));
-                node.output = Some(done.output.clone());
-                node.error = None;
+            Event::NodeEntered(entered) => self.enter(entered, at),
+            Event::ItemStarted(item) => {
+                if let Some(scope) = self.scope(&item.node) {
+                    scope.again.remove(&item.index);
+                    scope.running.insert(item.index);
+                    scope.next = scope.next.max(item.index.saturating_add(1));
+                }
+                if let Some(node) = self.nodes.get_mut(&item.node) {
+                    node.due_at = None;
+                }
+                self.set_status(&item.node, NodeStatus::Running);
             }
+            Event::ItemSucceeded(item) => {
+                self.finish_item(&item.node, item.index, ItemResult::Succeeded(item.output.clone()), at);
+            }
+            Event::ItemFailed(item) => {
+                self.finish_item(&item.node, item.index, ItemResult::Failed(item.error.clone()), at);
+            }
+            Event::NodeSucceeded(done) => self.succeed(done, at),
             Event::NodeRetryScheduled(retry) => {
                 let node = self.node(&retry.node, at);
-                node.status = NodeStatus::Retrying;
                 node.error = Some(retry.error.clone());
                 node.due_at = Some(retry.due_at);
+                self.set_status(&retry.node, NodeStatus::Retrying);
             }
             Event::NodeFailed(failed) => {
                 let node = self.settle(&failed.node, NodeStatus::Failed, at);
                 node.port.clone_from(&failed.port);
                 node.error = Some(failed.error.clone());
+                self.cancel_within(&format!("{}/", failed.node), at);
+                if let Some(undone) = path::compensated(&failed.node) {
+                    self.undo.retain(|path| **path != *undone);
+                    self.uncompensated.push(Arc::from(undone));
+                }
             }
             Event::NodeSkipped(skipped) => {
                 self.settle(&skipped.node, NodeStatus::Skipped, at);
             }
+            Event::SignalReceived(signal) => {
+                self.signal_ids.extend(signal.id.clone());
+                let (name, payload) = (Arc::clone(&signal.name), signal.payload.clone());
+                self.signals.push(KeptSignal { position: self.position, name, payload });
+            }
+            Event::ApprovalGiven(given) => {
+                self.node(&given.node, at).approvals.get_or_insert_default().push(given.clone());
+            }
+            Event::FactDeferred(fact) => self.deferred.push(fact.clone()),
+            Event::RunPaused(_) => self.status = RunStatus::Paused,
+            Event::RunResumed(_) => {
+                self.status = RunStatus::Running;
+                self.deferred.clear();
+            }
+            Event::RunResponded(response) => self.response = Some(response.clone()),
             Event::RunCancelRequested(request) => {
                 self.cancel_requested = true;
+                self.killed = request.kill;
                 self.reason.clone_from(&request.reason);
             }
+            Event::RunUnwinding(unwinding) => {
+                self.cancel_open(|path| !unwinding.awaited.contains(path), at);
+                self.unwinding = Some(unwinding.clone());
+            }
+            Event::RunHandlerStarted(_) => {}
+            Event::RunRedriven(_) => self.redrive(),
             Event::RunSucceeded(end) => {
                 self.output = Some(end.output.clone());
                 self.end(RunStatus::Succeeded, at);
@@ -269,17 +475,101 @@ impl RunState {
         let node = self.node(&scheduled.node, at);
         node.attempt = scheduled.attempt;
         node.due_at = scheduled.due_at;
+        node.deadline = scheduled.deadline;
+        node.signal.clone_from(&scheduled.signal);
+        node.child.clone_from(&scheduled.child);
+        if scheduled.approval {
+            node.approvals.get_or_insert_default();
+        }
         node.scheduled_at.get_or_insert(at);
         node.finished_at = None;
-        node.status = if scheduled.queue.is_some() { NodeStatus::Scheduled } else { NodeStatus::Waiting };
-        if let (Some(queue), Some(_)) = (&scheduled.queue, &scheduled.input) {
+        if scheduled.input.is_some() {
             node.job = Some(JobOrigin {
                 kind: Arc::clone(&scheduled.kind),
-                queue: Arc::clone(queue),
+                queue: scheduled.queue.clone(),
                 timeout_ms: scheduled.timeout_ms,
                 input_position: position,
             });
         }
+        let status = match (&node.child, &node.job) {
+            (Some(_), _) => NodeStatus::Running,
+            (None, Some(_)) => NodeStatus::Scheduled,
+            (None, None) => NodeStatus::Waiting,
+        };
+        self.set_status(&scheduled.node, status);
+    }
+
+    fn enter(&mut self, entered: &NodeEntered, at: Timestamp) {
+        let node = self.node(&entered.node, at);
+        node.deadline = entered.deadline;
+        node.scheduled_at = Some(at);
+        node.finished_at = None;
+        node.scope = Some(Scope { items: entered.items.clone(), ..Scope::default() });
+        self.set_status(&entered.node, NodeStatus::Running);
+    }
+
+    fn succeed(&mut self, done: &NodeSucceeded, at: Timestamp) {
+        let node = self.settle(&done.node, NodeStatus::Succeeded, at);
+        node.port = Some(done.port.clone().unwrap_or_else(|| Arc::from(OUT)));
+        node.output = Some(done.output.clone());
+        node.error = None;
+        if done.compensate {
+            self.undo.push(Arc::clone(&done.node));
+        }
+        if let Some(position) = done.signal {
+            self.signals.retain(|signal| signal.position != position);
+        }
+        if let Some(undone) = path::compensated(&done.node) {
+            self.undo.retain(|path| **path != *undone);
+        }
+        if !self.undo.iter().any(|path| path::is_within(path, &done.node))
+            && let Some(node) = self.nodes.get_mut(&done.node)
+        {
+            node.scope = None;
+        }
+    }
+
+    fn finish_item(&mut self, id: &Arc<str>, index: u32, result: ItemResult, at: Timestamp) {
+        let prefix = path::item(id, index);
+        self.cancel_within(&prefix, at);
+        // What has to be undone is looked at again when it is.
+        if !self.undo.iter().any(|path| path.starts_with(&prefix)) {
+            self.forget_within(&prefix);
+        }
+        if let Some(scope) = self.scope(id) {
+            scope.finish(index, result);
+        }
+    }
+
+    fn redrive(&mut self) {
+        self.status = RunStatus::Running;
+        (self.finished_at, self.error, self.output, self.reason) = (None, None, None, None);
+        self.cancel_requested = false;
+        let broken = |node: &NodeState| {
+            node.status == NodeStatus::Canceled || (node.status == NodeStatus::Failed && node.port.is_none())
+        };
+        let again: Vec<Arc<str>> =
+            self.nodes.iter().filter(|(_, node)| broken(node)).map(|(path, _)| Arc::clone(path)).collect();
+        for path in again {
+            match self.nodes.get_mut(&path) {
+                Some(NodeState { scope: Some(scope), status, error, finished_at, .. }) => {
+                    scope.redrive();
+                    (*status, *error, *finished_at) = (NodeStatus::Running, None, None);
+                    let prefixes: Vec<String> =
+                        scope.again.iter().map(|index| path::item(&path, *index)).collect();
+                    prefixes.iter().for_each(|prefix| self.forget_within(prefix));
+                    self.open.insert(path);
+                }
+                Some(_) => {
+                    self.nodes.remove(&path);
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn scope(&mut self, id: &str) -> Option<&mut Scope> {
+        self.nodes.get_mut(id)?.scope.as_mut()
     }
 
     fn node(&mut self, id: &Arc<str>, at: Timestamp) -> &mut NodeState {
@@ -287,33 +577,77 @@ impl RunState {
     }
 
     fn settle(&mut self, id: &Arc<str>, status: NodeStatus, at: Timestamp) -> &mut NodeState {
+        self.open.remove(id);
         let node = self.node(id, at);
         node.status = status;
         node.due_at = None;
+        node.deadline = None;
         node.finished_at = Some(at);
         node
+    }
+
+    fn set_status(&mut self, id: &Arc<str>, status: NodeStatus) {
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.status = status;
+            if node.is_open() {
+                self.open.insert(Arc::clone(id));
+            } else {
+                self.open.remove(id);
+            }
+        }
+    }
+
+    fn cancel_open(&mut self, which: impl Fn(&Arc<str>) -> bool, at: Timestamp) {
+        let open: Vec<Arc<str>> = self.open.iter().filter(|path| which(path)).cloned().collect();
+        for path in open {
+            self.settle(&path, NodeStatus::Canceled, at);
+        }
+    }
+
+    fn cancel_within(&mut self, prefix: &str, at: Timestamp) {
+        let open: Vec<Arc<str>> = self.open_within(prefix).cloned().collect();
+        for path in open {
+            self.settle(&path, NodeStatus::Canceled, at);
+        }
+    }
+
+    fn forget_within(&mut self, prefix: &str) {
+        let from = (std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded);
+        let within = self.nodes.range::<str, _>(from).map(|(path, _)| path);
+        let gone: Vec<Arc<str>> = within.take_while(|path| path.starts_with(prefix)).cloned().collect();
+        for path in gone {
+            self.nodes.remove(&path);
+            self.open.remove(&path);
+        }
     }
 
     fn end(&mut self, status: RunStatus, at: Timestamp) {
         self.status = status;
         self.finished_at = Some(at);
-        for node in self.nodes.values_mut().filter(|node| node.is_open()) {
-            node.status = NodeStatus::Canceled;
-            node.due_at = None;
-            node.finished_at = Some(at);
-        }
+        self.deferred.clear();
+        self.cancel_open(|_| true, at);
     }
 
-    /// The jobs and timers that must exist for this state, in node order.
+    /// The paths of the open nodes that begin with `prefix`.
+    pub fn open_within<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
+        let from = (std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded);
+        self.open.range::<str, _>(from).take_while(move |path| path.starts_with(prefix))
+    }
+
+    /// The nodes that something must still happen to, in path order.
     pub fn open_work(&self) -> impl Iterator<Item = (&Arc<str>, &NodeState)> {
-        self.nodes.iter().filter(|(_, node)| node.is_open())
+        self.open.iter().filter_map(|path| self.nodes.get_key_value(path))
     }
 
     /// A rough size in bytes, for bounding caches.
     #[must_use]
     pub fn byte_size(&self) -> usize {
-        let outputs: usize =
-            self.nodes.values().filter_map(|node| node.output.as_ref()).map(Json::byte_size).sum();
-        512 + self.input.byte_size() + outputs + self.nodes.len() * 256
+        let node = |node: &NodeState| {
+            let results = node.scope.iter().flat_map(|scope| scope.results.values());
+            let results: usize = results.filter_map(ItemResult::output).map(Json::byte_size).sum();
+            let items = node.scope.as_ref().and_then(|scope| scope.items.as_ref()).map_or(0, Json::byte_size);
+            256 + node.output.as_ref().map_or(0, Json::byte_size) + results + items
+        };
+        512 + self.input.byte_size() + self.nodes.values().map(node).sum::<usize>()
     }
 }

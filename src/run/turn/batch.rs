@@ -1,7 +1,8 @@
 //! What a turn is going to write, column by column, as the statements take it.
 
-use meshhook_engine::event::{Event, Recorded};
-use meshhook_engine::state::{NodeStatus, RunState};
+use meshhook_engine::decide::Dropped;
+use meshhook_engine::event::{Child, Event, Recorded};
+use meshhook_engine::state::{NodeState, NodeStatus, RunState};
 use meshhook_engine::time::Timestamp;
 use pgrx::datum::TimestampWithTimeZone;
 
@@ -28,6 +29,19 @@ impl Keys {
     fn truncate(&mut self, len: usize) {
         self.project.truncate(len);
         self.run.truncate(len);
+    }
+
+    fn remove(&mut self, i: usize) {
+        self.project.remove(i);
+        self.run.remove(i);
+    }
+
+    /// Where the row of a run's node stands. The rows of the run being moved are the last ones.
+    fn place(&self, key: &RunKey, nodes: &[String], node: &str) -> Option<usize> {
+        let of_run = (0..self.run.len())
+            .rev()
+            .take_while(|i| self.run.get(*i) == Some(&key.run) && self.project.get(*i) == Some(&key.project));
+        of_run.into_iter().find(|i| nodes.get(*i).is_some_and(|other| other == node))
     }
 }
 
@@ -64,6 +78,36 @@ pub(super) struct Timers {
     pub earliest: Option<i64>,
 }
 
+impl Jobs {
+    fn remove(&mut self, i: usize) {
+        self.keys.remove(i);
+        self.node.remove(i);
+        self.attempt.remove(i);
+        self.kind.remove(i);
+        self.queue.remove(i);
+        self.input_position.remove(i);
+        self.timeout_ms.remove(i);
+        self.token.remove(i);
+        self.at.remove(i);
+    }
+}
+
+impl Timers {
+    fn remove(&mut self, i: usize) {
+        self.keys.remove(i);
+        self.node.remove(i);
+        self.due.remove(i);
+    }
+}
+
+impl Database {
+    fn remove(&mut self, i: usize) {
+        self.keys.remove(i);
+        self.node.remove(i);
+        self.attempt.remove(i);
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Updates {
     pub keys: Keys,
@@ -74,6 +118,43 @@ pub(super) struct Updates {
     pub last: Vec<TimestampWithTimeZone>,
 }
 
+/// Work that the database does itself, in a later turn.
+#[derive(Debug, Default)]
+pub(super) struct Database {
+    pub keys: Keys,
+    pub node: Vec<String>,
+    pub attempt: Vec<i32>,
+}
+
+/// Runs to start.
+#[derive(Debug, Default)]
+pub(super) struct Children {
+    pub keys: Keys,
+    /// The node that starts it; none for the handler of a failure.
+    pub node: Vec<Option<String>>,
+    pub run: Vec<String>,
+    pub workflow: Vec<String>,
+    pub version: Vec<Option<i32>>,
+    pub newest: Vec<bool>,
+    pub detached: Vec<bool>,
+    pub depth: Vec<i32>,
+    /// Position of the parent's event that holds the input.
+    pub input_position: Vec<i64>,
+    pub seed: Vec<i64>,
+}
+
+/// Ends of runs that a node of another run waits for.
+#[derive(Debug, Default)]
+pub(super) struct Returns {
+    /// The run that ended.
+    pub keys: Keys,
+    pub status: Vec<&'static str>,
+    /// Position of its last event.
+    pub position: Vec<i64>,
+    pub parent: Vec<String>,
+    pub node: Vec<String>,
+}
+
 /// All writes of a turn.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
@@ -82,7 +163,16 @@ pub(super) struct Batch {
     pub events: Events,
     pub jobs: Jobs,
     pub timers: Timers,
+    pub database: Database,
+    pub children: Children,
+    pub returns: Returns,
     pub updates: Updates,
+    /// Runs and nodes whose job and timer have to go.
+    pub dropped: Keys,
+    pub dropped_nodes: Vec<String>,
+    /// Runs to cancel.
+    pub canceled: Keys,
+    pub canceled_runs: Vec<String>,
     /// Runs that ended while something of theirs was open.
     pub closed: Keys,
     /// Runs that ended.
@@ -94,12 +184,17 @@ pub(super) struct Batch {
 pub(super) struct Mark {
     jobs: usize,
     timers: usize,
+    database: usize,
 }
 
 impl Batch {
     /// Where the batch stands now.
     pub fn mark(&self) -> Mark {
-        Mark { jobs: self.jobs.node.len(), timers: self.timers.node.len() }
+        Mark {
+            jobs: self.jobs.node.len(),
+            timers: self.timers.node.len(),
+            database: self.database.node.len(),
+        }
     }
 
     /// Drops the jobs and timers added since: their run ended in the same turn.
@@ -118,34 +213,72 @@ impl Batch {
         timers.keys.truncate(mark.timers);
         timers.node.truncate(mark.timers);
         timers.due.truncate(mark.timers);
+        let database = &mut self.database;
+        database.keys.truncate(mark.database);
+        database.node.truncate(mark.database);
+        database.attempt.truncate(mark.database);
+    }
+
+    /// Takes back what is outstanding for a node, also what this turn has added.
+    pub fn drop_work(&mut self, key: &RunKey, dropped: &Dropped) {
+        let node = &*dropped.node;
+        while let Some(i) = self.jobs.keys.place(key, &self.jobs.node, node) {
+            self.jobs.remove(i);
+        }
+        while let Some(i) = self.timers.keys.place(key, &self.timers.node, node) {
+            self.timers.remove(i);
+        }
+        while let Some(i) = self.database.keys.place(key, &self.database.node, node) {
+            self.database.remove(i);
+        }
+        self.dropped.push(key);
+        self.dropped_nodes.push(node.to_owned());
+        if let Some(child) = &dropped.child {
+            self.canceled.push(key);
+            self.canceled_runs.push(child.to_string());
+        }
     }
 
     /// Adds an event with what it causes. `state` is the state after the whole step.
     pub fn add(&mut self, key: &RunKey, recorded: &Recorded, state: &RunState, metadata: Option<&str>) {
         let at = pg_time(recorded.at);
+        let open = |path: &str| state.nodes.get(path).filter(|node| node.is_open());
         match &recorded.event {
-            Event::NodeScheduled(scheduled) => {
-                let job = state.nodes.get(&scheduled.node).and_then(|node| node.job.as_ref());
-                if let Some(due) = scheduled.due_at {
-                    self.add_timer(key, &scheduled.node, due);
-                } else if let Some(job) = job {
-                    self.jobs.keys.push(key);
-                    self.jobs.node.push(scheduled.node.to_string());
-                    self.jobs.attempt.push(scheduled.attempt.cast_signed());
-                    self.jobs.kind.push(job.kind.to_string());
-                    self.jobs.queue.push(job.queue.to_string());
-                    self.jobs.input_position.push(job.input_position.cast_signed());
-                    self.jobs.timeout_ms.push(job.timeout_ms.map(u64::cast_signed));
-                    self.jobs.token.push(recorded.position.cast_signed() << TOKEN_BITS);
-                    self.jobs.at.push(at);
+            Event::RunStarted(_) => {
+                if let Some(deadline) = state.deadline {
+                    self.add_timer(key, "", deadline);
                 }
             }
-            Event::NodeRetryScheduled(retry) => self.add_timer(key, &retry.node, retry.due_at),
+            Event::NodeScheduled(scheduled) => {
+                if let Some(child) = scheduled.child.as_ref() {
+                    let input = open(&scheduled.node)
+                        .and_then(|node| node.job.as_ref())
+                        .map(|job| job.input_position);
+                    let input = input.unwrap_or(recorded.position);
+                    self.add_child(key, Some(&scheduled.node), child, input);
+                }
+                if let Some(node) = open(&scheduled.node).filter(|node| node.attempt == scheduled.attempt) {
+                    self.add_work(key, &scheduled.node, node, recorded.position, &at);
+                }
+            }
+            Event::NodeEntered(entered) => {
+                if let Some(due) = open(&entered.node).and_then(NodeState::timer) {
+                    self.add_timer(key, &entered.node, due);
+                }
+            }
+            Event::NodeRetryScheduled(retry) => {
+                if let Some(due) = open(&retry.node).and_then(NodeState::timer) {
+                    self.add_timer(key, &retry.node, due);
+                }
+            }
+            Event::RunHandlerStarted(handler) => self.add_child(key, None, &handler.child, recorded.position),
             event if event.is_terminal() => {
                 self.ended.push(key.run);
-                if state.nodes.values().any(|node| node.status == NodeStatus::Canceled) {
+                let left = state.nodes.values().any(|node| node.status == NodeStatus::Canceled);
+                if left || state.deadline.is_some() {
                     self.closed.push(key);
                 }
+                self.add_return(key, recorded.position, state);
             }
             _ => {}
         }
@@ -157,7 +290,67 @@ impl Batch {
         self.events.at.push(at);
     }
 
+    /// The job, the timer and the work in the database of a node that was just scheduled.
+    fn add_work(
+        &mut self,
+        key: &RunKey,
+        path: &str,
+        node: &NodeState,
+        position: u64,
+        at: &TimestampWithTimeZone,
+    ) {
+        if let Some(due) = node.timer() {
+            self.add_timer(key, path, due);
+        }
+        let Some(job) = node.job.as_ref().filter(|_| node.status == NodeStatus::Scheduled) else { return };
+        let Some(queue) = &job.queue else {
+            self.database.keys.push(key);
+            self.database.node.push(path.to_owned());
+            self.database.attempt.push(node.attempt.cast_signed());
+            return;
+        };
+        self.jobs.keys.push(key);
+        self.jobs.node.push(path.to_owned());
+        self.jobs.attempt.push(node.attempt.cast_signed());
+        self.jobs.kind.push(job.kind.to_string());
+        self.jobs.queue.push(queue.to_string());
+        self.jobs.input_position.push(job.input_position.cast_signed());
+        self.jobs.timeout_ms.push(job.timeout_ms.map(u64::cast_signed));
+        self.jobs.token.push(position.cast_signed() << TOKEN_BITS);
+        self.jobs.at.push(*at);
+    }
+
+    fn add_child(&mut self, key: &RunKey, node: Option<&str>, child: &Child, input_position: u64) {
+        let children = &mut self.children;
+        children.keys.push(key);
+        children.node.push(node.map(str::to_owned));
+        children.run.push(child.run.to_string());
+        children.workflow.push(child.workflow.to_string());
+        children.version.push(child.version.map(u32::cast_signed));
+        children.newest.push(child.newest);
+        children.detached.push(child.detached);
+        children.depth.push(child.depth.cast_signed());
+        children.input_position.push(input_position.cast_signed());
+        children.seed.push(crate::random::seed());
+    }
+
+    /// Tells the run that waits for this one.
+    fn add_return(&mut self, key: &RunKey, position: u64, state: &RunState) {
+        let Some(parent) = state.parent.as_ref().filter(|parent| !parent.detached) else { return };
+        let Some(node) = &parent.node else { return };
+        let returns = &mut self.returns;
+        returns.keys.push(key);
+        returns.status.push(state.status.as_str());
+        returns.position.push(position.cast_signed());
+        returns.parent.push(parent.run.to_string());
+        returns.node.push(node.to_string());
+    }
+
+    /// One timer a node: a later one takes its place.
     fn add_timer(&mut self, key: &RunKey, node: &str, due: Timestamp) {
+        while let Some(i) = self.timers.keys.place(key, &self.timers.node, node) {
+            self.timers.remove(i);
+        }
         self.timers.keys.push(key);
         self.timers.node.push(node.to_owned());
         self.timers.due.push(pg_time(due));

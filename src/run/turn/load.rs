@@ -10,7 +10,7 @@ use meshhook_engine::state::RunState;
 use meshhook_engine::time::Timestamp;
 use pgrx::datum::TimestampWithTimeZone;
 
-use super::{LockedRun, RunKey};
+use super::{LockedRun, RunKey, database};
 use crate::error::bug;
 use crate::random::{timestamptz, unix_micros};
 use crate::spi::{self, Row, arg};
@@ -26,6 +26,8 @@ pub(super) struct Incoming {
     pub inbox_id: i64,
     /// The fact, or why it cannot be read.
     pub fact: Result<Fact, String>,
+    /// Work for the database, whose outcome becomes the fact.
+    pub due: Option<database::Due>,
     pub metadata: Option<String>,
 }
 
@@ -35,6 +37,13 @@ pub(super) struct Work {
     pub run: LockedRun,
     pub state: Option<RunState>,
     pub facts: Vec<Incoming>,
+}
+
+impl Work {
+    /// Whether the run may go on after its end.
+    pub fn is_redriven(&self) -> bool {
+        self.facts.iter().any(|fact| matches!(fact.fact, Ok(Fact::Redrive(_))))
+    }
 }
 
 /// Turns due timers and expired leases into facts; true if there may be more.
@@ -139,14 +148,14 @@ pub(super) fn facts(keys: &[RunKey]) -> HashMap<RunKey, Vec<Incoming>> {
         |row| {
             let key = RunKey { project: row.must(1), run: row.must(2) };
             let (kind, data): (String, String) = (row.must(4), row.must(5));
-            (
-                key,
-                Incoming {
-                    inbox_id: row.must(3),
-                    fact: read_fact(&kind, &data, row.get(7), row.get(8)),
-                    metadata: row.get(6),
-                },
-            )
+            let (node, attempt): (Option<String>, Option<i32>) = (row.get(7), row.get(8));
+            let due = (kind == "work.due").then(|| database::Due {
+                node: node.clone().unwrap_or_default(),
+                attempt: attempt.unwrap_or(0).cast_unsigned(),
+            });
+            let fact =
+                if due.is_some() { Err(String::new()) } else { read_fact(&kind, &data, node, attempt) };
+            (key, Incoming { inbox_id: row.must(3), fact, due, metadata: row.get(6) })
         },
     );
     for (key, fact) in rows {
@@ -194,7 +203,7 @@ pub(super) fn with_states(
         .collect();
     let behind: Vec<(RunKey, u64)> = work
         .iter()
-        .filter(|work| !work.run.finished)
+        .filter(|work| !work.run.finished || work.is_redriven())
         .filter_map(|work| work.state.as_ref().map(|state| (work.run.key, state.position, work.run.position)))
         .filter(|(_, seen, head)| seen < head)
         .map(|(key, seen, _)| (key, seen))

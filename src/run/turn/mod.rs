@@ -5,6 +5,7 @@
 //! `worker::orchestrator`), `tick()` leaves it to the session. Nothing here may wait.
 
 mod batch;
+mod database;
 mod load;
 pub use load::events_after;
 pub mod tick;
@@ -15,10 +16,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use lru::LruCache;
-use meshhook_engine::decide::step;
+use meshhook_engine::decide::{Step, step};
 use meshhook_engine::definition::Workflow;
 use meshhook_engine::error::ErrorInfo;
-use meshhook_engine::event::{Event, Recorded};
+use meshhook_engine::event::Recorded;
 use meshhook_engine::fact::{Fact, Quarantine};
 use meshhook_engine::state::RunState;
 use meshhook_engine::time::Timestamp;
@@ -76,6 +77,8 @@ pub struct Turns {
     staged: Vec<(RunKey, Option<RunState>)>,
     /// The runs of the turn under way.
     current: Vec<RunKey>,
+    /// Runs in which a user's function is due: each has a turn alone.
+    solo: VecDeque<RunKey>,
     /// Runs of a batch that failed, to be taken one by one.
     suspects: VecDeque<RunKey>,
     /// Runs that failed alone, with the error that ends them.
@@ -103,6 +106,7 @@ impl Turns {
             cache_bytes: 0,
             staged: Vec::new(),
             current: Vec::new(),
+            solo: VecDeque::new(),
             suspects: VecDeque::new(),
             condemned: VecDeque::new(),
             given_up: HashSet::new(),
@@ -125,14 +129,19 @@ impl Turns {
         self.current = locked.iter().map(|run| run.key).collect();
         if locked.is_empty() {
             // A suspect that somebody else holds, or that is done with, comes back by the inbox if need be.
-            let was_single = self.condemned.pop_front().is_some() || self.suspects.pop_front().is_some();
+            let was_single = self.condemned.pop_front().is_some()
+                || self.suspects.pop_front().is_some()
+                || self.solo.pop_front().is_some();
             return TurnReport { runs: 0, more: more || was_single };
         }
         let facts = load::facts(&self.current);
         let mut out = Batch::default();
+        let alone = self.current.len() == 1;
         for mut work in load::with_states(locked, facts, &mut self.cache, &mut self.cache_bytes) {
             if self.condemned.front().is_some_and(|(key, _)| *key == work.run.key) {
                 self.condemn(&mut work);
+            } else {
+                self.do_database_work(&mut work, alone);
             }
             self.move_run(work, now, &mut out);
         }
@@ -148,7 +157,7 @@ impl Turns {
         if let Some((key, _)) = self.condemned.front() {
             return load::lock(&[*key]);
         }
-        if let Some(key) = self.suspects.front() {
+        if let Some(key) = self.suspects.front().or(self.solo.front()) {
             return load::lock(&[*key]);
         }
         let (locked, passed_over) = load::pick(self.scope, batch, &self.given_up);
@@ -171,11 +180,38 @@ impl Turns {
         }
     }
 
+    /// Does what is due for a run in the database; the outcomes take the places of the facts. A user's function is
+    /// put off to a turn that the run has alone, for what it does is not undone for another run's sake.
+    fn do_database_work(&mut self, work: &mut load::Work, alone: bool) {
+        if !work.facts.iter().any(|fact| fact.due.is_some()) {
+            return;
+        }
+        let Some(state) = work.state.as_ref().filter(|_| !work.run.finished) else { return };
+        let is_users =
+            |fact: &load::Incoming| fact.due.as_ref().is_some_and(|due| database::is_users(state, due));
+        if !alone && work.facts.iter().any(is_users) {
+            self.solo.push_back(work.run.key);
+            work.facts.retain(|fact| !is_users(fact));
+        }
+        let mut held = false;
+        for fact in &mut work.facts {
+            let Some(due) = &fact.due else { continue };
+            match database::perform(&work.run, state, due) {
+                database::Outcome::Fact(outcome) => (fact.fact, fact.due) = (Ok(*outcome), None),
+                database::Outcome::Obsolete => fact.due = None,
+                database::Outcome::Held => held = true,
+            }
+        }
+        work.facts.retain(|fact| fact.due.is_none());
+        self.passed_over |= held;
+    }
+
     /// Decides what follows from a run's facts and adds it to the batch.
     fn move_run(&mut self, work: load::Work, now: i64, out: &mut Batch) {
         let load::Work { run, state, facts } = work;
         out.consumed.extend(facts.iter().map(|fact| fact.inbox_id));
-        let Some(mut state) = state.filter(|_| !run.finished) else { return };
+        let is_redriven = facts.iter().any(|fact| matches!(fact.fact, Ok(Fact::Redrive(_))));
+        let Some(mut state) = state.filter(|_| !run.finished || is_redriven) else { return };
         let before = state.position;
         let mark = out.mark();
         let project = Project(run.key.project);
@@ -191,8 +227,9 @@ impl Turns {
                 }
             };
             let first = state.position + 1;
-            let events = decide(&definition, &id, &mut state, &fact, at);
-            for (offset, event) in (0u64..).zip(events) {
+            let step = decide(&definition, &id, &mut state, &fact, at);
+            step.dropped.iter().for_each(|dropped| out.drop_work(&run.key, dropped));
+            for (offset, event) in (0u64..).zip(step.events) {
                 let metadata = if offset == 0 { incoming.metadata.as_deref() } else { None };
                 out.add(&run.key, &Recorded { position: first + offset, at, event }, &state, metadata);
             }
@@ -214,6 +251,8 @@ impl Turns {
                 self.condemned.pop_front();
             } else if self.suspects.front() == Some(key) {
                 self.suspects.pop_front();
+            } else if self.solo.front() == Some(key) {
+                self.solo.pop_front();
             }
             self.strikes.remove(key);
         }
@@ -298,16 +337,10 @@ impl Default for Turns {
 
 /// Asks the engine. A panic of it ends the run instead of the batch: the events decided so far in this
 /// step are dropped and the state is made again from those that count.
-fn decide(
-    workflow: &Rc<Workflow>,
-    run: &str,
-    state: &mut RunState,
-    fact: &Fact,
-    at: Timestamp,
-) -> Vec<Event> {
+fn decide(workflow: &Rc<Workflow>, run: &str, state: &mut RunState, fact: &Fact, at: Timestamp) -> Step {
     let before = state.clone();
     match catch_unwind(AssertUnwindSafe(|| step(workflow, run, state, fact, at))) {
-        Ok(events) => events,
+        Ok(step) => step,
         Err(_) => {
             *state = before;
             let start = if let Fact::Start(start) = fact { Some(start.clone()) } else { None };

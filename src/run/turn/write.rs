@@ -8,10 +8,14 @@ use crate::{event_store, shmem};
 /// Writes a turn. The caller commits.
 pub(super) fn all(batch: &Batch) {
     cancel_open_work(batch);
+    drop_work(batch);
     events(batch);
     jobs(batch);
     timers(batch);
+    database(batch);
+    children(batch);
     runs(batch);
+    returns(batch);
     if !batch.consumed.is_empty() {
         spi::exec("DELETE FROM meshhook.inbox WHERE inbox_id = ANY ($1)", &[arg(batch.consumed.clone())]);
     }
@@ -104,7 +108,8 @@ fn timers(batch: &Batch) {
     }
     spi::exec(
         "INSERT INTO meshhook.timer (project_id, run_id, node, due_at)
-         SELECT * FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::timestamptz[])",
+         SELECT * FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::timestamptz[])
+         ON CONFLICT (project_id, run_id, node) DO UPDATE SET due_at = excluded.due_at",
         &[
             arg(timers.keys.project.clone()),
             arg(timers.keys.run.clone()),
@@ -137,6 +142,151 @@ fn runs(batch: &Batch) {
             arg(updates.started.clone()),
             arg(updates.finished.clone()),
             arg(updates.last.clone()),
+        ],
+    );
+}
+
+/// Takes back jobs and timers of single nodes; what another session holds is left alone, as above.
+fn drop_work(batch: &Batch) {
+    if batch.dropped_nodes.is_empty() {
+        return;
+    }
+    let dropped = &batch.dropped;
+    let keys = [arg(dropped.project.clone()), arg(dropped.run.clone()), arg(batch.dropped_nodes.clone())];
+    spi::exec(
+        "WITH gone AS MATERIALIZED (
+             SELECT j.project_id, j.run_id, j.node FROM unnest($1::integer[], $2::uuid[], $3::text[]) AS u (project_id, run_id, node)
+             JOIN meshhook.job j ON j.project_id = u.project_id AND j.run_id = u.run_id AND j.node = u.node
+             FOR UPDATE OF j SKIP LOCKED)
+         DELETE FROM meshhook.job j USING gone g
+         WHERE j.project_id = g.project_id AND j.run_id = g.run_id AND j.node = g.node",
+        &keys,
+    );
+    spi::exec(
+        "WITH gone AS MATERIALIZED (
+             SELECT t.project_id, t.run_id, t.node FROM unnest($1::integer[], $2::uuid[], $3::text[]) AS u (project_id, run_id, node)
+             JOIN meshhook.timer t ON t.project_id = u.project_id AND t.run_id = u.run_id AND t.node = u.node
+             FOR UPDATE OF t SKIP LOCKED)
+         DELETE FROM meshhook.timer t USING gone g
+         WHERE t.project_id = g.project_id AND t.run_id = g.run_id AND t.node = g.node",
+        &keys,
+    );
+    if batch.canceled_runs.is_empty() {
+        return;
+    }
+    let canceled = &batch.canceled;
+    spi::exec(
+        "INSERT INTO meshhook.inbox (project_id, run_id, kind, data)
+         SELECT project_id, child::uuid, 'run.cancel', jsonb_build_object('reason', format('run %s no longer waits for it', run_id))
+         FROM unnest($1::integer[], $2::uuid[], $3::text[]) AS u (project_id, run_id, child)",
+        &[arg(canceled.project.clone()), arg(canceled.run.clone()), arg(batch.canceled_runs.clone())],
+    );
+}
+
+/// Work for a later turn of the same run lies in its inbox.
+fn database(batch: &Batch) {
+    let work = &batch.database;
+    if work.node.is_empty() {
+        return;
+    }
+    spi::exec(
+        "INSERT INTO meshhook.inbox (project_id, run_id, kind, data)
+         SELECT project_id, run_id, 'work.due', jsonb_build_object('node', node, 'attempt', attempt)
+         FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::integer[]) AS u (project_id, run_id, node, attempt)",
+        &[
+            arg(work.keys.project.clone()),
+            arg(work.keys.run.clone()),
+            arg(work.node.clone()),
+            arg(work.attempt.clone()),
+        ],
+    );
+}
+
+/// Starts child runs: on the version named, the one fixed when the parent was published, or the newest. Where there
+/// is none the parent is told.
+fn children(batch: &Batch) {
+    let children = &batch.children;
+    if children.run.is_empty() {
+        return;
+    }
+    let unstarted = spi::run(
+        "WITH wanted AS MATERIALIZED (
+             SELECT u.*, e.data -> 'input' AS input, v.version_id, v.version AS resolved
+             FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::uuid[], $5::text[], $6::integer[], $7::boolean[], $8::boolean[],
+                         $9::integer[], $10::bigint[], $11::bigint[])
+                  AS u (project_id, parent, node, run_id, workflow, version, newest, detached, depth, input_position, seed)
+             JOIN meshhook.run_event e ON e.project_id = u.project_id AND e.run_id = u.parent AND e.position = u.input_position
+             LEFT JOIN LATERAL (
+                 SELECT v.version_id, v.version
+                 FROM meshhook.run r
+                 JOIN meshhook.workflow_version p ON p.project_id = r.project_id AND p.version_id = r.version_id
+                 JOIN meshhook.workflow w ON w.project_id = u.project_id AND w.name = u.workflow
+                 JOIN meshhook.workflow_version v ON v.project_id = w.project_id AND v.workflow_id = w.workflow_id
+                 WHERE r.project_id = u.project_id AND r.run_id = u.parent
+                   AND v.version = coalesce(u.version, CASE WHEN u.newest THEN v.version
+                                                            ELSE coalesce((p.children ->> u.workflow)::integer, v.version) END)
+                 ORDER BY v.version DESC LIMIT 1) v ON true),
+         run AS (
+             INSERT INTO meshhook.run (project_id, run_id, version_id, status, created_at)
+             SELECT project_id, run_id, version_id, 'queued', meshhook.uuid_time(run_id) FROM wanted WHERE version_id IS NOT NULL),
+         started AS (
+             INSERT INTO meshhook.inbox (project_id, run_id, kind, data)
+             SELECT project_id, run_id, 'run.start',
+                    jsonb_build_object('workflow', workflow, 'version', resolved, 'input', input, 'seed', seed,
+                        'trigger', jsonb_build_object('type', CASE WHEN node IS NULL THEN 'failure' ELSE 'workflow' END, 'run', parent)
+                                   || CASE WHEN node IS NULL THEN '{}' ELSE jsonb_build_object('node', node) END,
+                        'parent', jsonb_build_object('run', parent, 'detached', detached, 'depth', depth)
+                                  || CASE WHEN node IS NULL THEN '{}' ELSE jsonb_build_object('node', node) END)
+             FROM wanted WHERE version_id IS NOT NULL),
+         missing AS (
+             INSERT INTO meshhook.inbox (project_id, run_id, kind, data)
+             SELECT project_id, parent, 'child.ended',
+                    jsonb_build_object('node', node, 'run', run_id, 'status', 'failed', 'error', jsonb_build_object(
+                        'class', 'workflow.missing', 'message', format('there is no published workflow %I to start', workflow)))
+             FROM wanted WHERE version_id IS NULL AND NOT detached)
+         SELECT workflow, parent FROM wanted WHERE version_id IS NULL AND detached",
+        &[
+            arg(children.keys.project.clone()),
+            arg(children.keys.run.clone()),
+            arg(children.node.clone()),
+            arg(children.run.clone()),
+            arg(children.workflow.clone()),
+            arg(children.version.clone()),
+            arg(children.newest.clone()),
+            arg(children.detached.clone()),
+            arg(children.depth.clone()),
+            arg(children.input_position.clone()),
+            arg(children.seed.clone()),
+        ],
+        |row| (row.must::<String>(1), row.must::<pgrx::Uuid>(2)),
+    );
+    for (workflow, parent) in unstarted {
+        pgrx::warning!("run {parent} could not start a run of workflow \"{workflow}\": it is not published");
+    }
+}
+
+/// Tells the runs that wait for those that ended.
+fn returns(batch: &Batch) {
+    let returns = &batch.returns;
+    if returns.node.is_empty() {
+        return;
+    }
+    spi::exec(
+        "INSERT INTO meshhook.inbox (project_id, run_id, kind, data)
+         SELECT u.project_id, u.parent::uuid, 'child.ended',
+                jsonb_build_object('node', u.node, 'run', u.run_id, 'status', u.status)
+                || CASE WHEN e.data ? 'output' THEN jsonb_build_object('output', e.data -> 'output') ELSE '{}' END
+                || CASE WHEN e.data ? 'error' THEN jsonb_build_object('error', e.data -> 'error') ELSE '{}' END
+         FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::text[])
+              AS u (project_id, run_id, status, position, parent, node)
+         JOIN meshhook.run_event e ON e.project_id = u.project_id AND e.run_id = u.run_id AND e.position = u.position",
+        &[
+            arg(returns.keys.project.clone()),
+            arg(returns.keys.run.clone()),
+            arg(returns.status.clone()),
+            arg(returns.position.clone()),
+            arg(returns.parent.clone()),
+            arg(returns.node.clone()),
         ],
     );
 }

@@ -94,6 +94,15 @@ impl<'a> Fields<'a> {
         value.as_str()
     }
 
+    /// A boolean, if the field is there.
+    pub fn boolean(&mut self, key: &'static str, problems: &mut Problems) -> Option<bool> {
+        let value = self.get(key)?;
+        if value.as_bool().is_none() {
+            problems.add(self.at(key), "type", format!("\"{key}\" must be true or false"));
+        }
+        value.as_bool()
+    }
+
     /// A whole number within bounds, if the field is there.
     pub fn integer(
         &mut self,

@@ -12,17 +12,20 @@ pub use fields::{Fields, Problem, Problems, pointer};
 
 use crate::expr;
 use crate::json::Json;
-use crate::node::{self, Node, NodeType};
-use crate::retry::{Jitter, RetryPolicy};
+use crate::node::{self, Node, NodeType, Work};
+use crate::path;
+use crate::retry::{Jitter, Matcher, RetryPolicy};
 use crate::state::OUT;
 
 /// Version of the definition's schema this release writes and reads.
 pub const SCHEMA_VERSION: u32 = 1;
 /// Version of the expression profile this release evaluates.
 pub const EXPRESSION_PROFILE: &str = expr::PROFILE;
-/// Most nodes in one workflow.
+/// Most nodes in one workflow, bodies included.
 pub const MAX_NODES: usize = 1_000;
-/// Most edges in one workflow.
+/// How deep bodies may be nested.
+pub const MAX_BODY_DEPTH: usize = 4;
+/// Most edges in one graph.
 pub const MAX_EDGES: usize = 5_000;
 /// Longest workflow name and node id, in bytes.
 pub const MAX_NAME_BYTES: usize = 63;
@@ -46,7 +49,7 @@ pub enum Join {
 /// A compiled node.
 #[derive(Debug)]
 pub struct NodeDef {
-    /// Its id, unique in the workflow.
+    /// Its id, unique in the workflow, bodies included.
     pub id: Arc<str>,
     /// Its type.
     pub kind: &'static NodeType,
@@ -58,23 +61,45 @@ pub struct NodeDef {
     pub retry: RetryPolicy,
     /// How long one attempt may take, in milliseconds.
     pub timeout_ms: Option<u64>,
-    /// Incoming edges, as indexes into [`Workflow::edges`].
+    /// How long it may take in all, in milliseconds.
+    pub deadline_ms: Option<u64>,
+    /// The nodes of its body.
+    pub body: Option<Graph>,
+    /// What undoes it.
+    pub compensate: Option<Box<NodeDef>>,
+    /// Incoming edges, as indexes into [`Graph::edges`].
     pub incoming: Vec<usize>,
-    /// Outgoing edges, as indexes into [`Workflow::edges`].
+    /// Outgoing edges, as indexes into [`Graph::edges`].
     pub outgoing: Vec<usize>,
     /// Its place in the topological order.
     pub rank: usize,
+    /// JSON pointer of its definition.
+    place: String,
 }
 
 /// A compiled edge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edge {
-    /// Source node, as an index into [`Workflow::nodes`].
+    /// Source node, as an index into [`Graph::nodes`].
     pub from: usize,
-    /// Target node, as an index into [`Workflow::nodes`].
+    /// Target node, as an index into [`Graph::nodes`].
     pub to: usize,
     /// The source's port it hangs on.
     pub port: Arc<str>,
+}
+
+/// Nodes and edges: a workflow's, or a body's.
+#[derive(Debug, Default)]
+pub struct Graph {
+    /// The nodes, in the definition's order.
+    pub nodes: Vec<NodeDef>,
+    /// The edges, in the definition's order.
+    pub edges: Vec<Edge>,
+    /// Node indexes in topological order.
+    pub order: Vec<usize>,
+    by_id: BTreeMap<Arc<str>, usize>,
+    /// Whether every edge could be read.
+    sound: bool,
 }
 
 /// A definition that was found to be without fault, ready to run.
@@ -84,13 +109,12 @@ pub struct Workflow {
     pub name: Arc<str>,
     /// `.vars` of every run.
     pub vars: Json,
-    /// The nodes, in the definition's order.
-    pub nodes: Vec<NodeDef>,
-    /// The edges, in the definition's order.
-    pub edges: Vec<Edge>,
-    /// Node indexes in topological order.
-    pub order: Vec<usize>,
-    by_id: BTreeMap<Arc<str>, usize>,
+    /// How long a run may take, in milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// The workflow that is started when a run fails.
+    pub on_failure: Option<Arc<str>>,
+    /// Its nodes and edges.
+    pub graph: Graph,
 }
 
 impl Workflow {
@@ -110,23 +134,35 @@ impl Workflow {
         }
     }
 
-    /// The index of a node.
+    /// The definition of the node at a path, and the graph it stands in; what undoes a node stands beside it.
     #[must_use]
-    pub fn index(&self, id: &str) -> Option<usize> {
-        self.by_id.get(id).copied()
+    pub fn locate(&self, path: &str) -> Option<(&Graph, &NodeDef)> {
+        let graph = self.graph_at(path::prefix(path))?;
+        let beside = path::compensated(path).unwrap_or(path);
+        let id = beside.rsplit('/').next().unwrap_or(beside);
+        let node = &graph.nodes[graph.index(id)?];
+        if path::compensated(path).is_some() {
+            return node.compensate.as_deref().map(|node| (graph, node));
+        }
+        Some((graph, node))
     }
 
-    /// Whether some edge hangs on this port of the node.
+    /// The graph whose nodes' paths begin with `prefix`.
     #[must_use]
-    pub fn has_edge(&self, node: usize, port: &str) -> bool {
-        self.nodes[node].outgoing.iter().any(|edge| &*self.edges[*edge].port == port)
+    pub fn graph_at(&self, prefix: &str) -> Option<&Graph> {
+        let mut graph = &self.graph;
+        let mut tokens = prefix.split_terminator('/');
+        while let (Some(id), Some(_)) = (tokens.next(), tokens.next()) {
+            graph = graph.nodes[graph.index(id)?].body.as_ref()?;
+        }
+        Some(graph)
     }
 
-    /// The nodes whose outputs make the run's output: those with no edge on a port of success.
-    pub fn leaves(&self) -> impl Iterator<Item = &NodeDef> {
-        self.nodes.iter().filter(|node| {
-            node.outgoing.iter().all(|edge| matches!(&*self.edges[*edge].port, ERROR_PORT | TIMEOUT_PORT))
-        })
+    /// Every node, those of bodies and those that undo others included.
+    pub fn all_nodes(&self) -> Vec<&NodeDef> {
+        let mut found = Vec::new();
+        self.graph.visit(&mut |node| found.push(node));
+        found
     }
 
     fn read(definition: &Json, problems: &mut Problems) -> Option<Self> {
@@ -145,22 +181,65 @@ impl Workflow {
                 problems.add(pointer("", "description"), "type", "\"description\" must be a string");
             }
         });
-        let nodes = read_nodes(&mut fields, problems);
-        let mut workflow = Self {
+        let timeout_ms = read_limit("timeout", &mut fields, problems);
+        let on_failure = fields.string("on_failure", problems);
+        if on_failure.is_some_and(|name| name.is_empty() || name.len() > MAX_NAME_BYTES) {
+            let message = format!("a workflow's name has 1 to {MAX_NAME_BYTES} bytes");
+            problems.add(fields.at("on_failure"), "range", message);
+        }
+        let mut taken = Ids::default();
+        let (mut graph, complete) = Graph::read(&mut fields, &mut taken, 0, problems);
+        fields.finish(problems);
+        graph::check(&mut graph, problems);
+        complete.then_some(Self {
             name: name.unwrap_or_default(),
             vars,
-            by_id: nodes.iter().enumerate().rev().map(|(i, node)| (Arc::clone(&node.def.id), i)).collect(),
-            edges: Vec::new(),
-            order: Vec::new(),
-            nodes: Vec::new(),
-        };
-        let places: Vec<_> = nodes.iter().map(|node| node.place.clone()).collect();
-        let complete = nodes.iter().all(|node| node.complete);
-        workflow.nodes = nodes.into_iter().map(|node| node.def).collect();
-        let sound = workflow.read_edges(&mut fields, problems);
-        fields.finish(problems);
-        graph::check(&mut workflow, &places, sound, problems);
-        complete.then_some(workflow)
+            timeout_ms,
+            on_failure: on_failure.map(Arc::from),
+            graph,
+        })
+    }
+}
+
+/// The node ids taken so far, with where.
+#[derive(Debug, Default)]
+struct Ids(BTreeMap<Arc<str>, String>);
+
+impl Graph {
+    /// The index of a node.
+    #[must_use]
+    pub fn index(&self, id: &str) -> Option<usize> {
+        self.by_id.get(id).copied()
+    }
+
+    /// Whether some edge hangs on this port of the node.
+    #[must_use]
+    pub fn has_edge(&self, node: usize, port: &str) -> bool {
+        self.nodes[node].outgoing.iter().any(|edge| &*self.edges[*edge].port == port)
+    }
+
+    /// The nodes whose outputs make the output: those with no edge on a port of success.
+    pub fn leaves(&self) -> impl Iterator<Item = &NodeDef> {
+        self.nodes.iter().filter(|node| {
+            node.outgoing.iter().all(|edge| matches!(&*self.edges[*edge].port, ERROR_PORT | TIMEOUT_PORT))
+        })
+    }
+
+    fn visit<'a>(&'a self, found: &mut dyn FnMut(&'a NodeDef)) {
+        for node in &self.nodes {
+            found(node);
+            node.compensate.iter().for_each(|node| found(node));
+            node.body.iter().for_each(|body| body.visit(found));
+        }
+    }
+
+    /// Reads nodes and edges; says whether every node's own definition is sound.
+    fn read(fields: &mut Fields, taken: &mut Ids, depth: usize, problems: &mut Problems) -> (Self, bool) {
+        let (nodes, complete) = read_nodes(fields, taken, depth, problems);
+        let by_id = nodes.iter().enumerate().rev().map(|(i, node)| (Arc::clone(&node.id), i)).collect();
+        let mut graph = Self { nodes, by_id, ..Self::default() };
+        graph.sound = graph.read_edges(fields, problems);
+        (graph, complete)
     }
 
     /// Reads the edges; true if every one of them connects two known nodes.
@@ -168,7 +247,7 @@ impl Workflow {
         let at = fields.at("edges");
         let edges = fields.array("edges", problems).unwrap_or_default();
         if edges.len() > MAX_EDGES {
-            problems.add(at, "limit", format!("a workflow has at most {MAX_EDGES} edges"));
+            problems.add(at, "limit", format!("a workflow, and a body, has at most {MAX_EDGES} edges"));
             return false;
         }
         let mut sound = true;
@@ -223,13 +302,19 @@ impl Workflow {
 }
 
 impl NodeDef {
+    /// JSON pointer of its `with`.
+    #[must_use]
+    pub fn with_pointer(&self) -> String {
+        pointer(&self.place, "with")
+    }
+
     /// The ports edges may hang on; empty if the node's own definition is too broken to know.
     #[must_use]
     pub fn ports(&self) -> Vec<Arc<str>> {
         let mut ports = self.node.ports();
         if !ports.is_empty() {
             ports.push(Arc::from(ERROR_PORT));
-            if self.kind.is_job {
+            if self.kind.work.can_be_late() {
                 ports.push(Arc::from(TIMEOUT_PORT));
             }
         }
@@ -255,82 +340,187 @@ fn read_vars(fields: &mut Fields, problems: &mut Problems) -> Json {
     vars
 }
 
-/// A node as read, with where it stands and whether its own definition is sound.
-struct ReadNode {
-    def: NodeDef,
-    place: String,
-    complete: bool,
-}
-
-fn read_nodes(fields: &mut Fields, problems: &mut Problems) -> Vec<ReadNode> {
+/// Reads the nodes of a graph; says whether each one's own definition is sound.
+fn read_nodes(
+    fields: &mut Fields,
+    taken: &mut Ids,
+    depth: usize,
+    problems: &mut Problems,
+) -> (Vec<NodeDef>, bool) {
     let at = fields.at("nodes");
     if fields.required("nodes", problems).is_none() {
-        return Vec::new();
+        return (Vec::new(), false);
     }
     let nodes = fields.array("nodes", problems).unwrap_or_default();
     if nodes.is_empty() {
-        problems.add(&at, "missing", "a workflow has at least one node");
+        problems.add(&at, "missing", "a workflow, and a body, has at least one node");
     }
-    if nodes.len() > MAX_NODES {
+    if taken.0.len() + nodes.len() > MAX_NODES {
         problems.add(&at, "limit", format!("a workflow has at most {MAX_NODES} nodes"));
-        return Vec::new();
+        return (Vec::new(), false);
     }
-    let mut read: Vec<ReadNode> = Vec::new();
+    let (mut read, mut complete) = (Vec::new(), true);
     for (i, node) in nodes.iter().enumerate() {
-        let place = pointer(&at, i);
-        let Some(node) = read_node(node, place.clone(), problems) else { continue };
-        if let Some(twin) = read.iter().find(|other| other.def.id == node.def.id) {
-            let message = format!("node id \"{}\" is taken by {}", node.def.id, twin.place);
-            problems.add(pointer(&place, "id"), "duplicate", message);
+        match read_node(node, pointer(&at, i), taken, depth, problems) {
+            Some((node, sound)) => {
+                complete &= sound;
+                read.push(node);
+            }
+            None => complete = false,
         }
-        read.push(node);
     }
-    read
+    (read, complete)
 }
 
-fn read_node(value: &Json, place: String, problems: &mut Problems) -> Option<ReadNode> {
+fn read_node(
+    value: &Json,
+    place: String,
+    taken: &mut Ids,
+    depth: usize,
+    problems: &mut Problems,
+) -> Option<(NodeDef, bool)> {
     let mut fields = Fields::of(value, place.clone(), problems)?;
     let id = read_id(&mut fields, problems);
-    let kind = read_kind(&mut fields, problems);
+    if let Some(id) = &id {
+        match taken.0.get(id) {
+            Some(twin) => {
+                let message = format!("node id \"{id}\" is taken by {twin}");
+                problems.add(pointer(&place, "id"), "duplicate", message);
+            }
+            None => drop(taken.0.insert(Arc::clone(id), place)),
+        }
+    }
     let join = fields.word("join", &[("all", Join::All), ("any", Join::Any)], problems).unwrap_or(Join::All);
     // Where the builder drew it: of no meaning here.
     fields.get("position");
     fields.get("label");
-    let retry = read_retry(&mut fields, kind, problems);
-    let timeout_ms = fields.duration_ms("timeout", problems);
-    if let (Some(kind), Some(_)) = (kind, timeout_ms)
-        && !kind.is_job
-    {
-        problems.add(fields.at("timeout"), "unsupported", format!("a {} node has no timeout", kind.name));
+    let compensate = fields.get("compensate").and_then(|value| {
+        let mut below = Fields::of(value, fields.at("compensate"), problems)?;
+        let id = Arc::clone(id.as_ref()?);
+        let read = read_work(id, &mut below, None, problems);
+        let at = below.at("type");
+        below.finish(problems);
+        if !read.0.kind.work.can_compensate() {
+            let names = node::NODE_TYPES.iter().filter(|kind| kind.work.can_compensate());
+            let list: Vec<_> = names.map(|kind| format!("\"{}\"", kind.name)).collect();
+            problems.add(at, "unsupported", format!("what undoes a node is one of {}", list.join(", ")));
+        }
+        Some(read)
+    });
+    let (mut node, mut sound) = read_work(id?, &mut fields, Some((taken, depth)), problems);
+    if let Some((undo, undo_sound)) = compensate {
+        sound &= undo_sound;
+        node.compensate = Some(Box::new(undo));
     }
-    if timeout_ms == Some(0) {
-        problems.add(fields.at("timeout"), "range", "\"timeout\" must be more than nothing");
-    }
+    node.join = join;
+    fields.finish(problems);
+    Some((node, sound))
+}
+
+/// Reads what a node does: type, retries, time limits, `with` and body. `inside` is given where a body may stand.
+fn read_work(
+    id: Arc<str>,
+    fields: &mut Fields,
+    inside: Option<(&mut Ids, usize)>,
+    problems: &mut Problems,
+) -> (NodeDef, bool) {
+    let kind = read_kind(fields, problems);
+    let retry = read_retry(fields, kind, problems);
+    let (timeout_ms, deadline_ms) = read_timeouts(fields, kind, problems);
     let empty = Json::object([] as [(&str, Json); 0]);
     let with = fields.get("with").unwrap_or(&empty);
+    let mut body = None;
     let node = kind.and_then(|kind| {
         let mut with = Fields::of(with, fields.at("with"), problems)?;
         let before = problems.0.len();
         let node = (kind.compile)(&mut with, problems);
+        let mut sound = problems.0.len() == before;
+        if let (Work::Body, Some((taken, depth))) = (kind.work, inside) {
+            let (graph, complete) = read_body(&mut with, taken, depth + 1, problems)?;
+            sound &= complete;
+            body = Some(graph);
+        }
         with.finish(problems);
-        node.filter(|_| problems.0.len() == before)
+        node.filter(|_| sound)
     });
-    fields.finish(problems);
-    Some(ReadNode {
-        complete: node.is_some(),
-        def: NodeDef {
-            id: id?,
-            kind: kind.unwrap_or(node::NODE_TYPES[0]),
-            node: node.unwrap_or_else(|| Box::new(node::Broken)),
-            join,
-            retry,
-            timeout_ms,
-            incoming: Vec::new(),
-            outgoing: Vec::new(),
-            rank: 0,
-        },
-        place,
-    })
+    let complete = node.is_some();
+    let node = NodeDef {
+        id,
+        kind: kind.unwrap_or(node::NODE_TYPES[0]),
+        node: node.unwrap_or_else(|| Box::new(node::Broken)),
+        join: Join::All,
+        retry,
+        timeout_ms,
+        deadline_ms,
+        body,
+        compensate: None,
+        incoming: Vec::new(),
+        outgoing: Vec::new(),
+        rank: 0,
+        place: fields.pointer.clone(),
+    };
+    (node, complete)
+}
+
+/// A body: nodes and edges, or a child workflow for each item.
+fn read_body(
+    with: &mut Fields,
+    taken: &mut Ids,
+    depth: usize,
+    problems: &mut Problems,
+) -> Option<(Graph, bool)> {
+    let at = with.at("body");
+    let value = with.required("body", problems)?;
+    if depth > MAX_BODY_DEPTH {
+        problems.add(at, "limit", format!("bodies are nested at most {MAX_BODY_DEPTH} deep"));
+        return None;
+    }
+    let mut fields = Fields::of(value, at, problems)?;
+    if fields.get("workflow").is_none() {
+        let read = Graph::read(&mut fields, taken, depth, problems);
+        fields.finish(problems);
+        return Some(read);
+    }
+    let node = Json::object([("type", Json::from("workflow")), ("with", value.clone())]);
+    let mut fields = Fields::of(&node, with.at("body"), problems)?;
+    let (node, sound) = read_work(Arc::from("workflow"), &mut fields, None, problems);
+    let by_id = BTreeMap::from([(Arc::clone(&node.id), 0)]);
+    Some((Graph { nodes: vec![node], by_id, sound: true, ..Graph::default() }, sound))
+}
+
+/// The time limits: `timeout` is an attempt's where there are attempts, else the whole node's; `total_timeout` is
+/// the whole node's.
+fn read_timeouts(
+    fields: &mut Fields,
+    kind: Option<&NodeType>,
+    problems: &mut Problems,
+) -> (Option<u64>, Option<u64>) {
+    let timeout = read_limit("timeout", fields, problems);
+    let total = read_limit("total_timeout", fields, problems);
+    let Some(kind) = kind else { return (timeout, total) };
+    for (name, limit) in [("timeout", timeout), ("total_timeout", total)] {
+        if limit.is_some() && !kind.work.can_be_late() {
+            let message = format!("a {} node has no \"{name}\"", kind.name);
+            problems.add(fields.at(name), "unsupported", message);
+        }
+    }
+    if kind.work.has_attempt_timeout() {
+        return (timeout, total);
+    }
+    if timeout.is_some() && total.is_some() {
+        let message =
+            format!("a {} node has no attempts: give \"timeout\" or \"total_timeout\", not both", kind.name);
+        problems.add(fields.at("total_timeout"), "duplicate", message);
+    }
+    (None, timeout.or(total))
+}
+
+fn read_limit(name: &'static str, fields: &mut Fields, problems: &mut Problems) -> Option<u64> {
+    let limit = fields.duration_ms(name, problems);
+    if limit == Some(0) {
+        problems.add(fields.at(name), "range", format!("\"{name}\" must be more than nothing"));
+    }
+    limit
 }
 
 fn read_id(fields: &mut Fields, problems: &mut Problems) -> Option<Arc<str>> {
@@ -359,22 +549,23 @@ fn read_kind(fields: &mut Fields, problems: &mut Problems) -> Option<&'static No
 }
 
 fn read_retry(fields: &mut Fields, kind: Option<&NodeType>, problems: &mut Problems) -> RetryPolicy {
-    let default =
-        if kind.is_some_and(|kind| kind.is_job) { RetryPolicy::default() } else { RetryPolicy::never() };
+    // What an executor does is tried again by default: networks fail. A function of the database, or a child
+    // that has retried already, is not.
+    let default = match kind.map(|kind| kind.work) {
+        Some(Work::Job) => RetryPolicy::default(),
+        _ => RetryPolicy::never(),
+    };
     let at = fields.at("retry");
     let Some(value) = fields.get("retry") else { return default };
     if let Some(kind) = kind
-        && !kind.is_job
+        && !kind.work.is_retried()
     {
-        problems.add(
-            at,
-            "unsupported",
-            format!("a {} node is not retried; its result is always the same", kind.name),
-        );
+        let message = format!("a {} node is not retried; its result is always the same", kind.name);
+        problems.add(at, "unsupported", message);
         return default;
     }
     let Some(mut retry) = Fields::of(value, at, problems) else { return default };
-    let mut policy = default;
+    let mut policy = RetryPolicy::default();
     if let Some(n) = retry.integer("max_attempts", 1..=1_000, problems) {
         policy.max_attempts = u32::try_from(n).unwrap_or(1);
     }
@@ -386,11 +577,32 @@ fn read_retry(fields: &mut Fields, kind: Option<&NodeType>, problems: &mut Probl
             None => problems.add(retry.at("factor"), "range", "\"factor\" must be a number from 1 to 100"),
         }
     }
-    let jitters = [("none", Jitter::None), ("full", Jitter::Full)];
+    let jitters = [("none", Jitter::None), ("full", Jitter::Full), ("equal", Jitter::Equal)];
     policy.jitter = retry.word("jitter", &jitters, problems).unwrap_or(policy.jitter);
     if policy.max_ms < policy.initial_ms {
         problems.add(retry.at("max"), "range", "\"max\" must not be shorter than \"initial\"");
     }
+    policy.max_elapsed_ms = read_limit("max_elapsed", &mut retry, problems);
+    policy.only_on = read_matchers("only_on", &mut retry, problems);
+    policy.never_on = read_matchers("never_on", &mut retry, problems).unwrap_or_default();
     retry.finish(problems);
     policy
+}
+
+fn read_matchers(name: &'static str, retry: &mut Fields, problems: &mut Problems) -> Option<Vec<Matcher>> {
+    let at = retry.at(name);
+    let list = retry.array(name, problems)?;
+    let mut matchers = Vec::new();
+    for (i, value) in list.iter().enumerate() {
+        let text = value.as_str().map(str::to_owned).or_else(|| value.as_i64().map(|n| n.to_string()));
+        match text.as_deref().and_then(Matcher::parse) {
+            Some(matcher) => matchers.push(matcher),
+            None => problems.add(
+                pointer(&at, i),
+                "value",
+                "must be an error class (\"timeout\", \"http.*\"), an HTTP status (429) or a class of them (\"5xx\")",
+            ),
+        }
+    }
+    Some(matchers)
 }

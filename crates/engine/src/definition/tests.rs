@@ -34,10 +34,10 @@ fn a_sound_definition_compiles() {
                  {"from":"big","port":"yes","to":"review"},{"from":"big","port":"no","to":"wait"},
                  {"from":"review","to":"done"},{"from":"wait","to":"done"}]}"#;
     let workflow = Workflow::compile(&Json::parse(text).unwrap()).unwrap();
-    let order: Vec<_> = workflow.order.iter().map(|i| &*workflow.nodes[*i].id).collect();
+    let order: Vec<_> = workflow.graph.order.iter().map(|i| &*workflow.graph.nodes[*i].id).collect();
     assert_eq!(order, ["charge", "big", "review", "wait", "done", "stop"]);
-    assert_eq!(workflow.nodes[0].retry.max_attempts, 3);
-    assert_eq!(workflow.leaves().map(|node| &*node.id).collect::<Vec<_>>(), ["done", "stop"]);
+    assert_eq!(workflow.graph.nodes[0].retry.max_attempts, 3);
+    assert_eq!(workflow.graph.leaves().map(|node| &*node.id).collect::<Vec<_>>(), ["done", "stop"]);
 }
 
 #[test]

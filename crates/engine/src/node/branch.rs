@@ -1,40 +1,55 @@
-//! `branch`: takes the port of the first case whose condition is true. Inline.
+//! `branch`: takes the port of the first case whose condition is true, or of a condition `true` or `false`. Inline.
 
 use std::sync::Arc;
 
-use super::{Action, Context, Node, NodeType, Reference, located, references};
+use super::{Action, Context, Node, NodeType, Reference, Work, located, references};
 use crate::definition::{ERROR_PORT, Fields, MAX_NAME_BYTES, Problems, TIMEOUT_PORT, pointer};
 use crate::error::ErrorInfo;
 use crate::expr::{Budget, Expr};
 use crate::json::Json;
 
-/// `{"type":"branch","with":{"cases":[{"port":"yes","when":".input.total > 100"}],"default":"no"}}`
-pub(super) static TYPE: NodeType = NodeType { name: "branch", is_job: false, compile };
+/// `{"type":"branch","with":{"cases":[{"port":"yes","when":".input.total > 100"}],"default":"no"}}`, or
+/// `{"type":"branch","with":{"when":".input.total > 100"}}` with the ports `true` and `false`.
+pub(super) static TYPE: NodeType = NodeType { name: "branch", work: Work::Inline, compile };
 
 #[derive(Debug)]
 struct Branch {
-    cases: Vec<(Arc<str>, Expr)>,
+    cases: Vec<Case>,
     default: Option<Arc<str>>,
 }
 
+#[derive(Debug)]
+struct Case {
+    port: Arc<str>,
+    when: Expr,
+    /// JSON pointer of the condition, below `with`.
+    place: String,
+}
+
 fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> {
+    if with.get("when").is_some() {
+        let when = with.expr("when", problems)?;
+        let case = Case { port: Arc::from("true"), when, place: "/when".to_owned() };
+        return Some(Box::new(Branch { cases: vec![case], default: Some(Arc::from("false")) }));
+    }
     with.required("cases", problems)?;
     let at = with.at("cases");
     let list = with.array("cases", problems)?;
     if list.is_empty() {
         problems.add(&at, "missing", "a branch has at least one case");
     }
-    let mut cases: Vec<(Arc<str>, Expr)> = Vec::new();
+    let mut cases: Vec<Case> = Vec::new();
     for (i, case) in list.iter().enumerate() {
         let Some(mut case) = Fields::of(case, pointer(&at, i), problems) else { continue };
         let port = read_port(&mut case, "port", problems);
         case.required("when", problems);
         let when = case.expr("when", problems);
-        if port.as_ref().is_some_and(|port| cases.iter().any(|(other, _)| other == port)) {
+        if port.as_ref().is_some_and(|port| cases.iter().any(|other| other.port == *port)) {
             problems.add(case.at("port"), "duplicate", "two cases have the same port");
         }
         case.finish(problems);
-        cases.extend(port.zip(when));
+        let place = format!("/cases/{i}/when");
+        cases.extend(port.zip(when).map(|(port, when)| Case { port, when, place }));
     }
     let default = with.get("default").is_some().then(|| read_port(with, "default", problems)).flatten();
     Some(Box::new(Branch { cases, default }))
@@ -53,23 +68,22 @@ fn read_port(fields: &mut Fields, key: &'static str, problems: &mut Problems) ->
 
 impl Node for Branch {
     fn ports(&self) -> Vec<Arc<str>> {
-        let mut ports: Vec<_> = self.cases.iter().map(|(port, _)| Arc::clone(port)).collect();
+        let mut ports: Vec<_> = self.cases.iter().map(|case| Arc::clone(&case.port)).collect();
         ports.extend(self.default.clone().filter(|port| !ports.contains(port)));
         ports
     }
 
     fn references(&self) -> Vec<Reference> {
-        let cases = self.cases.iter().enumerate();
-        cases.flat_map(|(i, (_, when))| references(&format!("/cases/{i}/when"), when)).collect()
+        self.cases.iter().flat_map(|case| references(&case.place, &case.when)).collect()
     }
 
     fn fire(&self, context: &Context) -> Result<Action, ErrorInfo> {
         let mut budget = Budget::node();
         let mut taken = None;
-        for (i, (port, when)) in self.cases.iter().enumerate() {
-            let holds = when.eval_bool(context.root, &mut budget);
-            if holds.map_err(|error| located(&error, &format!("/with/cases/{i}/when")))? {
-                taken = Some(port);
+        for case in &self.cases {
+            let holds = case.when.eval_bool(context.root, &mut budget);
+            if holds.map_err(|error| located(&error, &format!("/with{}", case.place)))? {
+                taken = Some(&case.port);
                 break;
             }
         }

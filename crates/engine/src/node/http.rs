@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Action, Context, Node, NodeType, Reference, refuse_secrets, render, template_references};
+use super::{Action, Context, Node, NodeType, Reference, Work, refuse_secrets, render, template_references};
 use crate::definition::{Fields, Problems, pointer};
 use crate::error::ErrorInfo;
 use crate::expr::Budget;
@@ -11,7 +11,7 @@ use crate::json::Json;
 use crate::template::Template;
 
 /// `{"type":"http","with":{"method":"POST","url": …,"headers":{…},"query":{…},"body": …}}`
-pub(super) static TYPE: NodeType = NodeType { name: "http", is_job: true, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "http", work: Work::Job, compile };
 
 /// The queue the sidecar serves.
 pub(super) const QUEUE: &str = "http";
@@ -170,7 +170,7 @@ impl Node for Http {
 }
 
 /// Header and query values are texts on the wire: scalars are written out, anything else is refused.
-fn texts(rendered: Json, name: &str) -> Result<Json, ErrorInfo> {
+pub(super) fn texts(rendered: Json, name: &str) -> Result<Json, ErrorInfo> {
     let Json::Obj(entries) = &rendered else { return Ok(rendered) };
     let mut texts = BTreeMap::new();
     for (key, value) in entries.iter() {

@@ -14,14 +14,34 @@ use crate::time::Timestamp;
 
 mod branch;
 mod delay;
+mod emit;
 mod http;
+pub(crate) mod map;
+mod repeat;
+mod respond;
+mod sql;
 mod task;
 pub(crate) mod terminate;
 mod transform;
+pub(crate) mod wait;
+mod workflow;
 
 /// Every node type there is. A new one is a file beside this one and a line here.
-pub static NODE_TYPES: &[&NodeType] =
-    &[&http::TYPE, &transform::TYPE, &branch::TYPE, &delay::TYPE, &task::TYPE, &terminate::TYPE];
+pub static NODE_TYPES: &[&NodeType] = &[
+    &http::TYPE,
+    &transform::TYPE,
+    &branch::TYPE,
+    &delay::TYPE,
+    &wait::TYPE,
+    &map::TYPE,
+    &repeat::TYPE,
+    &workflow::TYPE,
+    &sql::TYPE,
+    &task::TYPE,
+    &emit::TYPE,
+    &respond::TYPE,
+    &terminate::TYPE,
+];
 
 /// The node type of this name.
 #[must_use]
@@ -29,12 +49,57 @@ pub fn by_name(name: &str) -> Option<&'static NodeType> {
     NODE_TYPES.iter().find(|kind| kind.name == name).copied()
 }
 
-/// A node type: how its `with` is read.
+/// Who does the work of a node, and with it what can be asked of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Nobody: the outcome follows at once from what is known.
+    Inline,
+    /// A clock.
+    Timer,
+    /// People, or another system, by a signal.
+    Wait,
+    /// An executor: attempts, retries, a time limit for each attempt.
+    Job,
+    /// The database, in a turn: attempts, retries, a time limit for each attempt.
+    Database,
+    /// A run of another workflow.
+    Child,
+    /// The nodes of its body.
+    Body,
+}
+
+impl Work {
+    /// Whether an attempt of it can be repeated.
+    #[must_use]
+    pub fn is_retried(self) -> bool {
+        matches!(self, Self::Job | Self::Database | Self::Child)
+    }
+
+    /// Whether it consists of attempts with a time limit each.
+    #[must_use]
+    pub fn has_attempt_timeout(self) -> bool {
+        matches!(self, Self::Job | Self::Database)
+    }
+
+    /// Whether it can take too long as a whole.
+    #[must_use]
+    pub fn can_be_late(self) -> bool {
+        !matches!(self, Self::Inline | Self::Timer)
+    }
+
+    /// Whether it may undo another node: it does something outside, and ends by itself.
+    #[must_use]
+    pub fn can_compensate(self) -> bool {
+        self.has_attempt_timeout()
+    }
+}
+
+/// A node type: who works, and how its `with` is read.
 pub struct NodeType {
     /// The word in the definition's `type`.
     pub name: &'static str,
-    /// Whether an executor does the work: then it has attempts, retries, a timeout and a `timeout` port.
-    pub is_job: bool,
+    /// Who does the work.
+    pub work: Work,
     /// Reads `with`; notes every fault and returns `None` if there is one.
     pub compile: fn(&mut Fields, &mut Problems) -> Option<Box<dyn Node>>,
 }
@@ -48,7 +113,7 @@ impl fmt::Debug for NodeType {
 /// What a node sees when it fires.
 #[derive(Debug)]
 pub struct Context<'a> {
-    /// The root of expressions: `.input`, `.nodes`, `.run`, `.vars`, `.error`, `.now`.
+    /// The root of expressions: `.input`, `.nodes`, `.run`, `.vars`, `.item`, `.index`, `.error`, `.now`.
     pub root: &'a Json,
     /// The time of the decision.
     pub at: Timestamp,
@@ -76,8 +141,44 @@ pub enum Action {
         /// executor keeps the time itself.
         timeout_ms: Option<u64>,
     },
+    /// The database has to do something, in a turn of this run.
+    Database {
+        /// The rendered input.
+        input: Json,
+        /// How long one attempt may take, in milliseconds.
+        timeout_ms: Option<u64>,
+    },
     /// It goes on at this time.
     WaitUntil(Timestamp),
+    /// It goes on with the next signal of this name.
+    WaitForSignal(Arc<str>),
+    /// It goes on once enough people have approved, or one has rejected.
+    WaitForApproval,
+    /// Its body begins.
+    Enter {
+        /// The items of a map, an array; `None` for a repeat.
+        items: Option<Json>,
+    },
+    /// Another run begins.
+    Start {
+        /// The workflow's name.
+        workflow: Arc<str>,
+        /// The version, if not the one of the time of publishing.
+        version: ChildVersion,
+        /// Its input.
+        input: Json,
+        /// Whether nobody waits for its end.
+        detached: bool,
+    },
+    /// It answers whoever started the run.
+    Respond {
+        /// HTTP status.
+        status: u16,
+        /// HTTP headers.
+        headers: Option<Json>,
+        /// The body.
+        body: Option<Json>,
+    },
     /// The run ends here.
     End {
         /// How.
@@ -87,6 +188,63 @@ pub enum Action {
         /// Why, in the definition's words.
         reason: Option<Arc<str>>,
     },
+}
+
+/// The version a child run starts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChildVersion {
+    /// The one that was the newest when the parent's version was published.
+    Published,
+    /// The newest at the time of the start.
+    Newest,
+    /// This one.
+    Number(u32),
+}
+
+/// What a body is run for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum BodyRule {
+    /// Once for each item.
+    Map {
+        /// Most items under way at a time.
+        concurrency: u32,
+        /// How many items may fail, if any.
+        tolerance: Option<Tolerance>,
+    },
+    /// Until a condition holds.
+    Repeat {
+        /// Most iterations.
+        max_iterations: u32,
+    },
+}
+
+/// How many items of a map may fail before it does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Tolerance {
+    /// So many.
+    Count(u32),
+    /// So many of a hundred.
+    Percentage(f64),
+}
+
+impl Tolerance {
+    /// Whether `failed` of `count` are too many.
+    #[must_use]
+    pub fn is_exceeded(self, failed: u32, count: u32) -> bool {
+        match self {
+            Self::Count(limit) => failed > limit,
+            Self::Percentage(limit) => f64::from(failed) * 100.0 > limit * f64::from(count),
+        }
+    }
+}
+
+/// What follows an iteration of a repeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Iteration {
+    /// The condition holds.
+    Done,
+    /// Another one, so many milliseconds later.
+    Again(u64),
 }
 
 /// A compiled node.
@@ -104,6 +262,34 @@ pub trait Node: fmt::Debug + Send + Sync {
     /// # Errors
     /// Why it cannot go on; the node fails with it.
     fn fire(&self, context: &Context) -> Result<Action, ErrorInfo>;
+
+    /// How its body is run, where it has one.
+    fn body_rule(&self) -> Option<BodyRule> {
+        None
+    }
+
+    /// Decides after an iteration whether another one follows. The root is the body's.
+    ///
+    /// # Errors
+    /// Why it cannot be decided; the node fails with it.
+    fn after_iteration(&self, _context: &Context) -> Result<Iteration, ErrorInfo> {
+        Ok(Iteration::Done)
+    }
+
+    /// How many people have to approve, where it waits for them.
+    fn approvers(&self) -> usize {
+        1
+    }
+
+    /// The workflows it starts, for the versions to be fixed at publish.
+    fn starts(&self) -> Option<(&str, ChildVersion)> {
+        None
+    }
+
+    /// What has to be true in the database for it to be published.
+    fn database_function(&self) -> Option<(&str, Option<&str>)> {
+        None
+    }
 
     /// Judges what an executor brought.
     ///
@@ -162,11 +348,14 @@ pub struct Reference {
     pub pointer: String,
     /// The keys from the root on, for example `nodes`, `charge`.
     pub keys: Vec<Arc<str>>,
+    /// Whether it is evaluated among the nodes of the node's own body.
+    pub in_body: bool,
 }
 
 /// The references of an expression at a pointer below `with`.
 fn references(pointer: &str, expr: &Expr) -> Vec<Reference> {
-    let of = |path: &RootPath| Reference { pointer: pointer.to_owned(), keys: path.keys.clone() };
+    let of =
+        |path: &RootPath| Reference { pointer: pointer.to_owned(), keys: path.keys.clone(), in_body: false };
     expr.paths().iter().map(of).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, Context, Node, NodeType, Reference, refuse_secrets, render, template_references};
+use super::{Action, Context, Node, NodeType, Reference, Work, refuse_secrets, render, template_references};
 use crate::definition::{Fields, MAX_NAME_BYTES, Problems};
 use crate::error::ErrorInfo;
 use crate::expr::Budget;
@@ -10,7 +10,7 @@ use crate::json::Json;
 use crate::template::Template;
 
 /// `{"type":"task","with":{"queue":"default","input": <template>}}`
-pub(super) static TYPE: NodeType = NodeType { name: "task", is_job: true, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "task", work: Work::Job, compile };
 
 /// The queue of tasks that name none.
 const DEFAULT_QUEUE: &str = "default";

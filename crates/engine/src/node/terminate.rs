@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, Context, Node, NodeType, Reference, refuse_secrets, render, template_references};
+use super::{Action, Context, Node, NodeType, Reference, Work, refuse_secrets, render, template_references};
 use crate::definition::{Fields, Problems};
 use crate::error::ErrorInfo;
 use crate::expr::Budget;
@@ -11,7 +11,7 @@ use crate::state::RunStatus;
 use crate::template::Template;
 
 /// `{"type":"terminate","with":{"status":"succeeded","output": <template>,"reason": <template>}}`
-pub(super) static TYPE: NodeType = NodeType { name: "terminate", is_job: false, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "terminate", work: Work::Inline, compile };
 
 #[derive(Debug)]
 struct Terminate {

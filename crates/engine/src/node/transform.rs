@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, Context, Node, NodeType, Reference, refuse_secrets, render, template_references};
+use super::{Action, Context, Node, NodeType, Reference, Work, refuse_secrets, render, template_references};
 use crate::definition::{Fields, Problems};
 use crate::error::ErrorInfo;
 use crate::expr::Budget;
@@ -10,7 +10,7 @@ use crate::state::OUT;
 use crate::template::Template;
 
 /// `{"type":"transform","with":{"output": <template>}}`
-pub(super) static TYPE: NodeType = NodeType { name: "transform", is_job: false, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "transform", work: Work::Inline, compile };
 
 #[derive(Debug)]
 struct Transform {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use meshhook_engine::decide::step;
 use meshhook_engine::definition::Workflow;
-use meshhook_engine::event::{Event, Recorded};
-use meshhook_engine::fact::{Cancel, Fact, JobCompleted, JobFailed, Start, TimerDue};
+use meshhook_engine::error::ErrorInfo;
+use meshhook_engine::event::{ApprovalGiven, Event, Recorded, SignalReceived};
+use meshhook_engine::fact::{Cancel, ChildEnded, Fact, JobCompleted, JobFailed, Start, TimerDue};
 use meshhook_engine::json::Json;
 use meshhook_engine::replay::verify;
 use meshhook_engine::state::{NodeStatus, RunState, RunStatus};
@@ -22,6 +23,8 @@ pub struct Sim {
     pub workflow: Workflow,
     pub state: RunState,
     pub log: Vec<Recorded>,
+    /// Paths of nodes whose outstanding work was taken back.
+    pub dropped: Vec<String>,
     now: Timestamp,
 }
 
@@ -42,8 +45,11 @@ impl Sim {
             seed,
             trigger: Json::object([("type", Json::from("test"))]),
             idempotency_key: None,
+            deadline: None,
+            parent: None,
         };
-        let mut sim = Self { workflow, state: RunState::default(), log: Vec::new(), now };
+        let mut sim =
+            Self { workflow, state: RunState::default(), log: Vec::new(), dropped: Vec::new(), now };
         sim.take(&Fact::Start(start));
         sim
     }
@@ -51,8 +57,17 @@ impl Sim {
     /// Hands a fact to the engine and logs what follows.
     pub fn take(&mut self, fact: &Fact) {
         let first = self.state.position + 1;
-        let events = step(&self.workflow, RUN, &mut self.state, fact, self.now);
-        for (position, event) in (first..).zip(events) {
+        let open = self.state.open.clone();
+        let step = step(&self.workflow, RUN, &mut self.state, fact, self.now);
+        self.dropped.extend(step.dropped.iter().map(|dropped| dropped.node.to_string()));
+        assert!(
+            step.dropped
+                .iter()
+                .all(|dropped| open.contains(&dropped.node) || !self.state.open.contains(&dropped.node)),
+            "{:?} is dropped and open",
+            step.dropped
+        );
+        for (position, event) in (first..).zip(step.events) {
             self.log.push(Recorded { position, at: self.now, event });
         }
         self.now = self.now.plus_millis(1);
@@ -76,13 +91,34 @@ impl Sim {
 
     /// Lets the time of a waiting node come.
     pub fn fire(&mut self, node: &str) {
-        let due = self.state.nodes[node].due_at.unwrap();
+        let due = match node {
+            "" => self.state.deadline.unwrap(),
+            node => self.state.nodes[node].timer().unwrap(),
+        };
         self.now = self.now.max(due);
         self.take(&Fact::TimerDue(TimerDue { node: node.into() }));
     }
 
     pub fn cancel(&mut self, reason: Option<&str>) {
-        self.take(&Fact::Cancel(Cancel { reason: reason.map(Arc::from) }));
+        self.take(&Fact::Cancel(Cancel { reason: reason.map(Arc::from), kill: false }));
+    }
+
+    pub fn signal(&mut self, name: &str, payload: &str) {
+        let signal = SignalReceived { name: name.into(), payload: Json::parse(payload).unwrap(), id: None };
+        self.take(&Fact::Signal(signal));
+    }
+
+    pub fn approve(&mut self, node: &str, by: &str, approved: bool) {
+        let given = ApprovalGiven { node: node.into(), approved, by: by.into(), payload: None };
+        self.take(&Fact::Approval(given));
+    }
+
+    /// Lets the child run of a node end.
+    pub fn child_ended(&mut self, node: &str, status: RunStatus, output: Option<&str>) {
+        let run = self.state.nodes[node].child.as_ref().unwrap().run.clone();
+        let error = (status == RunStatus::Failed).then(|| ErrorInfo::new("task", "the child failed"));
+        let output = output.map(|output| Json::parse(output).unwrap());
+        self.take(&Fact::ChildEnded(ChildEnded { node: node.into(), run, status, output, error }));
     }
 
     pub fn status(&self) -> RunStatus {

@@ -1,0 +1,156 @@
+//! How a run ends: at once, or after what it did has been undone.
+
+use std::sync::Arc;
+
+use super::{QUARANTINED, Turn};
+use crate::error::ErrorInfo;
+use crate::event::{
+    Event, NodeSucceeded, RunCancelRequested, RunCanceled, RunFailed, RunHandlerStarted, RunSucceeded,
+    RunUnwinding,
+};
+use crate::fact::{Cancel, Quarantine};
+use crate::json::Json;
+use crate::node::{ChildVersion, terminate};
+use crate::path;
+use crate::state::{NodeStatus, RunStatus};
+
+/// How a run is going to end.
+#[derive(Clone, Debug)]
+struct Ending {
+    outcome: RunStatus,
+    error: Option<ErrorInfo>,
+    reason: Option<Arc<str>>,
+    output: Option<Json>,
+}
+
+impl Turn<'_> {
+    pub(super) fn run_failed(&mut self, error: ErrorInfo) {
+        self.end(Ending { outcome: RunStatus::Failed, error: Some(error), reason: None, output: None });
+    }
+
+    pub(super) fn cancel(&mut self, cancel: &Cancel) {
+        let is_news = self.state.unwinding.is_none() || cancel.kill;
+        if self.state.status.is_terminal() || !is_news {
+            return;
+        }
+        let Cancel { reason, kill } = cancel.clone();
+        self.emit(Event::RunCancelRequested(RunCancelRequested { reason: reason.clone(), kill }));
+        let ending = Ending { outcome: RunStatus::Canceled, error: None, reason, output: None };
+        if kill { self.close(ending) } else { self.end(ending) }
+    }
+
+    pub(super) fn quarantine(&mut self, quarantine: &Quarantine) {
+        if let Some(start) = quarantine.start.as_ref().filter(|_| self.state.position == 0) {
+            self.emit(Event::RunStarted(start.clone()));
+        }
+        let mut error = quarantine.error.clone();
+        error.class = Arc::from(QUARANTINED);
+        self.drop_within("");
+        self.emit(Event::RunFailed(RunFailed { error, output: None, uncompensated: self.not_undone() }));
+    }
+
+    pub(super) fn terminate(
+        &mut self,
+        path: &Arc<str>,
+        outcome: RunStatus,
+        output: Option<Json>,
+        reason: Option<Arc<str>>,
+    ) {
+        self.emit(Event::NodeSucceeded(NodeSucceeded {
+            node: Arc::clone(path),
+            attempt: None,
+            port: None,
+            output: Json::Null,
+            signal: None,
+            compensate: false,
+        }));
+        let error = (outcome == RunStatus::Failed)
+            .then(|| terminate::failure(reason.as_deref(), output.as_ref()).at_node(path));
+        self.end(Ending { outcome, error, reason, output });
+    }
+
+    /// Ends the run, or begins to undo what it did.
+    fn end(&mut self, ending: Ending) {
+        if self.state.unwinding.is_some() {
+            return;
+        }
+        let awaited: Vec<Arc<str>> = match ending.outcome {
+            RunStatus::Succeeded => Vec::new(),
+            _ => self.state.open.iter().filter(|path| self.must_be_awaited(path)).cloned().collect(),
+        };
+        if ending.outcome == RunStatus::Succeeded || (awaited.is_empty() && self.state.undo.is_empty()) {
+            return self.close(ending);
+        }
+        let open: Vec<Arc<str>> =
+            self.state.open.iter().filter(|path| !awaited.contains(path)).cloned().collect();
+        open.iter().for_each(|path| self.drop_work(path));
+        self.candidates.clear();
+        self.touched.clear();
+        let Ending { outcome, error, reason, output } = ending;
+        self.emit(Event::RunUnwinding(RunUnwinding { outcome, error, reason, output, awaited }));
+    }
+
+    /// Whether an attempt is being made of something that has to be undone: whether it took effect must be
+    /// known first.
+    fn must_be_awaited(&self, path: &str) -> bool {
+        let is_tried = self.state.nodes.get(path).is_some_and(|node| {
+            node.status == NodeStatus::Scheduled
+                || (node.status == NodeStatus::Running && node.child.is_some())
+        });
+        is_tried && self.workflow.locate(path).is_some_and(|(_, node)| node.compensate.is_some())
+    }
+
+    /// Undoes the last thing that is not undone yet; ends the run once there is none.
+    pub(super) fn unwind(&mut self) {
+        while self.state.open.is_empty() {
+            let Some(path) = self.state.undo.last().cloned() else { break };
+            let undo: Arc<str> = Arc::from(path::compensation(&path));
+            let Some((_, node)) = self.workflow.locate(&undo) else { break };
+            let error = self.state.unwinding.as_ref().and_then(|unwinding| unwinding.error.clone());
+            let root = self.root(path::prefix(&path), error);
+            self.begin(&undo, node, &root);
+        }
+        let Some(unwinding) = self.state.unwinding.clone().filter(|_| self.state.open.is_empty()) else {
+            return;
+        };
+        let RunUnwinding { outcome, error, reason, output, .. } = unwinding;
+        self.close(Ending { outcome, error, reason, output });
+    }
+
+    fn close(&mut self, ending: Ending) {
+        self.drop_within("");
+        let uncompensated = self.not_undone();
+        let Ending { outcome, error, reason, output } = ending;
+        if outcome == RunStatus::Failed {
+            self.start_handler(error.as_ref());
+        }
+        self.emit(match outcome {
+            RunStatus::Failed => {
+                let error = error.unwrap_or_else(|| ErrorInfo::new("internal", "the run failed"));
+                Event::RunFailed(RunFailed { error, output, uncompensated })
+            }
+            RunStatus::Canceled => Event::RunCanceled(RunCanceled { reason, output, uncompensated }),
+            _ => Event::RunSucceeded(RunSucceeded { output: output.unwrap_or(Json::Null) }),
+        });
+    }
+
+    /// What could not be undone, and what nobody has begun to undo.
+    fn not_undone(&self) -> Vec<Arc<str>> {
+        self.state.uncompensated.iter().chain(self.state.undo.iter().rev()).cloned().collect()
+    }
+
+    /// Starts the run that looks after a failure, unless this one is such a run itself.
+    fn start_handler(&mut self, error: Option<&ErrorInfo>) {
+        let is_handler = self.state.parent.as_ref().is_some_and(|parent| parent.node.is_none());
+        let Some(workflow) = self.workflow.on_failure.clone().filter(|_| !is_handler) else { return };
+        let Ok(child) = self.child("", 1, workflow, ChildVersion::Newest, true) else { return };
+        let input = Json::object([
+            ("run", Json::from(self.run)),
+            ("workflow", Json::from(&*self.state.workflow)),
+            ("version", Json::from(i64::from(self.state.version))),
+            ("input", self.state.input.clone()),
+            ("error", error.map_or(Json::Null, crate::to_json)),
+        ]);
+        self.emit(Event::RunHandlerStarted(RunHandlerStarted { child, input }));
+    }
+}

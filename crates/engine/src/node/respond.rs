@@ -1,0 +1,52 @@
+//! `respond`: answers whoever started the run and waits for it, for example a webhook's sender. Inline.
+
+use super::{Action, Context, Node, NodeType, Reference, Work, refuse_secrets, render, template_references};
+use crate::definition::{Fields, Problems};
+use crate::error::ErrorInfo;
+use crate::expr::Budget;
+use crate::json::Json;
+use crate::template::Template;
+
+/// `{"type":"respond","with":{"status":201,"headers":{…},"body":{…}}}`. Only a run's first answer counts; a second one fails.
+pub(super) static TYPE: NodeType = NodeType { name: "respond", work: Work::Inline, compile };
+
+#[derive(Debug)]
+struct Respond {
+    status: u16,
+    headers: Option<Template>,
+    body: Option<Template>,
+}
+
+fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> {
+    let status = with.integer("status", 200..=599, problems).unwrap_or(200);
+    if with.get("headers").is_some_and(|headers| headers.as_obj().is_none()) {
+        problems.add(with.at("headers"), "type", "\"headers\" must be an object of strings");
+    }
+    let mut read = |name: &'static str| {
+        let template = with.template(name, problems);
+        refuse_secrets(with, name, template.as_ref(), problems);
+        template
+    };
+    let (headers, body) = (read("headers"), read("body"));
+    Some(Box::new(Respond { status: u16::try_from(status).unwrap_or(200), headers, body }))
+}
+
+impl Node for Respond {
+    fn references(&self) -> Vec<Reference> {
+        let parts = [("headers", &self.headers), ("body", &self.body)];
+        let of = |(name, template): (&str, &Option<Template>)| {
+            template.iter().flat_map(|template| template_references(name, template)).collect::<Vec<_>>()
+        };
+        parts.into_iter().flat_map(of).collect()
+    }
+
+    fn fire(&self, context: &Context) -> Result<Action, ErrorInfo> {
+        let mut budget = Budget::node();
+        let headers = self.headers.as_ref().map(|template| render(template, "headers", context, &mut budget));
+        let headers =
+            headers.transpose()?.map(|headers| super::http::texts(headers, "headers")).transpose()?;
+        let body: Option<Result<Json, ErrorInfo>> =
+            self.body.as_ref().map(|template| render(template, "body", context, &mut budget));
+        Ok(Action::Respond { status: self.status, headers, body: body.transpose()? })
+    }
+}
