@@ -545,11 +545,8 @@ impl RunState {
         self.status = RunStatus::Running;
         (self.finished_at, self.error, self.output, self.reason) = (None, None, None, None);
         self.cancel_requested = false;
-        let broken = |node: &NodeState| {
-            node.status == NodeStatus::Canceled || (node.status == NodeStatus::Failed && node.port.is_none())
-        };
-        let again: Vec<Arc<str>> =
-            self.nodes.iter().filter(|(_, node)| broken(node)).map(|(path, _)| Arc::clone(path)).collect();
+        // Paths of bodies come after those of their maps, so a map is running again before its body is looked at.
+        let again = self.broken();
         for path in again {
             match self.nodes.get_mut(&path) {
                 Some(NodeState { scope: Some(scope), status, error, finished_at, .. }) => {
@@ -626,6 +623,27 @@ impl RunState {
         self.finished_at = Some(at);
         self.deferred.clear();
         self.cancel_open(|_| true, at);
+    }
+
+    /// The nodes that a redriven run does again: those that failed with nobody to handle it or were canceled, unless
+    /// they stand in a body whose failure was handled.
+    #[must_use]
+    pub fn broken(&self) -> Vec<Arc<str>> {
+        let is_broken = |node: &NodeState| {
+            node.status == NodeStatus::Canceled || (node.status == NodeStatus::Failed && node.port.is_none())
+        };
+        let around_is_broken = |path: &str| {
+            let mut prefix = path::prefix(path);
+            while let Some((owner, _)) = path::owner(prefix) {
+                if !self.nodes.get(owner).is_some_and(is_broken) {
+                    return false;
+                }
+                prefix = path::prefix(owner);
+            }
+            true
+        };
+        let broken = self.nodes.iter().filter(|(path, node)| is_broken(node) && around_is_broken(path));
+        broken.map(|(path, _)| Arc::clone(path)).collect()
     }
 
     /// The paths of the open nodes that begin with `prefix`.

@@ -179,11 +179,9 @@ impl Turn<'_> {
 
     /// Lets a run go on after its end: what failed or was canceled is pending again.
     pub(super) fn redrive(&mut self, redrive: &RunRedriven) {
-        let broken = |node: &NodeState| {
-            node.status == NodeStatus::Canceled || (node.status == NodeStatus::Failed && node.port.is_none())
-        };
-        let is_possible = !self.state.killed && self.state.unwinding.is_none();
-        if is_possible && self.state.nodes.values().any(broken) {
+        let has_ended_badly = matches!(self.state.status, RunStatus::Failed | RunStatus::Canceled);
+        let is_possible = has_ended_badly && !self.state.killed && self.state.unwinding.is_none();
+        if is_possible && !self.state.broken().is_empty() {
             self.emit(Event::RunRedriven(redrive.clone()));
             self.reconsider();
         }
