@@ -44,6 +44,12 @@ pub fn owner(prefix: &str) -> Option<(&str, u32)> {
     Some((node, index.parse().ok()?))
 }
 
+/// The maps and repeats in whose bodies the node stands, from the innermost out.
+pub fn around(path: &str) -> impl Iterator<Item = &str> {
+    let owner_of = |path: &str| owner(prefix(path)).map(|(node, _)| node.len());
+    std::iter::successors(owner_of(path), move |end| owner_of(&path[..*end])).map(|end| &path[..end])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,6 +63,7 @@ mod tests {
         let undo = compensation(&inner);
         assert_eq!((compensated(&undo), prefix(&undo)), (Some("each/3/call"), "each/3/"));
         assert_eq!(compensated("compensate"), None);
+        assert_eq!(around("a/0/b/1/c").collect::<Vec<_>>(), ["a/0/b", "a"]);
         assert!(is_within(&inner, "each") && !is_within("each_other/3/x", "each"));
     }
 }

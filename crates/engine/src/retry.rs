@@ -128,7 +128,9 @@ impl RetryPolicy {
             return None;
         }
         let exponent = i32::try_from(failed.saturating_sub(1)).unwrap_or(i32::MAX);
-        let backoff = (self.initial_ms as f64 * self.factor.powi(exponent)).min(self.max_ms as f64);
+        // Kept finite, because nothing times infinity is not a number.
+        let growth = self.factor.powi(exponent).min(f64::MAX);
+        let backoff = (self.initial_ms as f64 * growth).min(self.max_ms as f64);
         let delay = match self.jitter {
             Jitter::None => backoff,
             Jitter::Full => backoff * fraction(seed, node, failed),
@@ -161,6 +163,13 @@ mod tests {
             RetryPolicy { max_attempts: 6, max_ms: 5_000, jitter: Jitter::None, ..RetryPolicy::default() };
         let delays: Vec<_> = (1..=6).map(|n| policy.delay_ms(n, None, 1, "a")).collect();
         assert_eq!(delays, [Some(1_000), Some(2_000), Some(4_000), Some(5_000), Some(5_000), None]);
+    }
+
+    #[test]
+    fn no_back_off_stays_none_however_often_it_is_multiplied() {
+        let policy =
+            RetryPolicy { max_attempts: 1_000, initial_ms: 0, factor: 100.0, ..RetryPolicy::default() };
+        assert_eq!(policy.delay_ms(999, None, 1, "a"), Some(0));
     }
 
     #[test]

@@ -452,7 +452,10 @@ impl RunState {
                 self.unwinding = Some(unwinding.clone());
             }
             Event::RunHandlerStarted(_) => {}
-            Event::RunRedriven(_) => self.redrive(),
+            Event::RunRedriven(redriven) => {
+                self.deadline = redriven.deadline;
+                self.redrive();
+            }
             Event::RunSucceeded(end) => {
                 self.output = Some(end.output.clone());
                 self.end(RunStatus::Succeeded, at);
@@ -545,9 +548,7 @@ impl RunState {
         self.status = RunStatus::Running;
         (self.finished_at, self.error, self.output, self.reason) = (None, None, None, None);
         self.cancel_requested = false;
-        // Paths of bodies come after those of their maps, so a map is running again before its body is looked at.
-        let again = self.broken();
-        for path in again {
+        for path in self.broken() {
             match self.nodes.get_mut(&path) {
                 Some(NodeState { scope: Some(scope), status, error, finished_at, .. }) => {
                     scope.redrive();
@@ -625,25 +626,19 @@ impl RunState {
         self.cancel_open(|_| true, at);
     }
 
-    /// The nodes that a redriven run does again: those that failed with nobody to handle it or were canceled, unless
-    /// they stand in a body whose failure was handled.
+    /// The nodes to be done again if the run goes on after its end, in path order: those canceled, and those
+    /// whose failure nobody handled. What a body left behind is none of them once its map or repeat is settled.
     #[must_use]
     pub fn broken(&self) -> Vec<Arc<str>> {
-        let is_broken = |node: &NodeState| {
-            node.status == NodeStatus::Canceled || (node.status == NodeStatus::Failed && node.port.is_none())
+        let is_broken = |path: &str| {
+            self.nodes.get(path).is_some_and(|node| match node.status {
+                NodeStatus::Canceled => true,
+                NodeStatus::Failed => node.port.is_none(),
+                _ => false,
+            })
         };
-        let around_is_broken = |path: &str| {
-            let mut prefix = path::prefix(path);
-            while let Some((owner, _)) = path::owner(prefix) {
-                if !self.nodes.get(owner).is_some_and(is_broken) {
-                    return false;
-                }
-                prefix = path::prefix(owner);
-            }
-            true
-        };
-        let broken = self.nodes.iter().filter(|(path, node)| is_broken(node) && around_is_broken(path));
-        broken.map(|(path, _)| Arc::clone(path)).collect()
+        let paths = self.nodes.keys();
+        paths.filter(|path| is_broken(path) && path::around(path).all(is_broken)).cloned().collect()
     }
 
     /// The paths of the open nodes that begin with `prefix`.

@@ -77,6 +77,63 @@ fn dead_paths_are_skipped_onward_and_do_not_hang_a_join() {
 }
 
 #[test]
+fn a_join_of_either_kind_is_skipped_once_every_edge_is_dead() {
+    for join in ["all", "any"] {
+        let text = format!(
+            r#"{{"name":"w","nodes":[{{"id":"b","type":"branch","with":{{"when":"false"}}}},{{"id":"x","type":"task"}},{{"id":"y","type":"task"}},
+                {{"id":"j","type":"task","join":"{join}"}},{{"id":"end","type":"task"}}],"edges":[{{"from":"b","port":"true","to":"x"}},
+                {{"from":"b","port":"true","to":"y"}},{{"from":"x","to":"j"}},{{"from":"y","to":"j"}},{{"from":"j","to":"end"}}]}}"#
+        );
+        let run = Sim::start(&text, "{}");
+        assert_eq!(run.events_of("node.skipped"), 4);
+        assert_eq!(
+            (run.status(), run.output()),
+            (RunStatus::Succeeded, "null".into()),
+            "the only leaf was skipped"
+        );
+        run.verify();
+    }
+}
+
+#[test]
+fn work_of_executors_is_tried_five_times_and_other_work_once_unless_the_definition_says_more() {
+    for (node, attempts) in [
+        (r#""type":"task""#, 5),
+        (r#""type":"http","with":{"url":"http://x/"}"#, 5),
+        (r#""type":"task","retry":{"max_attempts":2}"#, 2),
+        (r#""type":"sql","with":{"function":"app.f"}"#, 1),
+        (r#""type":"sql","with":{"function":"app.f"},"retry":{}"#, 5),
+    ] {
+        let mut run = Sim::start(&format!(r#"{{"name":"w","nodes":[{{"id":"a",{node}}}]}}"#), "{}");
+        let mut made = 1;
+        run.fail("a", r#""no""#);
+        while !run.status().is_terminal() {
+            run.fire("a");
+            run.fail("a", r#""no""#);
+            made += 1;
+        }
+        assert_eq!(made, attempts, "{node}");
+        run.verify();
+    }
+}
+
+#[test]
+fn the_time_of_an_attempt_goes_with_its_job() {
+    for (node, job, request) in [
+        (r#""type":"task","timeout":"90s""#, Some(90_000), None),
+        (r#""type":"task""#, None, None),
+        (r#""type":"http","with":{"url":"http://x/"},"timeout":"10s""#, None, Some("10000")),
+        (r#""type":"http","with":{"url":"http://x/"}"#, None, Some("30000")),
+        (r#""type":"sql","with":{"function":"app.f"}"#, Some(5_000), None),
+    ] {
+        let run = Sim::start(&format!(r#"{{"name":"w","nodes":[{{"id":"a",{node}}}]}}"#), "{}");
+        assert_eq!(run.state.nodes["a"].job.as_ref().unwrap().timeout_ms, job, "{node}");
+        let input = Json::parse(&run.input_of("a")).unwrap();
+        assert_eq!(input.get("timeout_ms").map(Json::to_string).as_deref(), request, "{node}");
+    }
+}
+
+#[test]
 fn a_branch_without_a_match_and_default_fails() {
     let text =
         BRANCH.replace(r#","default":"no""#, "").replace(r#"{"from":"big","port":"no","to":"auto"},"#, "");

@@ -175,3 +175,29 @@ fn a_body_that_takes_too_long_in_all_is_canceled() {
     assert_eq!((run.status(), run.error_class()), (RunStatus::Failed, "timeout".into()));
     run.verify();
 }
+
+#[test]
+fn a_failure_handled_in_a_body_is_the_bodys_own_matter() {
+    let text = r#"{"name":"w","nodes":[{"id":"each","type":"map","with":{"items":[1,2],"body":{"nodes":[
+        {"id":"call","type":"task","retry":{"max_attempts":1}},{"id":"instead","type":"transform","with":{"output":"{{ .error.class }}"}}],
+        "edges":[{"from":"call","port":"error","to":"instead"}]}}}]}"#;
+    let mut run = Sim::start(text, "{}");
+    run.fail("each/0/call", r#"{"class":"gone","message":"x"}"#);
+    run.complete("each/1/call", "5");
+    assert_eq!(
+        (run.status(), run.output()),
+        (RunStatus::Succeeded, r#"[{"instead":"gone"},{"call":5}]"#.into())
+    );
+    run.verify();
+}
+
+#[test]
+fn a_map_that_fails_may_be_handled_too() {
+    let handler = r#",{"id":"sorry","type":"transform","with":{"output":"{{ .error.details.index }}"}}],
+        "edges":[{"from":"each","port":"error","to":"sorry"}]}"#;
+    let text = format!("{}{handler}", map("").strip_suffix("]}").unwrap());
+    let mut run = Sim::start(&text, "[1,2]");
+    run.fail("each/1/call", r#""broken""#);
+    assert_eq!((run.status(), run.output()), (RunStatus::Succeeded, r#"{"sorry":1}"#.into()));
+    run.verify();
+}

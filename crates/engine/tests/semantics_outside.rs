@@ -77,6 +77,44 @@ fn an_approval_needs_so_many_people_and_one_rejection_ends_it() {
     run.verify();
 }
 
+#[test]
+fn a_voice_for_a_node_that_does_not_wait_is_not_kept() {
+    let text = APPROVAL
+        .replace(r#""nodes":["#, r#""nodes":[{"id":"first","type":"task"},"#)
+        .replace(r#""edges":["#, r#""edges":[{"from":"first","to":"ok"},"#);
+    let mut run = Sim::start(&text, "{}");
+    run.approve("ok", "ann", true);
+    run.complete("first", "1");
+    run.approve("ok", "bob", true);
+    assert_eq!((run.waiting(), run.events_of("approval.given")), (vec!["ok"], 1));
+    run.verify();
+}
+
+#[test]
+fn a_signal_goes_to_the_node_that_has_waited_longest() {
+    let text = r#"{"name":"w","nodes":[{"id":"t","type":"task"},{"id":"z","type":"wait","with":{"signal":"go"}},
+        {"id":"a","type":"wait","with":{"signal":"go"}},{"id":"end","type":"task"}],
+        "edges":[{"from":"t","to":"a"},{"from":"z","to":"end"},{"from":"a","to":"end"}]}"#;
+    let mut run = Sim::start(text, "{}");
+    run.complete("t", "1");
+    assert_eq!(run.waiting(), ["a", "z"]);
+    run.signal("go", "1");
+    assert_eq!(run.waiting(), ["a"], "z waits since the run began");
+    run.signal("go", "2");
+    assert_eq!(run.open(), ["end"]);
+    run.verify();
+}
+
+#[test]
+fn a_time_out_that_no_timeout_port_takes_is_a_failure_like_any_other() {
+    let text = r#"{"name":"w","nodes":[{"id":"paid","type":"wait","with":{"signal":"paid"},"timeout":"3d"},
+        {"id":"other","type":"transform","with":{"output":"{{ .error.class }}"}}],"edges":[{"from":"paid","port":"error","to":"other"}]}"#;
+    let mut run = Sim::start(text, "{}");
+    run.fire("paid");
+    assert_eq!((run.status(), run.output()), (RunStatus::Succeeded, r#"{"other":"timeout"}"#.into()));
+    run.verify();
+}
+
 const CHILD: &str = r#"{"name":"w","nodes":[{"id":"ship","type":"workflow","with":{"workflow":"ship","input":{"n":"{{ .input.n }}"}},"retry":{"max_attempts":2,"initial":"1s","jitter":"none"}}]}"#;
 
 #[test]
@@ -259,14 +297,14 @@ fn a_redriven_run_does_again_what_failed_and_keeps_what_succeeded() {
     run.complete("each/0/call", "10");
     run.fail("each/1/call", r#""x""#);
     assert_eq!(run.status(), RunStatus::Failed);
-    run.take(&Fact::Redrive(RunRedriven { reason: None }));
+    run.take(&Fact::Redrive(RunRedriven::default()));
     assert_eq!(run.open(), ["each/1/call", "each/2/call"]);
     run.complete("each/1/call", "20");
     run.complete("each/2/call", "30");
     assert_eq!((run.status(), run.output()), (RunStatus::Succeeded, "[10,20,30]".into()));
     run.verify();
     let before = run.log.len();
-    run.take(&Fact::Redrive(RunRedriven { reason: None }));
+    run.take(&Fact::Redrive(RunRedriven::default()));
     assert_eq!(run.log.len(), before, "a run that succeeded has nothing to do again");
 }
 
@@ -333,7 +371,7 @@ fn a_cancel_waits_for_what_has_to_be_undone_and_a_kill_does_not() {
     assert_eq!(run.status(), RunStatus::Canceled);
     let Event::RunCanceled(canceled) = &run.log.last().unwrap().event else { panic!("not canceled") };
     assert_eq!(canceled.uncompensated, ["reserve".into()]);
-    run.take(&Fact::Redrive(RunRedriven { reason: None }));
+    run.take(&Fact::Redrive(RunRedriven::default()));
     assert_eq!(run.status(), RunStatus::Canceled, "a killed run stays so");
     run.verify();
 }

@@ -244,7 +244,7 @@ impl Batch {
         let at = pg_time(recorded.at);
         let open = |path: &str| state.nodes.get(path).filter(|node| node.is_open());
         match &recorded.event {
-            Event::RunStarted(_) => {
+            Event::RunStarted(_) | Event::RunRedriven(_) => {
                 if let Some(deadline) = state.deadline {
                     self.add_timer(key, "", deadline);
                 }

@@ -82,7 +82,7 @@ struct Turn<'a> {
 impl Turn<'_> {
     fn take(&mut self, fact: &Fact) {
         match (self.state.status, fact) {
-            (status, Fact::Redrive(redrive)) if status.is_terminal() => self.redrive(redrive),
+            (RunStatus::Failed | RunStatus::Canceled, Fact::Redrive(redrive)) => self.redrive(redrive),
             (status, _) if status.is_terminal() => return,
             (_, Fact::Redrive(_)) => return,
             (RunStatus::Queued, Fact::Start(start)) => self.start(start),
@@ -123,9 +123,14 @@ impl Turn<'_> {
     }
 
     fn start(&mut self, start: &Start) {
-        let deadline = self.workflow.timeout_ms.map(|millis| self.at.plus_millis(millis));
+        let deadline = self.deadline_from_now();
         self.emit(Event::RunStarted(Start { deadline, ..start.clone() }));
         self.begin_graph("");
+    }
+
+    /// When a run that begins now, or goes on now after its end, has taken too long.
+    fn deadline_from_now(&self) -> Option<Timestamp> {
+        self.workflow.timeout_ms.map(|millis| self.at.plus_millis(millis))
     }
 
     /// Applies an event and adds it to the log.

@@ -8,8 +8,8 @@ use crate::error::ErrorInfo;
 use crate::event::{ApprovalGiven, Event, NodeScheduled, RunRedriven, RunResumed, SignalReceived};
 use crate::fact::{ChildEnded, Fact, JobFailed};
 use crate::json::{Json, MAX_DOCUMENT_DEPTH};
-use crate::node::ChildVersion;
 use crate::node::wait::{APPROVED, REJECTED};
+use crate::node::{ChildVersion, terminate};
 use crate::state::{NodeState, NodeStatus, OUT, RunStatus};
 
 impl Turn<'_> {
@@ -168,6 +168,10 @@ impl Turn<'_> {
         let deferred = self.state.deferred.clone();
         self.emit(Event::RunResumed(RunResumed {}));
         for fact in deferred {
+            // What came after the end of the run would have changed nothing then either.
+            if self.state.status.is_terminal() {
+                return;
+            }
             // It was written by this engine or an older one, which knew no other kinds.
             if let Ok(fact) = Fact::from_parts(&fact.kind, &fact.data.to_string()) {
                 self.happen(&fact);
@@ -180,11 +184,21 @@ impl Turn<'_> {
     /// Lets a run go on after its end: what failed or was canceled is pending again.
     pub(super) fn redrive(&mut self, redrive: &RunRedriven) {
         let has_ended_badly = matches!(self.state.status, RunStatus::Failed | RunStatus::Canceled);
-        let is_possible = has_ended_badly && !self.state.killed && self.state.unwinding.is_none();
-        if is_possible && !self.state.broken().is_empty() {
-            self.emit(Event::RunRedriven(redrive.clone()));
+        let is_final = self.state.killed || self.state.unwinding.is_some() || self.was_terminated();
+        if has_ended_badly && !is_final && !self.state.broken().is_empty() {
+            let deadline = self.deadline_from_now();
+            self.emit(Event::RunRedriven(RunRedriven { deadline, ..redrive.clone() }));
             self.reconsider();
         }
+    }
+
+    /// Whether the definition itself ended the run: nothing in it says how it could go on.
+    fn was_terminated(&self) -> bool {
+        let ends = |path: &str| {
+            self.workflow.locate(path).is_some_and(|(_, node)| node.kind.name == terminate::TYPE.name)
+        };
+        let mut nodes = self.state.nodes.iter();
+        nodes.any(|(path, node)| node.status == NodeStatus::Succeeded && ends(path))
     }
 }
 

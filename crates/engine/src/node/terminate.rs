@@ -11,7 +11,7 @@ use crate::state::RunStatus;
 use crate::template::Template;
 
 /// `{"type":"terminate","with":{"status":"succeeded","output": <template>,"reason": <template>}}`
-pub(super) static TYPE: NodeType = NodeType { name: "terminate", work: Work::Inline, compile };
+pub(crate) static TYPE: NodeType = NodeType { name: "terminate", work: Work::Inline, compile };
 
 #[derive(Debug)]
 struct Terminate {
