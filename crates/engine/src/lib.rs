@@ -15,6 +15,7 @@ pub mod json;
 pub mod node;
 pub mod replay;
 pub mod retry;
+pub mod schedule;
 pub mod signature;
 pub mod state;
 pub mod template;
