@@ -134,7 +134,7 @@ fn what_is_no_pattern_is_refused_and_what_never_comes_is_told() {
         assert!(Cron::parse(pattern, zone.clone()).is_err(), "{pattern}");
     }
     assert_eq!(cron("0 0 30 2 *", "UTC").next_after(at("2026-01-01T00:00:00Z")), None);
-    assert!(Zone::named("Mars/Olympus").is_err());
+    assert!(Zone::named("Mars/Olympus").is_none());
     assert_eq!(Zone::named("europe/berlin").expect("a zone").name(), "Europe/Berlin");
 }
 

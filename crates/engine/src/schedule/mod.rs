@@ -11,14 +11,14 @@ pub use zone::Zone;
 use crate::retry::fraction;
 use crate::time::{MAX_DURATION_MS, Timestamp};
 
-/// Shortest period, jitter or lateness that is told apart from none, in microseconds: one second.
+/// Shortest period, in microseconds: one second.
 pub const MIN_PERIOD_MICROS: i64 = 1_000_000;
 /// Longest period, in microseconds.
 pub const MAX_PERIOD_MICROS: i64 = MAX_DURATION_MS.cast_signed() * 1000;
 /// Most times that one look at a calendar passes over.
 const MAX_PASSED: usize = 10_000;
 /// Most times that one look at a calendar brings.
-const MAX_BROUGHT: usize = 500;
+const MAX_BROUGHT: usize = 100;
 
 /// The times of a schedule.
 #[derive(Clone, Debug)]

@@ -15,15 +15,10 @@ static DATABASE: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bu
 pub struct Zone(TimeZone);
 
 impl Zone {
-    /// A zone by its IANA name, in any case.
-    ///
-    /// # Errors
-    /// There is none of that name.
-    pub fn named(name: &str) -> Result<Self, String> {
-        DATABASE
-            .get(name)
-            .map(Self)
-            .map_err(|_| format!("there is no time zone \"{name}\"; write for example \"Europe/Berlin\""))
+    /// A zone by its IANA name, in any case; `None` if there is none of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        DATABASE.get(name).ok().map(Self)
     }
 
     /// Its name as the database writes it.
