@@ -9,7 +9,7 @@ mod arguments;
 mod fire;
 mod line;
 
-pub use fire::{Fired, fire_due, next_due};
+pub use fire::{fire_due, next_due};
 
 use meshhook_engine::schedule::{Calendar, Overlap};
 use meshhook_engine::time::Timestamp;
