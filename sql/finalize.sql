@@ -33,7 +33,7 @@ COMMENT ON FUNCTION meshhook.complete_job(text, bigint, jsonb) IS 'complete_jobs
 COMMENT ON FUNCTION meshhook.fail_job(text, bigint, jsonb) IS 'fail_jobs for one job; returns its outcome.';
 
 COMMENT ON FUNCTION meshhook.tick(integer) IS
-'Takes one orchestrator turn in the caller''s session for up to batch_size (1 to 10000) runs and returns how many it moved; call it until it returns 0. For databases without an orchestrator, and for tests: it is part of your transaction. Members of meshhook_executor move the runs of every project, others those of theirs. Does nothing, with a WARNING, in a dormant copy.';
+'Takes one orchestrator turn in the caller''s session for up to batch_size (1 to 10000) runs and returns how many it moved, or schedules started; call it until it returns 0. For databases without an orchestrator, and for tests: it is part of your transaction. Members of meshhook_executor move the runs of every project, others those of theirs. Does nothing, with a WARNING, in a dormant copy.';
 COMMENT ON FUNCTION meshhook.start_workers() IS
 'Starts an orchestrator for this database and returns whether one serves it. Without shared_preload_libraries it polls every 200 ms and ends with the server. Takes effect at once, not at commit.';
 COMMENT ON FUNCTION meshhook.stop_workers() IS

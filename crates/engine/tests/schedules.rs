@@ -273,6 +273,15 @@ proptest! {
     }
 
     #[test]
+    fn whatever_is_written_is_a_pattern_or_is_refused(pattern in "[0-9*/,?LW#+@A-Z -]{0,24}|[0-9*/,-]{1,4}( [0-9*/,LW#?-]{1,4}){4,5}") {
+        let zone = Zone::named("America/New_York").expect("a zone");
+        if let Ok(cron) = Cron::parse(&pattern, zone) {
+            let after = at("2026-01-01T00:00:00Z");
+            prop_assert!(cron.next_after(after).is_none_or(|next| next > after));
+        }
+    }
+
+    #[test]
     fn jitter_is_a_function_of_seed_and_time_and_keeps_the_order(
         seed: u64, jitter in 0..2 * HOUR, start in 0..10 * 365 * DAY,
     ) {

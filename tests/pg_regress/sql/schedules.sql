@@ -60,6 +60,11 @@ SELECT next_time AS before FROM meshhook.schedules \gset
 SELECT meshhook.create_schedule('nightly', 'report', every => '60 min', catch_up => '1 day', input => '{"who": "Bob"}', replace => true)
        = :'before' AS goes_on;
 SELECT cron, every, time_zone, input, catch_up FROM meshhook.schedules;
+SELECT min(p.nominal_time) = s.next_time AS as_foreseen, count(*) FROM meshhook.schedules s,
+       meshhook.preview_schedule(s.cron, s.every, s.time_zone, count => 3, anchor => s.anchor) p GROUP BY s.next_time;
+SELECT meshhook.create_schedule('spread', 'report', '@daily', jitter => '2 hours') > now() AS next;
+SELECT due_at > next_time AND due_at < next_time + jitter AS put_off FROM meshhook.schedules WHERE name = 'spread';
+SELECT meshhook.drop_schedule('spread');
 
 -- A time that has come starts one run, which knows its time.
 CREATE FUNCTION back(which text, by interval) RETURNS void LANGUAGE sql AS
