@@ -5,7 +5,7 @@ COMMENT ON FUNCTION meshhook.validate_workflow(jsonb) IS
 COMMENT ON FUNCTION meshhook.publish_workflow(jsonb) IS
 'Publishes a definition under its name as the next version and returns the version''s number. A version never changes; runs stay on the one they started with. Publishing what is the newest version already returns that version. 22023 with all faults in DETAIL if the definition is not sound.';
 COMMENT ON FUNCTION meshhook.start_run(text, jsonb, text, integer) IS
-'Starts a run of a published workflow in the caller''s transaction: it exists if and only if that commits. input is at most 1 MiB. With an idempotency_key (1 to 255 bytes, per workflow) the first call starts the run and every later one returns it. version picks one other than the newest. P0002 if the workflow is not published, 54000 if the input is too large.';
+'Starts a run of a published workflow in the caller''s transaction: it exists if and only if that commits. input is at most 1 MiB. With an idempotency_key (1 to 255 bytes, per workflow; those that begin with "meshhook:" are reserved) the first call starts the run and every later one returns it. version picks one other than the newest. P0002 if the workflow is not published, 54000 if the input is too large.';
 COMMENT ON FUNCTION meshhook.cancel_run(uuid, text) IS
 'Asks for the end of a run; the orchestrator''s next turn ends it and takes back its open jobs and timers. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.run_state(uuid) IS

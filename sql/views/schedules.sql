@@ -15,6 +15,10 @@ SELECT s.name,
        s.last_time,
        s.last_run_id,
        r.status AS last_status,
+       (SELECT count(*) FROM meshhook.schedule_firing f
+        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
+          AND (SELECT run.finished_at IS NULL FROM meshhook.run
+               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
        s.waiting,
        s.missed,
        s.skipped,
@@ -31,4 +35,4 @@ LEFT JOIN LATERAL (
     WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
     OFFSET 0
 ) r ON true;
-COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
+COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';

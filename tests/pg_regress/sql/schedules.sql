@@ -18,6 +18,13 @@ END $$;
 SELECT * FROM meshhook.preview_schedule('30 2 * * *', time_zone => 'europe/berlin', count => 3, after => '2026-03-28 00:00Z');
 SELECT * FROM meshhook.preview_schedule('30 2 * * *', time_zone => 'Europe/Berlin', count => 2, after => '2026-10-24 12:00Z');
 SELECT * FROM meshhook.preview_schedule('*/30 * * * *', time_zone => 'Europe/Berlin', count => 4, after => '2026-10-25 00:00Z');
+-- And in New York, and on Lord Howe Island, where half an hour is jumped over and repeated.
+SELECT z.pattern, p.local_time
+FROM (VALUES ('America/New_York', '30 2 * * *', timestamptz '2026-03-07 12:00Z'),
+             ('America/New_York', '30 1 * * *', '2026-10-31 12:00Z'),
+             ('Australia/Lord_Howe', '45 1 * * *', '2026-04-04 04:00Z'),
+             ('Australia/Lord_Howe', '15 2 * * *', '2026-10-02 20:00Z')) AS z (zone, pattern, after)
+CROSS JOIN LATERAL meshhook.preview_schedule(z.pattern, time_zone => z.zone, count => 2, after => z.after) p;
 SELECT local_time FROM meshhook.preview_schedule(every => '36 hours', count => 2, after => '2026-01-01 00:00Z');
 SELECT nominal_time FROM meshhook.preview_schedule(every => '1 day', count => 1, after => '2026-01-01 05:00Z', anchor => '2020-01-01 04:30Z');
 
@@ -122,7 +129,7 @@ END $$;
 SELECT p AS policy, meshhook.create_schedule(p, 'slow', '0 0 1 1 *', overlap => p) > now() AS next
 FROM unnest(ARRAY['skip', 'queue_one', 'queue_all', 'cancel_other', 'allow']) AS p;
 SELECT name, come(name), come(name), come(name) FROM meshhook.schedules WHERE workflow = 'slow' ORDER BY name;
-SELECT name, waiting, skipped FROM meshhook.schedules WHERE workflow = 'slow' ORDER BY name;
+SELECT name, open_runs, waiting, skipped FROM meshhook.schedules WHERE workflow = 'slow' ORDER BY name;
 CALL turns();
 SELECT s.name, r.status, count(*) FROM meshhook.runs r JOIN meshhook.run_key k USING (run_id)
 JOIN meshhook.schedule s ON k.idempotency_key LIKE 'meshhook:schedule:' || s.schedule_id || ':%'
