@@ -15,6 +15,8 @@ use meshhook_engine::time::Timestamp;
 
 /// Most schedules of a kind that are looked at in one turn.
 const MAX_SCHEDULES: i64 = 100;
+/// So many runs started are enough for a turn: those that are there want to be moved too.
+const ENOUGH_RUNS: usize = 500;
 
 /// What a turn did for schedules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,8 +52,15 @@ pub fn fire_due(scope: Option<i32>, now: i64) -> Fired {
     let mut fired = Fired { runs: 0, more: full(&due) || full(&free) };
     let once = free.iter().filter(|schedule| !due.contains(schedule));
     for (project, id) in due.iter().chain(once).copied() {
+        if fired.runs >= ENOUGH_RUNS {
+            fired.more = true;
+            break;
+        }
         match attempt(|| look(project, id, now)) {
-            Ok(runs) => fired.runs += runs,
+            Ok(looked) => {
+                fired.runs += looked.runs;
+                fired.more |= looked.more;
+            }
             Err(caught) if is_the_schedules_fault(caught.sqlstate) => pause(project, id, &caught.message),
             Err(caught) => refuse(caught.sqlstate, caught.message).raise(),
         }
@@ -69,13 +78,14 @@ fn is_the_schedules_fault(sqlstate: PgSqlErrorCode) -> bool {
         )
 }
 
-/// Looks at one schedule, whose row is locked; how many runs that started.
-fn look(project: Project, id: i64, now: i64) -> usize {
+/// Looks at one schedule, whose row is locked.
+fn look(project: Project, id: i64, now: i64) -> Fired {
     let schedule = Schedule::load(project, id);
     let mut line = Line::of(&schedule, schedule.actor());
     line.release();
-    let Some(from) = schedule.next else { return line.store(None, 0) };
-    let due = schedule.calendar.due(from, Timestamp::from_micros(now), schedule.catch_up);
+    let now = Timestamp::from_micros(now);
+    let Some(from) = schedule.next else { return Fired { runs: line.store(None, 0), more: false } };
+    let due = schedule.calendar.due(from, now, schedule.catch_up);
     for time in &due.times {
         line.admit(*time, Origin::Calendar, schedule.overlap);
     }
@@ -83,7 +93,8 @@ fn look(project: Project, id: i64, now: i64) -> usize {
         let details = json!({ "missed": due.missed, "first": first.to_string(), "last": last.to_string() });
         project::audit(project, owner(), "schedule.missed", &schedule.name, Some(details.to_string()));
     }
-    line.store(due.next, due.missed)
+    let more = due.next.is_some_and(|next| schedule.calendar.due_at(next) <= now);
+    Fired { runs: line.store(due.next, due.missed), more }
 }
 
 /// Pauses a schedule whose run cannot be started: it would fail again, and hold up nobody but itself.

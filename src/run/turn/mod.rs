@@ -125,7 +125,9 @@ impl Turns {
                 // They are moved by the next turn: one that fails then must not take its start along.
                 return TurnReport { runs: fired.runs, more: true };
             }
-            more |= fired.more;
+            if fired.more {
+                (self.next_due_check, more) = (now, true);
+            }
         }
         let locked = self.choose(batch);
         self.current = locked.iter().map(|run| run.key).collect();

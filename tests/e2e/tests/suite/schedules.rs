@@ -146,6 +146,22 @@ fn after_a_day_down_the_window_is_made_up_for_and_the_rest_is_counted() {
 }
 
 #[test]
+fn a_day_of_seconds_is_passed_over_without_holding_up_anybody() {
+    let db = Database::preloaded("seconds_missed");
+    let (mut app, mut admin) = (db.app(), db.admin());
+    publish(&mut app, &report());
+    schedule(&mut app, "ticks", "report", "every => '1 second', catch_up => '10 seconds'");
+    set_back(&mut admin, "ticks", "1 day");
+    let id = start(&mut app, "report", &json!({}));
+    assert_eq!(ended(&mut admin, id).status, "succeeded");
+    wait_for("the schedule to be up to date", SOON, || {
+        admin.value("SELECT due_at > now() - interval '1 second' FROM meshhook.schedules", &[])
+    });
+    let missed = counted(&mut admin, "SELECT missed FROM meshhook.schedules");
+    assert!((86_380..=86_400).contains(&missed), "{missed} missed");
+}
+
+#[test]
 fn every_time_has_one_run_whatever_crashes() {
     let cluster = own_cluster(true);
     let db = Database::create(&cluster, "crashing_clock");
