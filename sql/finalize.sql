@@ -5,7 +5,7 @@ COMMENT ON FUNCTION meshhook.validate_workflow(jsonb) IS
 COMMENT ON FUNCTION meshhook.publish_workflow(jsonb) IS
 'Publishes a definition under its name as the next version and returns the version''s number. A version never changes; runs stay on the one they started with. Publishing what is the newest version already returns that version. 22023 with all faults in DETAIL if the definition is not sound.';
 COMMENT ON FUNCTION meshhook.start_run(text, jsonb, text, integer) IS
-'Starts a run of a published workflow in the caller''s transaction: it exists if and only if that commits. input is at most 1 MiB. With an idempotency_key (1 to 255 bytes, per workflow) the first call starts the run and every later one returns it. version picks one other than the newest. P0002 if the workflow is not published, 54000 if the input is too large.';
+'Starts a run of a published workflow in the caller''s transaction: it exists if and only if that commits. input is at most 1 MiB. With an idempotency_key (1 to 255 bytes, per workflow; those that begin with "meshhook:" are reserved) the first call starts the run and every later one returns it. version picks one other than the newest. P0002 if the workflow is not published, 54000 if the input is too large.';
 COMMENT ON FUNCTION meshhook.cancel_run(uuid, text) IS
 'Asks for the end of a run; the orchestrator''s next turn takes back its open work, cancels the runs it waits for, undoes what has a "compensate", and ends it. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.kill_run(uuid, text) IS
@@ -47,7 +47,7 @@ COMMENT ON FUNCTION meshhook.complete_job(text, bigint, jsonb) IS 'complete_jobs
 COMMENT ON FUNCTION meshhook.fail_job(text, bigint, jsonb) IS 'fail_jobs for one job; returns its outcome.';
 
 COMMENT ON FUNCTION meshhook.tick(integer) IS
-'Takes one orchestrator turn in the caller''s session for up to batch_size (1 to 10000) runs and returns how many it moved; call it until it returns 0. For databases without an orchestrator, and for tests: it is part of your transaction. Members of meshhook_executor move the runs of every project, others those of theirs. Does nothing, with a WARNING, in a dormant copy.';
+'Takes one orchestrator turn in the caller''s session for up to batch_size (1 to 10000) runs and returns how many it moved, or schedules started; call it until it returns 0. For databases without an orchestrator, and for tests: it is part of your transaction. Members of meshhook_executor move the runs of every project, others those of theirs. Does nothing, with a WARNING, in a dormant copy.';
 COMMENT ON FUNCTION meshhook.start_workers() IS
 'Starts an orchestrator for this database and returns whether one serves it. Without shared_preload_libraries it polls every 200 ms and ends with the server. Takes effect at once, not at commit.';
 COMMENT ON FUNCTION meshhook.stop_workers() IS
@@ -142,6 +142,21 @@ COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval) IS
 COMMENT ON FUNCTION meshhook.receive_webhook(text, text, jsonb, text, bytea) IS
 'Takes a delivery in: verifies the signature over the raw body, starts one run per delivery in this transaction, records the delivery. headers is an object with lower-case names. Answer with the status, headers and body it returns, after the commit: 202 with run_id, 200 for a repeat with the first run_id, 400, 401, 404, 405, 413, 415, or 503 where no key file is set. Never raises for a sender''s fault.';
 
+COMMENT ON FUNCTION meshhook.create_schedule(text, text, text, interval, text, jsonb, text, interval, interval, integer, timestamptz, boolean) IS
+'Starts a workflow by the clock and returns the first time. Either cron (minute, hour, day of month, month, day of week; with seconds before them, names, L, W, #, @daily, …) or every (1 second to 36500 days of 24 hours, counted from anchor, by default from now). time_zone is an IANA name; docs/schedules.md says what happens when clocks are changed. overlap says what becomes of a time while an earlier run has not ended: "skip" it, "queue_one", "queue_all", "cancel_other" (starts when that has ended) or "allow". Times that were due longer ago than catch_up (at least 10 seconds) are left out and counted. jitter puts each time off by up to that much, never up to the next one. version picks one other than the newest. A run sees .run.trigger = {"type":"schedule","schedule","nominal_time","origin"}; each time has one run at most. 23505 if the name (1 to 255 bytes) is taken, but with replace => true the schedule is changed: what waits, counters and pause stay, and if its times are the same it goes on where it was. 22023 for a pattern, zone or policy that is none, P0002 if the workflow is not published.';
+COMMENT ON FUNCTION meshhook.pause_schedule(text, text) IS
+'Stops a schedule: no time starts a run, and what waits goes on waiting, until resume_schedule. False if it was paused already. P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.resume_schedule(text) IS
+'Lets a paused schedule go on from now and returns its next time. The times of the pause are not made up for (backfill_schedule does that); what waited goes on. P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.trigger_schedule(text, text) IS
+'Starts a run of a schedule now, in the caller''s transaction, also while it is paused, and returns it; null with a NOTICE if by the overlap policy (default: the schedule''s) it waits for an earlier run or was left out. P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.backfill_schedule(text, timestamptz, timestamptz, text) IS
+'Runs a schedule for its times from from_time (included) to until_time (not included, not in the future), without jitter, and returns how many it took. Times that have a run or wait for one are left out, so it can be repeated. overlap is this backfill''s own: by default all run one after the other. 54000 for more than 10000 times, those that wait included. P0002 if the schedule does not exist.';
+COMMENT ON FUNCTION meshhook.drop_schedule(text) IS
+'Forgets a schedule and the times that wait. Its runs go on. P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.preview_schedule(text, interval, text, integer, timestamptz, timestamptz) IS
+'The next count (1 to 1000) times of a cron pattern or period after a moment (default: now), with what the clocks of the time zone read. Needs no schedule. 22023 as in create_schedule.';
+
 COMMENT ON FUNCTION meshhook.uuid_floor(timestamptz) IS 'The smallest UUIDv7 of a time, in milliseconds: a bound of a leaf. For maintenance.';
 COMMENT ON FUNCTION meshhook.uuid_time(uuid) IS 'The time in a UUIDv7, in milliseconds: when a run was started.';
 COMMENT ON FUNCTION meshhook.add_leaf(uuid) IS 'Adds the next leaf of runs, events and snapshots. For maintenance.';
@@ -194,10 +209,11 @@ BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
-            'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'decide_approval', 'delete_stream',
-            'drop_consumer', 'fail_jobs', 'heartbeat_jobs', 'kill_run', 'last_message_of_run', 'messages_of_run',
-            'messages_of_runs', 'pause_run', 'purge_stream', 'read_consumer', 'receive_webhook', 'release_jobs',
-            'resize_consumer', 'resume_run', 'retry_run', 'seek_consumer', 'signal_run', 'start_run', 'tick'])
+            'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'decide_approval',
+            'delete_stream', 'drop_consumer', 'fail_jobs', 'heartbeat_jobs', 'kill_run', 'last_message_of_run',
+            'messages_of_run', 'messages_of_runs', 'pause_run', 'purge_stream', 'read_consumer', 'receive_webhook',
+            'release_jobs', 'resize_consumer', 'resume_run', 'retry_run', 'seek_consumer', 'signal_run', 'start_run',
+            'tick', 'trigger_schedule'])
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET plan_cache_mode = force_generic_plan', routine);
         FOREACH setting IN ARRAY ARRAY['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin'] LOOP
@@ -212,14 +228,16 @@ CREATE FUNCTION meshhook.api_routines() RETURNS SETOF regprocedure
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.oid::regprocedure FROM pg_proc p
     WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
-        'append_message', 'append_messages', 'await_run', 'cancel_run', 'claim_jobs', 'commit_consumer',
-        'complete_job', 'complete_jobs', 'create_endpoint', 'current_project_id', 'decide_approval', 'drop_consumer',
-        'fail_job', 'fail_jobs', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active', 'kill_run',
-        'last_message', 'pause_run', 'publish_workflow', 'read_all', 'read_category', 'read_consumer', 'read_stream',
-        'release_jobs', 'resize_consumer', 'resume_run', 'retry_run', 'rotate_endpoint_secret', 'run_history',
-        'run_state', 'safe_position', 'seek_consumer', 'signal_run', 'simulate_run', 'start_run', 'status',
-        'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version', 'tick', 'uuid_time',
-        'validate_workflow', 'verify_run', 'version', 'wait_append', 'wait_for_messages', 'wait_turn'])
+        'append_message', 'append_messages', 'await_run', 'backfill_schedule', 'cancel_run', 'claim_jobs',
+        'commit_consumer', 'complete_job', 'complete_jobs', 'create_endpoint', 'create_schedule',
+        'current_project_id', 'decide_approval', 'drop_consumer', 'drop_schedule', 'fail_job', 'fail_jobs', 'hash_64',
+        'heartbeat_jobs', 'holders_of_positions', 'is_active', 'kill_run', 'last_message', 'pause_run',
+        'pause_schedule', 'preview_schedule', 'publish_workflow', 'read_all', 'read_category', 'read_consumer',
+        'read_stream', 'release_jobs', 'resize_consumer', 'resume_run', 'resume_schedule', 'retry_run',
+        'rotate_endpoint_secret', 'run_history', 'run_state', 'safe_position', 'seek_consumer', 'signal_run',
+        'simulate_run', 'start_run', 'status', 'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version',
+        'tick', 'trigger_schedule', 'uuid_time', 'validate_workflow', 'verify_run', 'version', 'wait_append',
+        'wait_for_messages', 'wait_turn'])
 $$;
 
 CREATE FUNCTION meshhook.grant_api(role regrole) RETURNS void
@@ -234,7 +252,7 @@ BEGIN
     END LOOP;
     FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'stuck_runs', 'run', 'run_event', 'inbox', 'job', 'timer',
         'workflow', 'workflow_version', 'delivery', 'audit_log', 'streams', 'stream', 'message', 'position_holders',
-        'consumer_lag', 'consumer', 'consumer_position'] LOOP
+        'consumer_lag', 'consumer', 'consumer_position', 'schedules', 'schedule', 'schedule_firing'] LOOP
         EXECUTE format('GRANT SELECT ON meshhook.%I TO %s', readable, role);
     END LOOP;
 END

@@ -19,6 +19,7 @@ mod owner;
 mod project;
 mod random;
 mod run;
+mod schedule;
 mod secret;
 mod shmem;
 mod spi;
@@ -37,10 +38,11 @@ extension_sql_file!("../sql/schema/project.sql", name = "schema_project", requir
 extension_sql_file!("../sql/schema/workflow.sql", name = "schema_workflow", requires = ["schema_project"]);
 extension_sql_file!("../sql/schema/run.sql", name = "schema_run", requires = ["schema_workflow"]);
 extension_sql_file!("../sql/schema/webhook.sql", name = "schema_webhook", requires = ["schema_run"]);
+extension_sql_file!("../sql/schema/schedule.sql", name = "schema_schedule", requires = ["schema_webhook"]);
 extension_sql_file!(
     "../sql/schema/event_store.sql",
     name = "schema_event_store",
-    requires = ["schema_webhook"]
+    requires = ["schema_schedule"]
 );
 extension_sql_file!("../sql/schema/dump.sql", name = "schema_dump", requires = ["schema_event_store"]);
 extension_sql_file!("../sql/schema/leaves.sql", name = "schema_leaves", requires = ["schema_dump"]);
@@ -71,6 +73,7 @@ extension_sql_file!(
     name = "views",
     requires = ["schema_leaves", project::current_project_id, installation::is_active]
 );
+extension_sql_file!("../sql/views/schedules.sql", name = "schedule_views", requires = ["views"]);
 extension_sql_file!(
     "../sql/views/event_store.sql",
     name = "event_store_views",

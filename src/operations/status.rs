@@ -41,6 +41,7 @@ fn status() -> TableIterator<
             executors(scope),
             leases(scope),
             open_runs(scope),
+            schedules(scope),
             positions(scope),
             key_file(),
         ]);
@@ -185,6 +186,24 @@ fn open_runs(scope: Option<i32>) -> Check {
         scope,
     );
     Check::new("open runs", true, described(found), "")
+}
+
+fn schedules(scope: Option<i32>) -> Check {
+    let found = spi::read_one(
+        "SELECT count(*), count(*) FILTER (WHERE paused_at IS NULL AND due_at < clock_timestamp() - interval '10 seconds'),
+                count(*) FILTER (WHERE paused_at IS NOT NULL AND paused_by IS NULL)
+         FROM meshhook.schedule WHERE $1 IS NULL OR project_id = $1",
+        &[arg(scope)],
+        |row| (row.must::<i64>(1), row.must::<i64>(2), row.must::<i64>(3)),
+    );
+    let (all, overdue, failed) = found.unwrap_or_default();
+    let value = format!("{all}, of which {overdue} overdue and {failed} paused after an error");
+    let hint = if failed > 0 {
+        "SELECT name, pause_reason FROM meshhook.schedules WHERE paused; then meshhook.resume_schedule(name)"
+    } else {
+        "nobody takes turns: see the orchestrator's row"
+    };
+    Check::new("schedules", overdue == 0 && failed == 0, value, hint)
 }
 
 fn key_file() -> Check {

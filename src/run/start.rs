@@ -16,6 +16,8 @@ use crate::{guc, installation, shmem, worker};
 
 /// Longest idempotency key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
+/// What keys begin with that meshhook makes itself. Nobody else may hold one uncommitted: a turn would wait for it.
+pub const OWN_KEYS: &str = "meshhook:";
 
 thread_local! {
     /// Whether this session was told already that nobody serves the database.
@@ -105,7 +107,7 @@ fn claim_key(start: &Start, key: &str, run: pgrx::Uuid) -> Option<pgrx::Uuid> {
 }
 
 /// Says once a session that the run will wait, and what to do about it.
-fn warn_if_unserved() {
+pub fn warn_if_unserved() {
     if WARNED.get() || worker::is_served() {
         return;
     }
@@ -136,6 +138,11 @@ fn start_run(
         && (key.is_empty() || key.len() > MAX_KEY_BYTES)
     {
         bad_parameter(format!("an idempotency key has 1 to {MAX_KEY_BYTES} bytes")).raise();
+    }
+    if idempotency_key.is_some_and(|key| key.starts_with(OWN_KEYS)) {
+        bad_parameter(format!("idempotency keys that begin with \"{OWN_KEYS}\" are reserved"))
+            .hint("Choose another key.")
+            .raise();
     }
     let (workflow, input) = (required("workflow", workflow), required("input", input));
     check_document("input", input);

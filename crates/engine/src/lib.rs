@@ -16,6 +16,7 @@ pub mod node;
 pub mod path;
 pub mod replay;
 pub mod retry;
+pub mod schedule;
 pub mod signature;
 pub mod simulate;
 pub mod state;

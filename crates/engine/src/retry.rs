@@ -142,11 +142,11 @@ impl RetryPolicy {
 }
 
 /// A number in 0.0..1.0 that depends on its arguments only: the first 53 bits of a SHA-256.
-fn fraction(seed: u64, node: &str, attempt: u32) -> f64 {
+pub(crate) fn fraction(seed: u64, what: &str, count: u32) -> f64 {
     let mut hash = Sha256::new();
     hash.update(seed.to_be_bytes());
-    hash.update(node.as_bytes());
-    hash.update(attempt.to_be_bytes());
+    hash.update(what.as_bytes());
+    hash.update(count.to_be_bytes());
     let digest = hash.finalize();
     let bits = digest.iter().take(8).fold(0u64, |acc, byte| (acc << 8) | u64::from(*byte));
     (bits >> 11) as f64 / (1u64 << 53) as f64

@@ -26,7 +26,7 @@ use meshhook_engine::time::Timestamp;
 
 use crate::project::Project;
 use crate::random;
-use crate::{shmem, workflow};
+use crate::{schedule, shmem, workflow};
 
 use batch::Batch;
 
@@ -51,7 +51,7 @@ pub struct RunKey {
 /// What a turn did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TurnReport {
-    /// Runs that were moved.
+    /// Runs that were moved, or started by schedules.
     pub runs: usize,
     /// Whether another turn at once makes sense.
     pub more: bool,
@@ -123,7 +123,15 @@ impl Turns {
         let mut more = false;
         if now >= self.next_due_check {
             more = load::fire_due(self.scope, now);
+            let fired = schedule::fire_due(self.scope, now);
             self.next_due_check = now + DUE_CHECK_MICROS;
+            if fired.runs > 0 {
+                // They are moved by the next turn: one that fails then must not take its start along.
+                return TurnReport { runs: fired.runs, more: true };
+            }
+            if fired.more {
+                (self.next_due_check, more) = (now, true);
+            }
         }
         let locked = self.choose(batch);
         self.current = locked.iter().map(|run| run.key).collect();
@@ -312,12 +320,12 @@ impl Turns {
         !self.suspects.is_empty() || !self.condemned.is_empty()
     }
 
-    /// When the next timer is due or the next lease runs out, in microseconds since 2000.
+    /// When the next timer or schedule is due or the next lease runs out, in microseconds since 2000.
     ///
     /// Now, where a run with facts was held by another session: nothing tells when it lets go.
     pub fn next_due(&mut self) -> Option<i64> {
         let held = self.passed_over.then(random::now_micros);
-        let due = load::next_due().into_iter().chain(held).min();
+        let due = load::next_due().into_iter().chain(schedule::next_due()).chain(held).min();
         self.next_due_check = due.map_or(0, |due| due.min(self.next_due_check));
         due.map(|due| due - random::PG_EPOCH_MICROS)
     }

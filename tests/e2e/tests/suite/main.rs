@@ -20,6 +20,7 @@ mod failures;
 mod idle;
 mod message_db;
 mod operations;
+mod schedules;
 mod tenancy;
 mod transactions;
 mod waiting;
