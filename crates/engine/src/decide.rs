@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::contract::conclude;
 use crate::definition::{ERROR_PORT, Join, TIMEOUT_PORT, Workflow};
 use crate::error::ErrorInfo;
 use crate::event::{
     Event, NodeFailed, NodeRetryScheduled, NodeScheduled, NodeSkipped, NodeSucceeded, RunCancelRequested,
-    RunCanceled, RunFailed, RunSucceeded,
+    RunCanceled, RunFailed,
 };
 use crate::fact::{Fact, Quarantine, Start};
 use crate::json::{Json, MAX_DOCUMENT_DEPTH};
@@ -20,6 +21,13 @@ use crate::time::Timestamp;
 
 /// Error class of a run that the engine gave up on; see [`Fact::Quarantine`].
 pub const QUARANTINED: &str = "quarantined";
+/// Error class of a run whose log has grown to its limit; the fact behind it is a [`Fact::Quarantine`] too.
+pub const LIMIT_EVENTS: &str = "limit.events";
+
+/// Whether an error of this class ended a run from outside, by a [`Fact::Quarantine`].
+pub(crate) fn is_quarantine(class: &str) -> bool {
+    matches!(class, QUARANTINED | LIMIT_EVENTS)
+}
 
 /// Turns a fact into the events that record it and follow from it, and applies them to `state`.
 ///
@@ -161,7 +169,9 @@ impl Turn<'_> {
             self.emit(Event::RunStarted(start.clone()));
         }
         let mut error = quarantine.error.clone();
-        error.class = Arc::from(QUARANTINED);
+        if !is_quarantine(&error.class) {
+            error.class = Arc::from(QUARANTINED);
+        }
         self.emit(Event::RunFailed(RunFailed { error, output: None }));
     }
 
@@ -250,7 +260,7 @@ impl Turn<'_> {
                 Event::RunFailed(RunFailed { error, output })
             }
             RunStatus::Canceled => Event::RunCanceled(RunCanceled { reason, output }),
-            _ => Event::RunSucceeded(RunSucceeded { output: output.unwrap_or(Json::Null) }),
+            _ => conclude(self.workflow, output.unwrap_or(Json::Null)),
         });
     }
 
@@ -305,7 +315,7 @@ impl Turn<'_> {
                 Json::Obj(Arc::new(outputs.collect()))
             }
         };
-        self.emit(Event::RunSucceeded(RunSucceeded { output }));
+        self.emit(conclude(self.workflow, output));
     }
 
     fn emit(&mut self, event: Event) {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::decide::{QUARANTINED, step};
+use crate::decide::{is_quarantine, step};
 use crate::definition::Workflow;
 use crate::event::{Event, Recorded};
 use crate::fact::{Cancel, Fact, JobCompleted, JobFailed, Quarantine, TimerDue};
@@ -77,7 +77,7 @@ fn fact_behind(state: &RunState, event: &Event, next: Option<&Event>) -> Option<
     let status = |id: &str| state.nodes.get(id).map(|node| node.status);
     match event {
         Event::RunStarted(start) => Some(match next {
-            Some(Event::RunFailed(failed)) if &*failed.error.class == QUARANTINED => {
+            Some(Event::RunFailed(failed)) if is_quarantine(&failed.error.class) => {
                 Fact::Quarantine(Quarantine { error: failed.error.clone(), start: Some(start.clone()) })
             }
             _ => Fact::Start(start.clone()),
@@ -102,7 +102,7 @@ fn fact_behind(state: &RunState, event: &Event, next: Option<&Event>) -> Option<
             Fact::JobFailed(JobFailed { node: failed.node.clone(), attempt, error: to_json(&failed.error) })
         }),
         Event::RunCancelRequested(request) => Some(Fact::Cancel(Cancel { reason: request.reason.clone() })),
-        Event::RunFailed(failed) if &*failed.error.class == QUARANTINED => {
+        Event::RunFailed(failed) if is_quarantine(&failed.error.class) => {
             Some(Fact::Quarantine(Quarantine { error: failed.error.clone(), start: None }))
         }
         _ => None,

@@ -9,7 +9,28 @@ use crate::expr::{Budget, Expr};
 use crate::json::Json;
 
 /// `{"type":"branch","with":{"cases":[{"port":"yes","when":".input.total > 100"}],"default":"no"}}`
-pub(super) static TYPE: NodeType = NodeType { name: "branch", is_job: false, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "branch", is_job: false, schema: SCHEMA, compile };
+
+const SCHEMA: &str = r##"{
+    "required": ["cases"],
+    "properties": {
+        "cases": {
+            "description": "The first one whose condition is true is taken.",
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["port", "when"],
+                "properties": {
+                    "port": { "$ref": "#/$defs/branch_port" },
+                    "when": { "$ref": "#/$defs/expression" }
+                },
+                "additionalProperties": false
+            }
+        },
+        "default": { "description": "Taken if no case holds.", "$ref": "#/$defs/branch_port" }
+    }
+}"##;
 
 #[derive(Debug)]
 struct Branch {

@@ -8,7 +8,12 @@ use crate::template::Template;
 use crate::time::parse_duration_ms;
 
 /// `{"type":"delay","with":{"duration":"5m"}}`; the duration may be a template.
-pub(super) static TYPE: NodeType = NodeType { name: "delay", is_job: false, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "delay", is_job: false, schema: SCHEMA, compile };
+
+const SCHEMA: &str = r##"{
+    "required": ["duration"],
+    "properties": { "duration": { "description": "How long: a duration, or a template that makes one." } }
+}"##;
 
 #[derive(Debug)]
 struct Delay {

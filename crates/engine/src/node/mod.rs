@@ -35,6 +35,9 @@ pub struct NodeType {
     pub name: &'static str,
     /// Whether an executor does the work: then it has attempts, retries, a timeout and a `timeout` port.
     pub is_job: bool,
+    /// The JSON Schema of `with`, without what holds of every one: that it is an object of known members. It refuses
+    /// nothing that `compile` takes. It may refer to the `$defs` of [`crate::definition::schema`].
+    pub schema: &'static str,
     /// Reads `with`; notes every fault and returns `None` if there is one.
     pub compile: fn(&mut Fields, &mut Problems) -> Option<Box<dyn Node>>,
 }

@@ -11,7 +11,15 @@ use crate::state::RunStatus;
 use crate::template::Template;
 
 /// `{"type":"terminate","with":{"status":"succeeded","output": <template>,"reason": <template>}}`
-pub(super) static TYPE: NodeType = NodeType { name: "terminate", is_job: false, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "terminate", is_job: false, schema: SCHEMA, compile };
+
+const SCHEMA: &str = r##"{
+    "properties": {
+        "status": { "enum": ["succeeded", "failed", "canceled"], "default": "succeeded" },
+        "output": { "description": "The run's output; a template." },
+        "reason": { "description": "Why, for people; a template." }
+    }
+}"##;
 
 #[derive(Debug)]
 struct Terminate {

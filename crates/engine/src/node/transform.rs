@@ -10,7 +10,12 @@ use crate::state::OUT;
 use crate::template::Template;
 
 /// `{"type":"transform","with":{"output": <template>}}`
-pub(super) static TYPE: NodeType = NodeType { name: "transform", is_job: false, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "transform", is_job: false, schema: SCHEMA, compile };
+
+const SCHEMA: &str = r##"{
+    "required": ["output"],
+    "properties": { "output": { "description": "The node's output; a template." } }
+}"##;
 
 #[derive(Debug)]
 struct Transform {
