@@ -5,6 +5,7 @@
 //! `worker::orchestrator`), `tick()` leaves it to the session. Nothing here may wait.
 
 mod batch;
+mod limits;
 mod load;
 pub use load::events_after;
 pub mod tick;
@@ -195,6 +196,12 @@ impl Turns {
             for (offset, event) in (0u64..).zip(events) {
                 let metadata = if offset == 0 { incoming.metadata.as_deref() } else { None };
                 out.add(&run.key, &Recorded { position: first + offset, at, event }, &state, metadata);
+            }
+            if let Some(fact) = limits::too_many_events(&state) {
+                let position = state.position + 1;
+                for event in decide(&definition, &id, &mut state, &fact, at) {
+                    out.add(&run.key, &Recorded { position, at, event }, &state, None);
+                }
             }
         }
         if state.position > before {
