@@ -98,7 +98,12 @@ fn discard_draft(workflow: Option<&str>) {
 
 /// The definition of a workflow's draft; P0002 if there is none.
 pub(super) fn definition(project: Project, workflow: &str) -> RawJsonb {
-    find(project, workflow).unwrap_or_else(|| unknown_draft(workflow).raise()).definition
+    let found = spi::read_one(
+        "SELECT definition FROM meshhook.workflow_draft WHERE project_id = $1 AND name = $2",
+        &[arg(project.0), arg(workflow.to_owned())],
+        |row| row.raw_jsonb(1),
+    );
+    found.flatten().unwrap_or_else(|| unknown_draft(workflow).raise())
 }
 
 /// The name in a definition that may have any other fault.
