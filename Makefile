@@ -54,7 +54,8 @@ bench: setup     ## runs/s, events/s, WAL per run, idle latency; also to target/
 bench-event-store: setup ## the event store beside Message DB and a bare insert (ARGS='--parts all' for the long curves)
 	@scripts/bench.sh event-store $(ARGS)
 
-docs: build      ## write docs/sql-reference.md from the COMMENTs
+docs: build      ## write docs/sql-reference.md from the COMMENTs, docs/workflow.schema.json from the node types
+	@cargo run --quiet --package meshhook-engine --example workflow_schema >docs/workflow.schema.json
 	@python3 scripts/gen_sql_reference.py
 
 release-snapshot: setup ## freeze the install script of this version

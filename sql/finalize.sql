@@ -4,8 +4,26 @@ COMMENT ON FUNCTION meshhook.validate_workflow(jsonb) IS
 'Checks a workflow definition and returns every fault as a row: JSON pointer, stable code, message. No row: it can be published. Writes nothing.';
 COMMENT ON FUNCTION meshhook.publish_workflow(jsonb) IS
 'Publishes a definition under its name as the next version and returns the version''s number. A version never changes; runs stay on the one they started with. Publishing what is the newest version already returns that version. 22023 with all faults in DETAIL if the definition is not sound.';
+COMMENT ON FUNCTION meshhook.workflow_schema() IS
+'The JSON Schema (draft 2020-12) of workflow definitions, for editors and builders; docs/workflow.schema.json is the same. What it refuses, validate_workflow refuses; expressions, references and cycles only validate_workflow can judge.';
+COMMENT ON FUNCTION meshhook.save_draft(jsonb, bigint) IS
+'Keeps a definition as the draft of the workflow it names, one a workflow, and returns the draft''s revision and how many faults it has; validate_workflow lists them. Nothing runs by it. With expected_revision (0: none yet) it is refused (55000) if somebody has saved another meanwhile. 22023 without a usable name, 54000 above 4 MiB.';
+COMMENT ON FUNCTION meshhook.publish_draft(text, bigint) IS
+'Publishes a workflow''s draft as publish_workflow does, removes the draft and returns the version''s number. 22023 with all faults in DETAIL if the draft has any, 55000 if it is not at expected_revision, P0002 if there is none.';
+COMMENT ON FUNCTION meshhook.discard_draft(text) IS
+'Throws a workflow''s draft away. P0002 if there is none.';
+COMMENT ON FUNCTION meshhook.archive_workflow(text, integer) IS
+'Closes a version, or all versions, of a workflow to new runs, audited, and returns how many were open. Runs under way on them go on to their end, and what is published afterwards is open. start_run takes the newest open version, so archiving the newest goes back to the one before. P0002 if there is no such workflow or version.';
+COMMENT ON FUNCTION meshhook.unarchive_workflow(text, integer) IS
+'Opens an archived version, or all versions, of a workflow to new runs again, audited, and returns how many were archived. P0002 if there is no such workflow or version.';
+COMMENT ON FUNCTION meshhook.rollback_workflow(text, integer) IS
+'Publishes an earlier version''s definition again, as the next version, audited, and returns that one''s number; the newest version already returns itself. Runs under way stay on the version they started with. P0002 if there is no such version, 22023 if this release no longer takes its definition.';
+COMMENT ON FUNCTION meshhook.workflow_diff(text, integer, integer) IS
+'What differs between two versions of a workflow, archived or not; null stands for its draft. Nodes are matched by id and edges by their ends and port, so that their order is no difference. pointer is a JSON pointer into the second definition, for kind "removed" into the first. P0002 if a version or the draft does not exist.';
+COMMENT ON FUNCTION meshhook.workflow_diff(jsonb, jsonb) IS
+'What differs between two definitions, sound or not, told as in workflow_diff of versions.';
 COMMENT ON FUNCTION meshhook.start_run(text, jsonb, text, integer) IS
-'Starts a run of a published workflow in the caller''s transaction: it exists if and only if that commits. input is at most 1 MiB. With an idempotency_key (1 to 255 bytes, per workflow; those that begin with "meshhook:" are reserved) the first call starts the run and every later one returns it. version picks one other than the newest. P0002 if the workflow is not published, 54000 if the input is too large.';
+'Starts a run of a published workflow in the caller''s transaction: it exists if and only if that commits. input is at most 1 MiB and satisfies the input_schema of the definition: 22023 with up to 20 violations in DETAIL otherwise. With an idempotency_key (1 to 255 bytes, per workflow; those that begin with "meshhook:" are reserved) the first call starts the run and every later one returns it. version picks one other than the newest that is not archived. P0002 if the workflow is not published, 55000 if it or the version is archived, 54000 if the input is too large.';
 COMMENT ON FUNCTION meshhook.cancel_run(uuid, text) IS
 'Asks for the end of a run; the orchestrator''s next turn takes back its open work, cancels the runs it waits for, undoes what has a "compensate", and ends it. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.kill_run(uuid, text) IS
@@ -140,7 +158,7 @@ COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval) IS
 COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval) IS
 'Gives an endpoint a new secret, shown this once. Older ones verify for the overlap given, so that senders can change over.';
 COMMENT ON FUNCTION meshhook.receive_webhook(text, text, jsonb, text, bytea) IS
-'Takes a delivery in: verifies the signature over the raw body, starts one run per delivery in this transaction, records the delivery. headers is an object with lower-case names. Answer with the status, headers and body it returns, after the commit: 202 with run_id, 200 for a repeat with the first run_id, 400, 401, 404, 405, 413, 415, or 503 where no key file is set. Never raises for a sender''s fault.';
+'Takes a delivery in: verifies the signature over the raw body, starts one run per delivery in this transaction, records the delivery. headers is an object with lower-case names. Answer with the status, headers and body it returns, after the commit: 202 with run_id, 200 for a repeat with the first run_id, 400, 401, 404, 405, 413, 415, 410 where the workflow is archived, 422 with the violations where the body breaks its input schema, or 503 where no key file is set. Never raises for a sender''s fault.';
 
 COMMENT ON FUNCTION meshhook.create_schedule(text, text, text, interval, text, jsonb, text, interval, interval, integer, timestamptz, boolean) IS
 'Starts a workflow by the clock and returns the first time. Either cron (minute, hour, day of month, month, day of week; with seconds before them, names, L, W, #, @daily, …) or every (1 second to 36500 days of 24 hours, counted from anchor, by default from now). time_zone is an IANA name; docs/schedules.md says what happens when clocks are changed. overlap says what becomes of a time while an earlier run has not ended: "skip" it, "queue_one", "queue_all", "cancel_other" (starts when that has ended) or "allow". Times that were due longer ago than catch_up (at least 10 seconds) are left out and counted. jitter puts each time off by up to that much, never up to the next one. version picks one other than the newest. A run sees .run.trigger = {"type":"schedule","schedule","nominal_time","origin"}; each time has one run at most. 23505 if the name (1 to 255 bytes) is taken, but with replace => true the schedule is changed: what waits, counters and pause stay, and if its times are the same it goes on where it was. 22023 for a pattern, zone or policy that is none, P0002 if the workflow is not published.';
@@ -228,16 +246,17 @@ CREATE FUNCTION meshhook.api_routines() RETURNS SETOF regprocedure
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.oid::regprocedure FROM pg_proc p
     WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
-        'append_message', 'append_messages', 'await_run', 'backfill_schedule', 'cancel_run', 'claim_jobs',
-        'commit_consumer', 'complete_job', 'complete_jobs', 'create_endpoint', 'create_schedule',
-        'current_project_id', 'decide_approval', 'drop_consumer', 'drop_schedule', 'fail_job', 'fail_jobs', 'hash_64',
-        'heartbeat_jobs', 'holders_of_positions', 'is_active', 'kill_run', 'last_message', 'pause_run',
-        'pause_schedule', 'preview_schedule', 'publish_workflow', 'read_all', 'read_category', 'read_consumer',
-        'read_stream', 'release_jobs', 'resize_consumer', 'resume_run', 'resume_schedule', 'retry_run',
-        'rotate_endpoint_secret', 'run_history', 'run_state', 'safe_position', 'seek_consumer', 'signal_run',
-        'simulate_run', 'start_run', 'status', 'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version',
-        'tick', 'trigger_schedule', 'uuid_time', 'validate_workflow', 'verify_run', 'version', 'wait_append',
-        'wait_for_messages', 'wait_turn'])
+        'append_message', 'append_messages', 'archive_workflow', 'await_run', 'backfill_schedule', 'cancel_run',
+        'claim_jobs', 'commit_consumer', 'complete_job', 'complete_jobs', 'create_endpoint', 'create_schedule',
+        'current_project_id', 'decide_approval', 'discard_draft', 'drop_consumer', 'drop_schedule', 'fail_job',
+        'fail_jobs', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active', 'kill_run', 'last_message',
+        'pause_run', 'pause_schedule', 'preview_schedule', 'publish_draft', 'publish_workflow', 'read_all',
+        'read_category', 'read_consumer', 'read_stream', 'release_jobs', 'resize_consumer', 'resume_run',
+        'resume_schedule', 'retry_run', 'rollback_workflow', 'rotate_endpoint_secret', 'run_history', 'run_state',
+        'safe_position', 'save_draft', 'seek_consumer', 'signal_run', 'simulate_run', 'start_run', 'status',
+        'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version', 'tick', 'trigger_schedule',
+        'unarchive_workflow', 'uuid_time', 'validate_workflow', 'verify_run', 'version', 'wait_append',
+        'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
 $$;
 
 CREATE FUNCTION meshhook.grant_api(role regrole) RETURNS void
@@ -251,8 +270,9 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', routine, role);
     END LOOP;
     FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'stuck_runs', 'run', 'run_event', 'inbox', 'job', 'timer',
-        'workflow', 'workflow_version', 'delivery', 'audit_log', 'streams', 'stream', 'message', 'position_holders',
-        'consumer_lag', 'consumer', 'consumer_position', 'schedules', 'schedule', 'schedule_firing'] LOOP
+        'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery',
+        'audit_log', 'streams', 'stream', 'message', 'position_holders', 'consumer_lag', 'consumer', 'consumer_position',
+        'schedules', 'schedule', 'schedule_firing'] LOOP
         EXECUTE format('GRANT SELECT ON meshhook.%I TO %s', readable, role);
     END LOOP;
 END

@@ -12,6 +12,8 @@ pub static PROJECT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>:
 pub static KEK_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// `meshhook.leaf_days`: how many days of runs one leaf holds.
 pub static LEAF_DAYS: GucSetting<i32> = GucSetting::<i32>::new(7);
+/// `meshhook.max_run_events`: at how many events a run fails; 0 is no limit.
+static MAX_RUN_EVENTS: GucSetting<i32> = GucSetting::<i32>::new(50_000);
 
 /// `message_store.sql_condition`: whether reads through schema `message_store` may have conditions in SQL; `off` refuses.
 pub static SQL_CONDITION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"off"));
@@ -61,7 +63,22 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    GucRegistry::define_int_guc(
+        c"meshhook.max_run_events",
+        c"Events in a run's log at which it fails, with an error of class limit.events; 0: no limit.",
+        c"status() names open runs that have come to 80 % of it.",
+        &MAX_RUN_EVENTS,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
     message_store();
+}
+
+/// At how many events a run fails; `None` if there is no limit.
+pub fn max_run_events() -> Option<u64> {
+    u64::try_from(MAX_RUN_EVENTS.get()).ok().filter(|limit| *limit > 0)
 }
 
 /// Defines Message DB's settings, which clients of schema `message_store` know.

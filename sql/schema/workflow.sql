@@ -18,10 +18,27 @@ CREATE TABLE meshhook.workflow_version (
     expression_profile text NOT NULL,
     checksum bytea NOT NULL,
     children jsonb NOT NULL DEFAULT '{}',
+    -- Says without a look into the definition whether a start has to check its input.
+    checks_input boolean NOT NULL,
     published_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     published_by name NOT NULL,
+    archived_at timestamptz,
+    archived_by name,
     PRIMARY KEY (project_id, version_id),
     UNIQUE (project_id, workflow_id, version),
     FOREIGN KEY (project_id, workflow_id) REFERENCES meshhook.workflow
 );
-COMMENT ON TABLE meshhook.workflow_version IS 'Published definitions; a row never changes. checksum is the SHA-256 of the definition''s canonical JSON text; children names the versions of other workflows that its runs start.';
+COMMENT ON TABLE meshhook.workflow_version IS 'Published definitions; a row never changes, except that archive_workflow notes when and by whom. checksum is the SHA-256 of the definition''s canonical JSON text; children names the versions of other workflows that its runs start.';
+
+-- By name and not by workflow_id: a draft may be there before anything is published.
+CREATE TABLE meshhook.workflow_draft (
+    project_id integer NOT NULL REFERENCES meshhook.project,
+    name text NOT NULL,
+    definition jsonb NOT NULL,
+    problems integer NOT NULL,
+    revision bigint NOT NULL DEFAULT 1,
+    saved_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    saved_by name NOT NULL,
+    PRIMARY KEY (project_id, name)
+);
+COMMENT ON TABLE meshhook.workflow_draft IS 'Definitions somebody works on, one a workflow; they may have faults.';

@@ -112,3 +112,45 @@ CROSS JOIN LATERAL (
                   AND later.type IN ('node.succeeded', 'node.failed') AND later.data -> 'node' = e.data -> 'node'))
 ) why;
 COMMENT ON VIEW meshhook.stuck_runs IS 'Runs of your project that do not move although they could, with the reason and the way out.';
+
+CREATE VIEW meshhook.workflow_versions WITH (security_invoker = true) AS
+SELECT w.name AS workflow,
+       v.version,
+       v.published_at,
+       v.published_by,
+       v.archived_at,
+       v.archived_by,
+       v.expression_profile,
+       encode(v.checksum, 'hex') AS checksum,
+       v.definition
+FROM meshhook.workflow w
+JOIN meshhook.workflow_version v ON v.project_id = w.project_id AND v.workflow_id = w.workflow_id;
+COMMENT ON VIEW meshhook.workflow_versions IS 'The published versions of your project''s workflows.';
+
+CREATE VIEW meshhook.drafts WITH (security_invoker = true) AS
+SELECT d.name AS workflow, d.revision, d.problems, d.saved_at, d.saved_by, d.definition
+FROM meshhook.workflow_draft d;
+COMMENT ON VIEW meshhook.drafts IS 'The drafts of your project: who saved them when, and how many faults they have.';
+
+CREATE VIEW meshhook.workflows WITH (security_invoker = true) AS
+SELECT coalesce(w.name, d.name) AS workflow,
+       newest.version AS newest_version,
+       current.version AS current_version,
+       newest.version IS NOT NULL AND current.version IS NULL AS archived,
+       newest.published_at,
+       newest.published_by,
+       d.revision AS draft_revision,
+       d.problems AS draft_problems
+FROM meshhook.workflow w
+FULL JOIN meshhook.workflow_draft d ON d.project_id = w.project_id AND d.name = w.name
+LEFT JOIN LATERAL (
+    SELECT v.version, v.published_at, v.published_by FROM meshhook.workflow_version v
+    WHERE v.project_id = w.project_id AND v.workflow_id = w.workflow_id
+    ORDER BY v.version DESC LIMIT 1
+) newest ON true
+LEFT JOIN LATERAL (
+    SELECT v.version FROM meshhook.workflow_version v
+    WHERE v.project_id = w.project_id AND v.workflow_id = w.workflow_id AND v.archived_at IS NULL
+    ORDER BY v.version DESC LIMIT 1
+) current ON true;
+COMMENT ON VIEW meshhook.workflows IS 'The workflows of your project, published or only drafted. current_version is the one that new runs start on, null where all are archived or none is published.';

@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 use crate::event_store::{self, Holder};
 use crate::owner::as_owner;
 use crate::spi::{self, arg};
-use crate::{installation, project, random, secret, shmem, worker};
+use crate::{guc, installation, project, random, secret, shmem, worker};
 
 /// An appender's transaction that is open for longer is worth a look.
 const LONG_OPEN_SECONDS: i64 = 60;
@@ -42,6 +42,7 @@ fn status() -> TableIterator<
             leases(scope),
             open_runs(scope),
             schedules(scope),
+            long_runs(scope),
             positions(scope),
             key_file(),
         ]);
@@ -204,6 +205,36 @@ fn schedules(scope: Option<i32>) -> Check {
         "nobody takes turns: see the orchestrator's row"
     };
     Check::new("schedules", overdue == 0 && failed == 0, value, hint)
+}
+
+/// Runs that will fail soon for the length of their log, while something can still be done about it. Looks at
+/// the first 100,000 open runs.
+fn long_runs(scope: Option<i32>) -> Check {
+    let Some(limit) = guc::max_run_events() else {
+        return Check::new("long runs", true, "no limit", "");
+    };
+    let near = i64::try_from(limit / 5 * 4).unwrap_or(i64::MAX);
+    let found = spi::read_one(
+        "SELECT count(*), (array_agg(run_id ORDER BY position DESC))[1]::text, max(position)
+         FROM (SELECT run_id, position FROM meshhook.run
+               WHERE finished_at IS NULL AND ($1 IS NULL OR project_id = $1) LIMIT 100000) r
+         WHERE position >= $2",
+        &[arg(scope), arg(near)],
+        |row| (row.must::<i64>(1), row.get::<String>(2), row.get::<i64>(3)),
+    );
+    let value = match &found {
+        Some((n, Some(run), Some(events))) => {
+            format!("{n} above 80 % of {limit} events, the longest with {events}: {run}")
+        }
+        _ => format!("none above 80 % of {limit} events"),
+    };
+    let ok = found.is_none_or(|(n, ..)| n == 0);
+    Check::new(
+        "long runs",
+        ok,
+        value,
+        "they fail at meshhook.max_run_events: end them, or raise it and reload",
+    )
 }
 
 fn key_file() -> Check {

@@ -149,6 +149,7 @@ fn start_run(
     as_owner(|caller| {
         let project = project::current(caller);
         let version = workflow::find(project, workflow, version);
+        check_contract(project, version, workflow, input);
         warn_if_unserved();
         let trigger = r#"{"type": "sql"}"#.to_owned();
         let (run, now) = new_run();
@@ -173,6 +174,19 @@ pub fn check_document(what: &str, document: RawJsonb) {
         refuse(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("the {what} is nested too deep"))
             .detail(format!("The limit is {MAX_DOCUMENT_DEPTH} levels."))
             .raise();
+    }
+}
+
+/// Refuses an input that breaks the version's input schema: 22023.
+fn check_contract(project: Project, version: Version, workflow: &str, input: RawJsonb) {
+    let violations = workflow::input_violations(project, version, input);
+    if !violations.is_empty() {
+        let number = version.version;
+        bad_parameter(format!(
+            "the input breaks the input schema of workflow \"{workflow}\", version {number}"
+        ))
+        .detail(workflow::violation_lines(&violations))
+        .raise();
     }
 }
 

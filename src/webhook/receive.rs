@@ -16,7 +16,8 @@ use crate::project::Project;
 use crate::run::start::{Start, nesting, new_run, start};
 use crate::secret;
 use crate::spi::{self, RawJsonb, arg};
-use crate::{installation, random, workflow};
+use crate::workflow::{self, Version};
+use crate::{installation, random};
 
 /// Longest part of a header kept with the run.
 const MAX_HEADER_BYTES: usize = 256;
@@ -191,15 +192,24 @@ fn accept(
         &[arg(endpoint.project.0), arg(endpoint.id.clone()), arg(dedupe_key.clone()), arg(run)],
     );
     let (status, run, reason) = if first == 1 {
+        let input = RawJsonb::of_text(text);
+        let version = match startable(endpoint, input) {
+            Ok(version) => version,
+            Err(mut answer) => {
+                // It may come again once the workflow takes it.
+                forget(endpoint, &dedupe_key);
+                answer.dedupe_key = Some(dedupe_key);
+                return *answer;
+            }
+        };
         let trigger = trigger(endpoint, headers, query, delivery.as_deref());
-        let version = workflow::find(endpoint.project, &endpoint.workflow, None);
         start(&Start {
             project: endpoint.project,
             run,
             now,
             version,
             workflow: &endpoint.workflow,
-            input: RawJsonb::of_text(text),
+            input,
             key: None,
             trigger: trigger.to_string(),
             actor: caller,
@@ -222,6 +232,25 @@ fn accept(
     answer.run = Some(run);
     answer.dedupe_key = Some(dedupe_key);
     answer
+}
+
+/// The version that a delivery starts, or the answer to one that starts nothing.
+fn startable(endpoint: &Endpoint, input: RawJsonb) -> Result<Version, Box<Answer>> {
+    let version = workflow::startable(endpoint.project, &endpoint.workflow, None)
+        .ok_or_else(|| Answer::error(410, "no new runs are taken here", "archived"))?;
+    let violations = workflow::input_violations(endpoint.project, version, input);
+    if violations.is_empty() {
+        return Ok(version);
+    }
+    let told = json!({ "error": "the body breaks the input schema", "violations": violations });
+    Err(Answer::new(422, told, "input_schema").into())
+}
+
+fn forget(endpoint: &Endpoint, dedupe_key: &str) {
+    spi::exec(
+        "DELETE FROM meshhook.delivery_key WHERE project_id = $1 AND endpoint_id = $2 AND dedupe_key = $3",
+        &[arg(endpoint.project.0), arg(endpoint.id.clone()), arg(dedupe_key.to_owned())],
+    );
 }
 
 /// What the run learns of its delivery. Headers may carry credentials, so only named ones are kept.

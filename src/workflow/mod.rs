@@ -1,4 +1,9 @@
-//! Workflows: checking a definition, publishing it, finding the version a run starts on.
+//! Workflows: drafts, published versions, and the version a run starts on.
+
+mod archive;
+mod diff;
+mod draft;
+mod publish;
 
 mod checks;
 
@@ -6,14 +11,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use meshhook_engine::contract::Violation;
 use meshhook_engine::definition::{self, Problem, Workflow};
 use meshhook_engine::json::Json;
 use pgrx::prelude::*;
-use sha2::{Digest, Sha256};
 
-use crate::error::{bad_parameter, bug, refuse, required};
-use crate::owner::as_owner;
-use crate::project::{self, Project};
+use crate::error::{Refusal, bug, refuse};
+use crate::project::Project;
 use crate::spi::{self, RawJsonb, arg};
 
 /// A published version, as a run needs it to start.
@@ -25,6 +29,8 @@ pub struct Version {
     pub version_id: i64,
     /// The version's number, from 1.
     pub version: i32,
+    /// Whether it has a schema for its input.
+    pub checks_input: bool,
 }
 
 thread_local! {
@@ -91,108 +97,88 @@ pub fn sound(definition: &str) -> Workflow {
 }
 
 fn listing(problems: &[Problem]) -> String {
-    let line = |problem: &Problem| {
-        let place = if problem.pointer.is_empty() { "/" } else { &problem.pointer };
-        format!("{place}: {} ({})", problem.message, problem.code)
-    };
+    let line =
+        |problem: &Problem| format!("{}: {} ({})", place(&problem.pointer), problem.message, problem.code);
     problems.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// The version a new run starts on: the one named, or the newest. Called as the owner role.
+/// The version a new run starts on: the one named, or the newest that is not archived. Called as the owner role.
 pub fn find(project: Project, workflow: &str, version: Option<i32>) -> Version {
-    let found = spi::read_one(
-        "SELECT w.workflow_id, v.version_id, v.version FROM meshhook.workflow w
+    startable(project, workflow, version).unwrap_or_else(|| not_startable(project, workflow, version).raise())
+}
+
+/// The version a new run starts on, if there is one.
+pub fn startable(project: Project, workflow: &str, version: Option<i32>) -> Option<Version> {
+    spi::read_one(
+        "SELECT w.workflow_id, v.version_id, v.version, v.checks_input FROM meshhook.workflow w
          JOIN meshhook.workflow_version v ON v.project_id = w.project_id AND v.workflow_id = w.workflow_id
-         WHERE w.project_id = $1 AND w.name = $2 AND ($3 IS NULL OR v.version = $3)
+         WHERE w.project_id = $1 AND w.name = $2 AND ($3 IS NULL OR v.version = $3) AND v.archived_at IS NULL
          ORDER BY v.version DESC LIMIT 1",
         &[arg(project.0), arg(workflow.to_owned()), arg(version)],
-        |row| Version { workflow_id: row.must(1), version_id: row.must(2), version: row.must(3) },
-    );
-    found.unwrap_or_else(|| {
+        |row| Version {
+            workflow_id: row.must(1),
+            version_id: row.must(2),
+            version: row.must(3),
+            checks_input: row.must(4),
+        },
+    )
+}
+
+/// Why a workflow, or a version of it, takes no new runs.
+fn not_startable(project: Project, workflow: &str, version: Option<i32>) -> Refusal {
+    if exists(project, workflow, version) {
         let what = match version {
-            Some(version) => format!("workflow \"{workflow}\" has no published version {version}"),
-            None => format!("workflow \"{workflow}\" is not published"),
+            Some(version) => format!("version {version} of workflow \"{workflow}\" is archived"),
+            None => format!("workflow \"{workflow}\" is archived"),
         };
-        refuse(PgSqlErrorCode::ERRCODE_NO_DATA_FOUND, what)
-            .hint("Publish it with SELECT meshhook.publish_workflow(…), or SET meshhook.project to the project that has it.")
-            .raise()
-    })
+        return refuse(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, what)
+            .hint("SELECT meshhook.unarchive_workflow(…) lets it take new runs again.");
+    }
+    unknown_version(workflow, version)
 }
 
-/// Every fault of a definition; see the COMMENT.
-#[pg_extern(immutable)]
-#[search_path(pg_catalog, pg_temp)]
-fn validate_workflow(
-    definition: Option<RawJsonb>,
-) -> TableIterator<'static, (name!(pointer, String), name!(code, String), name!(message, String))> {
-    let problems = compile(&required("definition", definition).text()).err().unwrap_or_default();
-    TableIterator::new(problems.into_iter().map(|p| (p.pointer, p.code.to_owned(), p.message)))
+/// Whether a workflow, or a version of it, has been published, archived or not.
+fn exists(project: Project, workflow: &str, version: Option<i32>) -> bool {
+    let found = spi::read_one(
+        "SELECT true FROM meshhook.workflow w
+         JOIN meshhook.workflow_version v ON v.project_id = w.project_id AND v.workflow_id = w.workflow_id
+         WHERE w.project_id = $1 AND w.name = $2 AND ($3 IS NULL OR v.version = $3) LIMIT 1",
+        &[arg(project.0), arg(workflow.to_owned()), arg(version)],
+        |row| row.must::<bool>(1),
+    );
+    found.is_some()
 }
 
-/// Publishes a definition as the next version; see the COMMENT.
-#[pg_extern]
-#[search_path(pg_catalog, pg_temp)]
-fn publish_workflow(definition: Option<RawJsonb>) -> i32 {
-    let definition = required("definition", definition);
-    let text = definition.text();
-    let workflow = sound(&text);
-    // The canonical text, so that the checksum does not depend on how jsonb prints.
-    let canonical = Json::parse(&text).map(|json| json.to_string()).unwrap_or(text);
-    let checksum = Sha256::digest(canonical.as_bytes()).to_vec();
-    let version = as_owner(|caller| {
-        let project = project::current(caller);
-        crate::installation::ensure();
-        let checked = checks::check(project, caller, &workflow);
-        if !checked.problems.is_empty() {
-            refuse_faults(&checked.problems);
-        }
-        spi::exec(
-            "INSERT INTO meshhook.workflow (project_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-            &[arg(project.0), arg(workflow.name.to_string())],
-        );
-        // The row lock gives concurrent publishers different numbers.
-        let workflow_id: Option<i64> = spi::run_one(
-            "SELECT workflow_id FROM meshhook.workflow WHERE project_id = $1 AND name = $2 FOR UPDATE",
-            &[arg(project.0), arg(workflow.name.to_string())],
-            |row| row.must(1),
-        );
-        let newest = spi::run_one(
-            "SELECT version, checksum, children::text FROM meshhook.workflow_version WHERE project_id = $1 AND workflow_id = $2
-             ORDER BY version DESC LIMIT 1",
-            &[arg(project.0), arg(workflow_id)],
-            |row| (row.must::<i32>(1), row.must::<Vec<u8>>(2), row.must::<String>(3)),
-        );
-        let children = serde_json::json!(checked.children);
-        // The same document is another version once the workflows it starts have moved on.
-        let is_same = |(_, published, of): &&(i32, Vec<u8>, String)| {
-            *published == checksum
-                && serde_json::from_str::<serde_json::Value>(of).is_ok_and(|of| of == children)
-        };
-        if let Some((version, ..)) = newest.as_ref().filter(is_same) {
-            return *version;
-        }
-        let version = newest.map_or(1, |(version, ..)| version + 1);
-        spi::exec(
-            "INSERT INTO meshhook.workflow_version (project_id, workflow_id, version, definition, schema_version,
-                 expression_profile, checksum, published_by, children) VALUES ($1, $2, $3, $4, $5, $6, $7, $8::name, $9)",
-            &[
-                arg(project.0),
-                arg(workflow_id),
-                arg(version),
-                arg(definition),
-                arg(definition::SCHEMA_VERSION.cast_signed()),
-                arg(definition::EXPRESSION_PROFILE.to_owned()),
-                arg(checksum),
-                arg(caller.name()),
-                arg(RawJsonb::of_text(&children.to_string())),
-            ],
-        );
-        let details = format!("{{\"version\": {version}}}");
-        project::audit(project, caller, "workflow.published", &workflow.name, Some(details));
-        version
-    });
-    crate::shmem::register_database_on_commit();
-    version
+/// A workflow or version that was never published, or is another project's: P0002.
+fn unknown_version(workflow: &str, version: Option<i32>) -> Refusal {
+    let what = match version {
+        Some(version) => format!("workflow \"{workflow}\" has no published version {version}"),
+        None => format!("workflow \"{workflow}\" is not published"),
+    };
+    refuse(PgSqlErrorCode::ERRCODE_NO_DATA_FOUND, what).hint(
+        "Publish it with SELECT meshhook.publish_workflow(…), or SET meshhook.project to the project that has it.",
+    )
+}
+
+/// Where an input breaks a version's input schema. Called as the owner role.
+pub fn input_violations(project: Project, version: Version, input: RawJsonb) -> Vec<Violation> {
+    if !version.checks_input {
+        return Vec::new();
+    }
+    let workflow = compiled(project, version.version_id);
+    let Ok(input) = Json::parse(&input.text()) else { bug("jsonb has printed what is no JSON") };
+    workflow.input_contract.as_ref().map(|contract| contract.violations(&input)).unwrap_or_default()
+}
+
+/// Violations as lines of a DETAIL.
+pub fn violation_lines(violations: &[Violation]) -> String {
+    let line = |violation: &Violation| format!("{}: {}", place(&violation.pointer), violation.message);
+    violations.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A JSON pointer for people: the whole document has a visible one.
+fn place(pointer: &str) -> &str {
+    if pointer.is_empty() { "/" } else { pointer }
 }
 
 fn refuse_faults(problems: &[Problem]) -> ! {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::decide::{QUARANTINED, step};
+use crate::decide::{is_quarantine, step};
 use crate::definition::Workflow;
 use crate::error::ErrorInfo;
 use crate::event::{Event, Recorded};
@@ -81,7 +81,7 @@ fn fact_behind(state: &RunState, event: &Event, next: Option<&Event>) -> Option<
     let due = |path: &Arc<str>| Some(Fact::TimerDue(TimerDue { node: Arc::clone(path) }));
     match event {
         Event::RunStarted(start) => Some(match next {
-            Some(Event::RunFailed(failed)) if &*failed.error.class == QUARANTINED => {
+            Some(Event::RunFailed(failed)) if is_quarantine(&failed.error.class) => {
                 Fact::Quarantine(Quarantine { error: failed.error.clone(), start: Some(start.clone()) })
             }
             _ => Fact::Start(start.clone()),
@@ -120,7 +120,7 @@ fn fact_behind(state: &RunState, event: &Event, next: Option<&Event>) -> Option<
         Event::RunCancelRequested(request) => {
             Some(Fact::Cancel(Cancel { reason: request.reason.clone(), kill: request.kill }))
         }
-        Event::RunFailed(failed) if &*failed.error.class == QUARANTINED => {
+        Event::RunFailed(failed) if is_quarantine(&failed.error.class) => {
             Some(Fact::Quarantine(Quarantine { error: failed.error.clone(), start: None }))
         }
         // A run ends by itself in one way only: its deadline.

@@ -3,6 +3,7 @@
 mod common;
 
 use common::Sim;
+use meshhook_engine::decide::LIMIT_EVENTS;
 use meshhook_engine::error::ErrorInfo;
 use meshhook_engine::event::Event;
 use meshhook_engine::fact::{Fact, Quarantine};
@@ -345,6 +346,41 @@ fn a_run_given_up_before_its_first_turn_keeps_its_start() {
     run.take(&Fact::Quarantine(Quarantine { error, start: Some(start) }));
     assert_eq!((run.status(), run.error_class()), (RunStatus::Failed, "quarantined".into()));
     assert_eq!(run.state.input.to_string(), r#"{"n":1}"#);
+    run.verify();
+}
+
+#[test]
+fn an_output_that_breaks_its_schema_fails_the_run() {
+    let schema = r#""output_schema":{"type":"object","properties":{"n":{"type":"integer"}}}"#;
+    let only_leaf = format!(r#"{{"name":"w","nodes":[{{"id":"a","type":"task"}}],{schema}}}"#);
+    let end = r#"{"name":"w","nodes":[{"id":"a","type":"task"},
+        {"id":"b","type":"terminate","with":{"output":"{{ .nodes.a.output }}"}}],"edges":[{"from":"a","to":"b"}],"#;
+    let terminated = format!("{end}{schema}}}");
+    for definition in [only_leaf, terminated] {
+        let mut run = Sim::start(&definition, "{}");
+        run.complete("a", r#"{"n":1}"#);
+        assert_eq!((run.status(), run.output()), (RunStatus::Succeeded, r#"{"n":1}"#.into()));
+        run.verify();
+        let mut run = Sim::start(&definition, "{}");
+        run.complete("a", r#"{"n":"1"}"#);
+        assert_eq!((run.status(), run.output()), (RunStatus::Failed, r#"{"n":"1"}"#.into()));
+        let error = run.state.error.clone().unwrap();
+        assert_eq!((&*error.class, error.retryable), ("output_schema", Some(false)));
+        let violations = error.details.unwrap().to_string();
+        assert_eq!(
+            violations,
+            r#"{"violations":[{"message":"value is not of type \"integer\"","pointer":"/n"}]}"#
+        );
+        run.verify();
+    }
+}
+
+#[test]
+fn a_run_ended_for_the_length_of_its_log_says_so_and_replays() {
+    let mut run = Sim::start(DIAMOND, r#"{"n":1}"#);
+    let error = ErrorInfo::new(LIMIT_EVENTS, "too long").retryable(false);
+    run.take(&Fact::Quarantine(Quarantine { error, start: None }));
+    assert_eq!((run.status(), run.error_class()), (RunStatus::Failed, "limit.events".into()));
     run.verify();
 }
 

@@ -6,6 +6,7 @@
 
 mod batch;
 mod database;
+mod limits;
 mod load;
 pub use load::events_after;
 pub mod tick;
@@ -240,6 +241,12 @@ impl Turns {
             for (offset, event) in (0u64..).zip(step.events) {
                 let metadata = if offset == 0 { incoming.metadata.as_deref() } else { None };
                 out.add(&run.key, &Recorded { position: first + offset, at, event }, &state, metadata);
+            }
+            if let Some(fact) = limits::too_many_events(&state) {
+                let position = state.position + 1;
+                for event in decide(&definition, &id, &mut state, &fact, at) {
+                    out.add(&run.key, &Recorded { position, at, event }, &state, None);
+                }
             }
         }
         if state.position > before {

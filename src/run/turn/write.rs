@@ -222,7 +222,7 @@ fn children(batch: &Batch) {
                  JOIN meshhook.workflow_version p ON p.project_id = r.project_id AND p.version_id = r.version_id
                  JOIN meshhook.workflow w ON w.project_id = u.project_id AND w.name = u.workflow
                  JOIN meshhook.workflow_version v ON v.project_id = w.project_id AND v.workflow_id = w.workflow_id
-                 WHERE r.project_id = u.project_id AND r.run_id = u.parent
+                 WHERE r.project_id = u.project_id AND r.run_id = u.parent AND v.archived_at IS NULL
                    AND v.version = coalesce(u.version, CASE WHEN u.newest THEN v.version
                                                             ELSE coalesce((p.children ->> u.workflow)::integer, v.version) END)
                  ORDER BY v.version DESC LIMIT 1) v ON true),

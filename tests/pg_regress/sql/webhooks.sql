@@ -94,3 +94,14 @@ SELECT * FROM meshhook.create_endpoint('echo', 'standard', '-1 s');
 \echo SQLSTATE :LAST_ERROR_SQLSTATE
 SELECT meshhook.rotate_endpoint_secret('no-such-endpoint');
 \echo SQLSTATE :LAST_ERROR_SQLSTATE
+
+-- A body that breaks the input schema is told so and may come again; an archived workflow takes none.
+SELECT meshhook.publish_workflow('{"name": "strict", "nodes": [{"id": "out", "type": "transform", "with": {"output": 1}}],
+    "input_schema": {"required": ["id"], "properties": {"id": {"type": "integer"}}}}');
+SELECT endpoint AS strict, secret AS strict_secret FROM meshhook.create_endpoint('strict') \gset
+SELECT * FROM pg_temp.deliver(:'strict', pg_temp.standard(:'strict_secret', 's1', '0 s', '{"id": "x"}'), '{"id": "x"}');
+SELECT * FROM pg_temp.deliver(:'strict', pg_temp.standard(:'strict_secret', 's1', '0 s', '{"id": 1}'), '{"id": 1}');
+SELECT meshhook.archive_workflow('strict');
+SELECT * FROM pg_temp.deliver(:'strict', pg_temp.standard(:'strict_secret', 's2', '0 s', '{"id": 1}'), '{"id": 1}');
+SELECT * FROM pg_temp.deliver(:'strict', pg_temp.standard(:'strict_secret', 's1', '0 s', '{"id": 1}'), '{"id": 1}');
+SELECT status, reason FROM meshhook.delivery WHERE endpoint_id = :'strict' ORDER BY delivery_id;

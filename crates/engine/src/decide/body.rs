@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{MAX_STEP_EVENTS, Turn, flow};
 use crate::error::ErrorInfo;
-use crate::event::{Event, ItemFailed, ItemStarted, ItemSucceeded, NodeScheduled, RunSucceeded};
+use crate::event::{Event, ItemFailed, ItemStarted, ItemSucceeded, NodeScheduled};
 use crate::json::Json;
 use crate::node::{BodyRule, Context, Iteration, map};
 use crate::path;
@@ -87,7 +87,7 @@ impl Turn<'_> {
             }
         };
         match path::owner(prefix) {
-            None => self.emit(Event::RunSucceeded(RunSucceeded { output })),
+            None => self.finish(output),
             Some((node, index)) => self.item_succeeded(&Arc::from(node), index, output),
         }
     }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{QUARANTINED, Turn};
+use super::{QUARANTINED, Turn, is_quarantine};
+use crate::contract::output_fault;
 use crate::error::ErrorInfo;
 use crate::event::{
     Event, NodeSucceeded, RunCancelRequested, RunCanceled, RunFailed, RunHandlerStarted, RunSucceeded,
@@ -28,6 +29,13 @@ impl Turn<'_> {
         self.end(Ending { outcome: RunStatus::Failed, error: Some(error), reason: None, output: None });
     }
 
+    /// The run has come to its end by itself, or a `terminate` node says so.
+    pub(super) fn finish(&mut self, output: Json) {
+        let error = output_fault(self.workflow, &output);
+        let outcome = if error.is_some() { RunStatus::Failed } else { RunStatus::Succeeded };
+        self.end(Ending { outcome, error, reason: None, output: Some(output) });
+    }
+
     pub(super) fn cancel(&mut self, cancel: &Cancel) {
         let is_news = self.state.unwinding.is_none() || cancel.kill;
         if self.state.status.is_terminal() || !is_news {
@@ -44,7 +52,9 @@ impl Turn<'_> {
             self.emit(Event::RunStarted(start.clone()));
         }
         let mut error = quarantine.error.clone();
-        error.class = Arc::from(QUARANTINED);
+        if !is_quarantine(&error.class) {
+            error.class = Arc::from(QUARANTINED);
+        }
         self.drop_within("");
         self.emit(Event::RunFailed(RunFailed { error, output: None, uncompensated: self.not_undone() }));
     }
@@ -64,6 +74,9 @@ impl Turn<'_> {
             signal: None,
             compensate: false,
         }));
+        if outcome == RunStatus::Succeeded {
+            return self.finish(output.unwrap_or(Json::Null));
+        }
         let error = (outcome == RunStatus::Failed)
             .then(|| terminate::failure(reason.as_deref(), output.as_ref()).at_node(path));
         self.end(Ending { outcome, error, reason, output });

@@ -14,6 +14,7 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::contract::input_fault;
 use crate::definition::Workflow;
 use crate::event::{Event, FactDeferred};
 use crate::fact::{Fact, Start};
@@ -23,6 +24,14 @@ use crate::time::Timestamp;
 
 /// Error class of a run that the engine gave up on; see [`Fact::Quarantine`].
 pub const QUARANTINED: &str = "quarantined";
+/// Error class of a run whose log has grown to its limit; the fact behind it is a [`Fact::Quarantine`] too.
+pub const LIMIT_EVENTS: &str = "limit.events";
+
+/// Whether an error of this class ended a run from outside, by a [`Fact::Quarantine`].
+pub(crate) fn is_quarantine(class: &str) -> bool {
+    matches!(class, QUARANTINED | LIMIT_EVENTS)
+}
+
 /// How many runs may stand above a run.
 pub const MAX_RUN_DEPTH: u32 = 16;
 /// After so many events a map or repeat lets other runs have their turn before it goes on.
@@ -125,7 +134,10 @@ impl Turn<'_> {
     fn start(&mut self, start: &Start) {
         let deadline = self.deadline_from_now();
         self.emit(Event::RunStarted(Start { deadline, ..start.clone() }));
-        self.begin_graph("");
+        match input_fault(self.workflow, &start.input) {
+            None => self.begin_graph(""),
+            Some(error) => self.run_failed(error),
+        }
     }
 
     /// When a run that begins now, or goes on now after its end, has taken too long.

@@ -21,7 +21,7 @@ pub struct Problem {
 
 /// The faults found so far.
 #[derive(Debug, Default)]
-pub struct Problems(pub(super) Vec<Problem>);
+pub struct Problems(pub(crate) Vec<Problem>);
 
 impl Problems {
     /// Notes a fault.

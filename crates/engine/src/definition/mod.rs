@@ -1,15 +1,20 @@
 //! A workflow definition, read, checked and compiled once per published version.
 
+mod diff;
 mod fields;
 mod graph;
+mod schema;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use diff::{Change, ChangeKind, diff};
 pub use fields::{Fields, Problem, Problems, pointer};
+pub use schema::schema;
 
+use crate::contract::Contract;
 use crate::expr;
 use crate::json::Json;
 use crate::node::{self, Node, NodeType, Work};
@@ -109,6 +114,10 @@ pub struct Workflow {
     pub name: Arc<str>,
     /// `.vars` of every run.
     pub vars: Json,
+    /// What inputs are checked against; `None` lets every input in.
+    pub input_contract: Option<Contract>,
+    /// What outputs are checked against; `None` lets every output out.
+    pub output_contract: Option<Contract>,
     /// How long a run may take, in milliseconds.
     pub timeout_ms: Option<u64>,
     /// The workflow that is started when a run fails.
@@ -168,13 +177,10 @@ impl Workflow {
     fn read(definition: &Json, problems: &mut Problems) -> Option<Self> {
         let mut fields = Fields::of(definition, String::new(), problems)?;
         let name = read_name(&mut fields, problems);
-        if let Some(schema) = fields.get("input_schema")
-            && schema.as_obj().is_none_or(|schema| !schema.is_empty())
-        {
-            let message =
-                "input schemas are not enforced by this release; leave \"input_schema\" out or empty";
-            problems.add(fields.at("input_schema"), "unsupported", message);
-        }
+        // For editors: of no meaning here.
+        fields.string("$schema", problems);
+        let input_contract = read_contract("input_schema", &mut fields, problems);
+        let output_contract = read_contract("output_schema", &mut fields, problems);
         let vars = read_vars(&mut fields, problems);
         fields.get("description").inspect(|text| {
             if text.as_str().is_none() {
@@ -194,6 +200,8 @@ impl Workflow {
         complete.then_some(Self {
             name: name.unwrap_or_default(),
             vars,
+            input_contract,
+            output_contract,
             timeout_ms,
             on_failure: on_failure.map(Arc::from),
             graph,
@@ -322,14 +330,25 @@ impl NodeDef {
     }
 }
 
+/// Whether a workflow may have this name: 1 to [`MAX_NAME_BYTES`] bytes without control characters.
+#[must_use]
+pub fn is_workflow_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= MAX_NAME_BYTES && !name.contains(|c: char| c.is_control())
+}
+
 fn read_name(fields: &mut Fields, problems: &mut Problems) -> Option<Arc<str>> {
     fields.required("name", problems)?;
     let name = fields.string("name", problems)?;
-    if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains(|c: char| c.is_control()) {
+    if !is_workflow_name(name) {
         let message = format!("\"name\" must have 1 to {MAX_NAME_BYTES} bytes and no control characters");
         problems.add(fields.at("name"), "range", message);
     }
     Some(name.into())
+}
+
+fn read_contract(key: &'static str, fields: &mut Fields, problems: &mut Problems) -> Option<Contract> {
+    let schema = fields.get(key)?;
+    Contract::compile(schema, &fields.at(key), problems)
 }
 
 fn read_vars(fields: &mut Fields, problems: &mut Problems) -> Json {

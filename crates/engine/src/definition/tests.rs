@@ -71,8 +71,8 @@ fn shape() {
     assert_eq!(one(r#"{"name":"","nodes":[{"id":"a","type":"task"}]}"#), ("/name".into(), "range"));
     assert_eq!(one(r#"{"name":"w","nodes":[{"id":"a","type":"task"}],"vars":1}"#), ("/vars".into(), "type"));
     assert_eq!(
-        one(r#"{"name":"w","nodes":[{"id":"a","type":"task"}],"input_schema":{"type":"object"}}"#),
-        ("/input_schema".into(), "unsupported")
+        one(r#"{"name":"w","nodes":[{"id":"a","type":"task"}],"input_schema":{"type":"objekt"}}"#),
+        ("/input_schema/type".into(), "schema")
     );
     assert_eq!(one(r#"{"name":"w","nodes":[{"id":"a/b","type":"task"}]}"#), ("/nodes/0/id".into(), "range"));
 }

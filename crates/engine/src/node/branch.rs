@@ -10,7 +10,29 @@ use crate::json::Json;
 
 /// `{"type":"branch","with":{"cases":[{"port":"yes","when":".input.total > 100"}],"default":"no"}}`, or
 /// `{"type":"branch","with":{"when":".input.total > 100"}}` with the ports `true` and `false`.
-pub(super) static TYPE: NodeType = NodeType { name: "branch", work: Work::Inline, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "branch", work: Work::Inline, schema: SCHEMA, compile };
+
+const SCHEMA: &str = r##"{
+    "properties": {
+        "when": { "description": "Takes the port true or false; instead of cases.", "$ref": "#/$defs/expression" },
+        "cases": {
+            "description": "The first one whose condition is true is taken.",
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["port", "when"],
+                "properties": {
+                    "port": { "$ref": "#/$defs/branch_port" },
+                    "when": { "$ref": "#/$defs/expression" }
+                },
+                "additionalProperties": false
+            }
+        },
+        "default": { "description": "Taken if no case holds.", "$ref": "#/$defs/branch_port" }
+    },
+    "anyOf": [{ "required": ["when"] }, { "required": ["cases"] }]
+}"##;
 
 #[derive(Debug)]
 struct Branch {

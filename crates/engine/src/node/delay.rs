@@ -9,7 +9,16 @@ use crate::time::{Timestamp, parse_duration_ms};
 
 /// `{"type":"delay","with":{"duration":"5m"}}` or `{"type":"delay","with":{"until":"2027-01-01T00:00:00Z"}}`; both may
 /// be templates. A time that is past goes on at once.
-pub(super) static TYPE: NodeType = NodeType { name: "delay", work: Work::Timer, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "delay", work: Work::Timer, schema: SCHEMA, compile };
+
+const SCHEMA: &str = r##"{
+    "properties": {
+        "duration": { "description": "How long: a duration, or a template that makes one." },
+        "until": { "description": "Until when: an RFC 3339 time, or a template that makes one." }
+    },
+    "minProperties": 1,
+    "maxProperties": 1
+}"##;
 
 #[derive(Debug)]
 enum Delay {

@@ -9,7 +9,17 @@ use crate::template::Template;
 
 /// `{"type":"emit","with":{"stream":"order-{{ .input.id }}","message_type":"Shipped","data":{…},"metadata":{…}}}`. The output is
 /// `{"stream","position","global_position"}`.
-pub(super) static TYPE: NodeType = NodeType { name: "emit", work: Work::Database, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "emit", work: Work::Database, schema: SCHEMA, compile };
+
+const SCHEMA: &str = r##"{
+    "required": ["stream", "message_type"],
+    "properties": {
+        "stream": { "description": "The stream's name; a template." },
+        "message_type": { "description": "A template." },
+        "data": { "description": "A template." },
+        "metadata": { "description": "A template." }
+    }
+}"##;
 
 /// Longest name of a stream and of a message type, in bytes.
 const MAX_TEXT_BYTES: usize = 1_024;

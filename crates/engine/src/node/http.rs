@@ -11,7 +11,27 @@ use crate::json::Json;
 use crate::template::Template;
 
 /// `{"type":"http","with":{"method":"POST","url": …,"headers":{…},"query":{…},"body": …}}`
-pub(super) static TYPE: NodeType = NodeType { name: "http", work: Work::Job, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "http", work: Work::Job, schema: SCHEMA, compile };
+
+const SCHEMA: &str = r##"{
+    "required": ["url"],
+    "properties": {
+        "method": { "enum": ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"], "default": "GET" },
+        "url": { "description": "http:// or https://; a template.", "type": "string" },
+        "headers": {
+            "description": "Templates by name. What frames the message is set by meshhook.",
+            "type": "object",
+            "propertyNames": { "pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$" },
+            "additionalProperties": { "type": "string" }
+        },
+        "query": {
+            "description": "Templates by name.",
+            "type": "object",
+            "additionalProperties": { "type": "string" }
+        },
+        "body": { "description": "Sent as JSON; a template." }
+    }
+}"##;
 
 /// The queue the sidecar serves.
 pub(super) const QUEUE: &str = "http";

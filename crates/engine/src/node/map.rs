@@ -13,7 +13,33 @@ use crate::template::Template;
 /// `{"type":"map","with":{"items":"{{ .input.lines }}","concurrency":10,"tolerance":{"count":3},"body":{"nodes":[…]}}}`.
 /// Inside, `.item` is the item and `.index` its place from 0. The output is the array of the body's outputs;
 /// with a tolerance, of `{"status","output"}` or `{"status","error"}`.
-pub(super) static TYPE: NodeType = NodeType { name: "map", work: Work::Body, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "map", work: Work::Body, schema: SCHEMA, compile };
+
+const SCHEMA: &str = r##"{
+    "required": ["items", "body"],
+    "properties": {
+        "items": { "description": "An array, or a template that makes one." },
+        "concurrency": {
+            "description": "Most items under way at a time.",
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 1000,
+            "default": 10
+        },
+        "tolerance": {
+            "description": "How many items may fail, or how many of a hundred; one of the two.",
+            "type": "object",
+            "properties": {
+                "count": { "type": "integer", "minimum": 0, "maximum": 10000 },
+                "percentage": { "type": "number", "minimum": 0, "maximum": 100 }
+            },
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": false
+        },
+        "body": { "$ref": "#/$defs/body" }
+    }
+}"##;
 
 /// Most items of one map.
 pub const MAX_ITEMS: usize = 10_000;

@@ -100,6 +100,9 @@ pub struct NodeType {
     pub name: &'static str,
     /// Who does the work.
     pub work: Work,
+    /// The JSON Schema of `with`, without what holds of every one: that it is an object of known members. It refuses
+    /// nothing that `compile` takes. It may refer to the `$defs` of [`crate::definition::schema`].
+    pub schema: &'static str,
     /// Reads `with`; notes every fault and returns `None` if there is one.
     pub compile: fn(&mut Fields, &mut Problems) -> Option<Box<dyn Node>>,
 }

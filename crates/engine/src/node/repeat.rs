@@ -8,7 +8,17 @@ use crate::expr::{Budget, Expr};
 /// `{"type":"repeat","with":{"until":".nodes.poll.output.body.done","max_iterations":100,"delay":"10s","body":{"nodes":[…]}}}`.
 /// Inside, `.index` counts from 0 and `.item` is the output of the iteration before. The condition sees the
 /// nodes of the body and, as `.item`, its output. The output is that of the last iteration.
-pub(super) static TYPE: NodeType = NodeType { name: "repeat", work: Work::Body, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "repeat", work: Work::Body, schema: SCHEMA, compile };
+
+const SCHEMA: &str = r##"{
+    "required": ["until", "max_iterations", "body"],
+    "properties": {
+        "until": { "description": "Ends the repetition; sees the body's nodes.", "$ref": "#/$defs/expression" },
+        "max_iterations": { "type": "integer", "minimum": 1, "maximum": 100000 },
+        "delay": { "description": "Between two iterations.", "$ref": "#/$defs/duration", "default": "0s" },
+        "body": { "$ref": "#/$defs/body" }
+    }
+}"##;
 
 /// Most iterations a definition may ask for.
 const MAX_ITERATIONS: i64 = 100_000;

@@ -8,7 +8,15 @@ use crate::json::Json;
 use crate::template::Template;
 
 /// `{"type":"respond","with":{"status":201,"headers":{…},"body":{…}}}`. Only a run's first answer counts; a second one fails.
-pub(super) static TYPE: NodeType = NodeType { name: "respond", work: Work::Inline, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "respond", work: Work::Inline, schema: SCHEMA, compile };
+
+const SCHEMA: &str = r##"{
+    "properties": {
+        "status": { "type": "integer", "minimum": 200, "maximum": 599, "default": 200 },
+        "headers": { "description": "Templates by name.", "type": "object" },
+        "body": { "description": "A template." }
+    }
+}"##;
 
 #[derive(Debug)]
 struct Respond {

@@ -10,7 +10,20 @@ use crate::template::Template;
 
 /// `{"type":"sql","with":{"function":"app.reserve","input":{…},"run_as":"app_role"},"timeout":"5s"}`. It runs as the role that
 /// published the workflow, or as `run_as`, which that role must be a member of.
-pub(super) static TYPE: NodeType = NodeType { name: "sql", work: Work::Database, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "sql", work: Work::Database, schema: SCHEMA, compile };
+
+const SCHEMA: &str = r##"{
+    "required": ["function"],
+    "properties": {
+        "function": {
+            "description": "Schema and name of a function (jsonb) returns jsonb.",
+            "type": "string",
+            "pattern": "^[a-z_][a-z0-9_]{0,62}\\.[a-z_][a-z0-9_]{0,62}$"
+        },
+        "run_as": { "description": "Whose rights it has.", "type": "string", "minLength": 1, "maxLength": 63 },
+        "input": { "description": "The function's argument; a template." }
+    }
+}"##;
 
 /// How long the function may take where the definition does not say, in milliseconds.
 const DEFAULT_TIMEOUT_MS: u64 = 5_000;

@@ -10,7 +10,20 @@ use crate::json::Json;
 use crate::template::Template;
 
 /// `{"type":"task","with":{"queue":"default","input": <template>}}`
-pub(super) static TYPE: NodeType = NodeType { name: "task", work: Work::Job, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "task", work: Work::Job, schema: SCHEMA, compile };
+
+const SCHEMA: &str = r##"{
+    "properties": {
+        "queue": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 63,
+            "not": { "const": "http" },
+            "default": "default"
+        },
+        "input": { "description": "What the executor gets; a template." }
+    }
+}"##;
 
 /// The queue of tasks that name none.
 const DEFAULT_QUEUE: &str = "default";

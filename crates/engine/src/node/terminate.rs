@@ -11,7 +11,16 @@ use crate::state::RunStatus;
 use crate::template::Template;
 
 /// `{"type":"terminate","with":{"status":"succeeded","output": <template>,"reason": <template>}}`
-pub(crate) static TYPE: NodeType = NodeType { name: "terminate", work: Work::Inline, compile };
+pub(crate) static TYPE: NodeType =
+    NodeType { name: "terminate", work: Work::Inline, schema: SCHEMA, compile };
+
+const SCHEMA: &str = r##"{
+    "properties": {
+        "status": { "enum": ["succeeded", "failed", "canceled"], "default": "succeeded" },
+        "output": { "description": "The run's output; a template." },
+        "reason": { "description": "Why, for people; a template." }
+    }
+}"##;
 
 #[derive(Debug)]
 struct Terminate {

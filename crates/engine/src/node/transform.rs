@@ -10,7 +10,13 @@ use crate::state::OUT;
 use crate::template::Template;
 
 /// `{"type":"transform","with":{"output": <template>}}`
-pub(super) static TYPE: NodeType = NodeType { name: "transform", work: Work::Inline, compile };
+pub(super) static TYPE: NodeType =
+    NodeType { name: "transform", work: Work::Inline, schema: SCHEMA, compile };
+
+const SCHEMA: &str = r##"{
+    "required": ["output"],
+    "properties": { "output": { "description": "The node's output; a template." } }
+}"##;
 
 #[derive(Debug)]
 struct Transform {

@@ -9,7 +9,20 @@ use crate::state::OUT;
 
 /// `{"type":"wait","with":{"signal":"paid"},"timeout":"3d"}`: port `out` with the signal's payload; or
 /// `{"type":"wait","with":{"approval":{"approvers":2}},"timeout":"3d"}`: ports `approved` and `rejected`.
-pub(super) static TYPE: NodeType = NodeType { name: "wait", work: Work::Wait, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "wait", work: Work::Wait, schema: SCHEMA, compile };
+
+const SCHEMA: &str = r##"{
+    "properties": {
+        "signal": { "description": "Its name.", "type": "string", "minLength": 1, "maxLength": 63 },
+        "approval": {
+            "type": "object",
+            "properties": { "approvers": { "type": "integer", "minimum": 1, "maximum": 100, "default": 1 } },
+            "additionalProperties": false
+        }
+    },
+    "minProperties": 1,
+    "maxProperties": 1
+}"##;
 
 /// The port of an approval that was given.
 pub(crate) const APPROVED: &str = "approved";

@@ -15,7 +15,20 @@ use crate::template::Template;
 /// `{"type":"workflow","with":{"workflow":"ship","input":{…},"version":"latest","detached":false}}`. The output is the
 /// child's output; of a detached one `{"run": id}`. Without a version it is the one that was the newest when
 /// this workflow was published.
-pub(super) static TYPE: NodeType = NodeType { name: "workflow", work: Work::Child, compile };
+pub(super) static TYPE: NodeType = NodeType { name: "workflow", work: Work::Child, schema: SCHEMA, compile };
+
+const SCHEMA: &str = r##"{
+    "required": ["workflow"],
+    "properties": {
+        "workflow": { "description": "Its name.", "type": "string", "minLength": 1, "maxLength": 63 },
+        "version": {
+            "description": "Without it, the one that is the newest when this workflow is published.",
+            "anyOf": [{ "type": "integer", "minimum": 1 }, { "const": "latest" }]
+        },
+        "input": { "description": "The child's input; a template." },
+        "detached": { "description": "Whether nobody waits for its end.", "type": "boolean", "default": false }
+    }
+}"##;
 
 #[derive(Debug)]
 struct Child {

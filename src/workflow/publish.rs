@@ -1,0 +1,142 @@
+//! Publishing: a definition becomes the next version, which never changes.
+
+use meshhook_engine::definition::{self, Workflow};
+use meshhook_engine::json::Json;
+use pgrx::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::{checks, compile, refuse_faults, unknown_version};
+use crate::error::required;
+use crate::owner::{Role, as_owner};
+use crate::project::{self, Project};
+use crate::spi::{self, RawJsonb, arg};
+
+/// A definition without faults, ready to be published.
+pub(super) struct Sound {
+    definition: RawJsonb,
+    workflow: Workflow,
+    checksum: Vec<u8>,
+}
+
+impl Sound {
+    /// Checks a definition; 22023 with every fault if it has one.
+    pub(super) fn of(definition: RawJsonb) -> Self {
+        let text = definition.text();
+        let workflow = super::sound(&text);
+        // The canonical text, so that the checksum does not depend on how jsonb prints.
+        let canonical = Json::parse(&text).map(|json| json.to_string()).unwrap_or(text);
+        let checksum = Sha256::digest(canonical.as_bytes()).to_vec();
+        Self { definition, workflow, checksum }
+    }
+
+    /// Makes it the next version, unless it is the newest already and takes runs. `from` is the version that a
+    /// rollback goes back to. Called as the owner role.
+    pub(super) fn publish(self, project: Project, caller: Role, from: Option<i32>) -> i32 {
+        crate::installation::ensure();
+        let checked = checks::check(project, caller, &self.workflow);
+        if !checked.problems.is_empty() {
+            refuse_faults(&checked.problems);
+        }
+        let children = serde_json::json!(checked.children);
+        let name = self.workflow.name.to_string();
+        spi::exec(
+            "INSERT INTO meshhook.workflow (project_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            &[arg(project.0), arg(name.clone())],
+        );
+        // The row lock gives concurrent publishers different numbers.
+        let workflow_id: Option<i64> = spi::run_one(
+            "SELECT workflow_id FROM meshhook.workflow WHERE project_id = $1 AND name = $2 FOR UPDATE",
+            &[arg(project.0), arg(name.clone())],
+            |row| row.must(1),
+        );
+        let newest = spi::run_one(
+            "SELECT version, checksum, archived_at IS NULL AND children = $3 FROM meshhook.workflow_version
+             WHERE project_id = $1 AND workflow_id = $2 ORDER BY version DESC LIMIT 1",
+            &[arg(project.0), arg(workflow_id), arg(RawJsonb::of_text(&children.to_string()))],
+            |row| (row.must::<i32>(1), row.must::<Vec<u8>>(2), row.must::<bool>(3)),
+        );
+        // The same document is another version once the workflows it starts have moved on.
+        if let Some((version, checksum, true)) = &newest
+            && *checksum == self.checksum
+        {
+            return *version;
+        }
+        let version = newest.map_or(1, |(version, ..)| version + 1);
+        spi::exec(
+            "INSERT INTO meshhook.workflow_version (project_id, workflow_id, version, definition, schema_version,
+                 expression_profile, checksum, checks_input, published_by, children)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::name, $10)",
+            &[
+                arg(project.0),
+                arg(workflow_id),
+                arg(version),
+                arg(self.definition),
+                arg(definition::SCHEMA_VERSION.cast_signed()),
+                arg(definition::EXPRESSION_PROFILE.to_owned()),
+                arg(self.checksum),
+                arg(self.workflow.input_contract.is_some()),
+                arg(caller.name()),
+                arg(RawJsonb::of_text(&children.to_string())),
+            ],
+        );
+        let (action, details) = match from {
+            Some(from) => {
+                ("workflow.rolled_back", format!("{{\"version\": {version}, \"to_version\": {from}}}"))
+            }
+            None => ("workflow.published", format!("{{\"version\": {version}}}")),
+        };
+        project::audit(project, caller, action, &name, Some(details));
+        version
+    }
+}
+
+/// Every fault of a definition; see the COMMENT.
+#[pg_extern(immutable)]
+#[search_path(pg_catalog, pg_temp)]
+fn validate_workflow(
+    definition: Option<RawJsonb>,
+) -> TableIterator<'static, (name!(pointer, String), name!(code, String), name!(message, String))> {
+    let problems = compile(&required("definition", definition).text()).err().unwrap_or_default();
+    TableIterator::new(problems.into_iter().map(|p| (p.pointer, p.code.to_owned(), p.message)))
+}
+
+/// The JSON Schema of definitions; see the COMMENT.
+#[pg_extern(immutable)]
+#[search_path(pg_catalog, pg_temp)]
+fn workflow_schema() -> RawJsonb {
+    RawJsonb::of_text(&definition::schema().to_string())
+}
+
+/// Publishes a definition as the next version; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn publish_workflow(definition: Option<RawJsonb>) -> i32 {
+    let sound = Sound::of(required("definition", definition));
+    let version = as_owner(|caller| sound.publish(project::current(caller), caller, None));
+    crate::shmem::register_database_on_commit();
+    version
+}
+
+/// Publishes an earlier version's definition again; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn rollback_workflow(workflow: Option<&str>, to_version: Option<i32>) -> i32 {
+    let (workflow, to_version) = (required("workflow", workflow), required("to_version", to_version));
+    as_owner(|caller| {
+        let project = project::current(caller);
+        let definition = published(project, workflow, to_version);
+        Sound::of(definition).publish(project, caller, Some(to_version))
+    })
+}
+
+/// The definition of a published version, archived or not; P0002 if there is none.
+pub(super) fn published(project: Project, workflow: &str, version: i32) -> RawJsonb {
+    let found = spi::read_one(
+        "SELECT v.definition FROM meshhook.workflow w
+         JOIN meshhook.workflow_version v ON v.project_id = w.project_id AND v.workflow_id = w.workflow_id
+         WHERE w.project_id = $1 AND w.name = $2 AND v.version = $3",
+        &[arg(project.0), arg(workflow.to_owned()), arg(version)],
+        |row| row.raw_jsonb(1),
+    );
+    found.flatten().unwrap_or_else(|| unknown_version(workflow, Some(version)).raise())
+}
