@@ -20,6 +20,8 @@ COMMENT ON FUNCTION meshhook.signal_run(uuid, text, jsonb, text) IS
 'Sends a signal to a run: the node that has waited longest for it goes on with the payload (at most 1 MiB); if none waits yet it is kept for the first that will, first in, first out. A second signal with the same signal_id is ignored. name has 1 to 63 bytes. 55000 if the run has ended, P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.decide_approval(uuid, text, boolean, jsonb, text) IS
 'Approves or rejects what a wait node waits for, in the name of decided_by (default: your role); one voice each. The node goes on once as many as it asks for have approved, or one has rejected. Without effect on a node that does not wait. 55000 if the run has ended, P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.simulate_run(jsonb, jsonb, jsonb, timestamptz) IS
+'Runs a definition in memory and returns what its log would be; nothing is read or written. mocks gives outcomes by node id or path ("each/0/call", "each/*/call"): {"output": …}, {"error": …} or {"approved": true}, each with "after" (a duration) if it takes time, or a list with one for each attempt. Timers pass at once: clock (default: now) is when the run begins. Where a node waits for an outcome that is not given the last row is of type simulation.waits and names it. 22023 for faults of the definition or of the mocks.';
 COMMENT ON FUNCTION meshhook.run_state(uuid) IS
 'The state of a run, folded from its log: status, input, output, error, and each node with status, attempt, port, output, error and times. P0002 if the run does not exist.';
 COMMENT ON FUNCTION meshhook.run_history(uuid, bigint, integer) IS
@@ -215,9 +217,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'fail_job', 'fail_jobs', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active', 'kill_run',
         'last_message', 'pause_run', 'publish_workflow', 'read_all', 'read_category', 'read_consumer', 'read_stream',
         'release_jobs', 'resize_consumer', 'resume_run', 'retry_run', 'rotate_endpoint_secret', 'run_history',
-        'run_state', 'safe_position', 'seek_consumer', 'signal_run', 'start_run', 'status', 'stream_cardinal_id',
-        'stream_category', 'stream_id', 'stream_version', 'tick', 'uuid_time', 'validate_workflow', 'verify_run',
-        'version', 'wait_append', 'wait_for_messages', 'wait_turn'])
+        'run_state', 'safe_position', 'seek_consumer', 'signal_run', 'simulate_run', 'start_run', 'status',
+        'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version', 'tick', 'uuid_time',
+        'validate_workflow', 'verify_run', 'version', 'wait_append', 'wait_for_messages', 'wait_turn'])
 $$;
 
 CREATE FUNCTION meshhook.grant_api(role regrole) RETURNS void

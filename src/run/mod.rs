@@ -1,6 +1,7 @@
 //! Runs: starting, canceling, reading, and the turns that move them.
 
 pub mod read;
+mod simulate;
 pub mod start;
 pub mod turn;
 

@@ -49,13 +49,14 @@ fn check_child(
 ) {
     let number = if let ChildVersion::Number(number) = version { Some(number.cast_signed()) } else { None };
     match newest(project, name, number) {
-        Some(found) if version == ChildVersion::Published => {
-            drop(checked.children.insert(name.to_owned(), found))
+        Some(found) => {
+            if version == ChildVersion::Published {
+                checked.children.insert(name.to_owned(), found);
+            }
         }
         // A workflow that starts itself is about to be published.
         None if number.is_none() && *name == *workflow.name => {}
         None => checked.problems.push(fault(format!("{with}/workflow"), "workflow", missing(name, number))),
-        Some(_) => {}
     }
 }
 

@@ -17,6 +17,7 @@ pub mod path;
 pub mod replay;
 pub mod retry;
 pub mod signature;
+pub mod simulate;
 pub mod state;
 pub mod template;
 pub mod time;
