@@ -149,8 +149,8 @@ impl Turns {
         for mut work in load::with_states(locked, facts, &mut self.cache, &mut self.cache_bytes) {
             if self.condemned.front().is_some_and(|(key, _)| *key == work.run.key) {
                 self.condemn(&mut work);
-            } else {
-                self.do_database_work(&mut work, alone);
+            } else if !alone {
+                self.leave_functions(&mut work);
             }
             self.move_run(work, now, &mut out);
         }
@@ -183,44 +183,31 @@ impl Turns {
             Ok(Fact::Start(start)) => Some(start.clone()),
             _ => None,
         });
-        work.facts.iter_mut().for_each(|fact| fact.fact = Err(String::new()));
+        work.facts.iter_mut().for_each(|fact| (fact.fact, fact.due) = (Err(String::new()), None));
         if let Some(first) = work.facts.first_mut() {
             first.fact = Ok(Fact::Quarantine(Quarantine { error, start }));
         }
     }
 
-    /// Does what is due for a run in the database; the outcomes take the places of the facts. A user's function is
-    /// put off to a turn that the run has alone, for what it does is not undone for another run's sake.
-    fn do_database_work(&mut self, work: &mut load::Work, alone: bool) {
-        if !work.facts.iter().any(|fact| fact.due.is_some()) {
-            return;
-        }
+    /// Leaves a user's function to a turn that the run has alone, for what it does is not undone for another run's
+    /// sake.
+    fn leave_functions(&mut self, work: &mut load::Work) {
         let Some(state) = work.state.as_ref().filter(|_| !work.run.finished) else { return };
         let is_users =
             |fact: &load::Incoming| fact.due.as_ref().is_some_and(|due| database::is_users(state, due));
-        if !alone && work.facts.iter().any(is_users) {
+        if work.facts.iter().any(is_users) {
             self.solo.push_back(work.run.key);
             work.facts.retain(|fact| !is_users(fact));
         }
-        let mut held = false;
-        for fact in &mut work.facts {
-            let Some(due) = &fact.due else { continue };
-            match database::perform(&work.run, state, due) {
-                database::Outcome::Fact(outcome) => (fact.fact, fact.due) = (Ok(*outcome), None),
-                database::Outcome::Obsolete => fact.due = None,
-                database::Outcome::Held => held = true,
-            }
-        }
-        work.facts.retain(|fact| fact.due.is_none());
-        self.passed_over |= held;
     }
 
     /// Decides what follows from a run's facts and adds it to the batch.
     fn move_run(&mut self, work: load::Work, now: i64, out: &mut Batch) {
         let load::Work { run, state, facts } = work;
-        out.consumed.extend(facts.iter().map(|fact| fact.inbox_id));
         let is_redriven = facts.iter().any(|fact| matches!(fact.fact, Ok(Fact::Redrive(_))));
-        let Some(mut state) = state.filter(|_| !run.finished || is_redriven) else { return };
+        let Some(mut state) = state.filter(|_| !run.finished || is_redriven) else {
+            return out.consumed.extend(facts.iter().map(|fact| fact.inbox_id));
+        };
         let before = state.position;
         let mark = out.mark();
         let project = Project(run.key.project);
@@ -228,8 +215,19 @@ impl Turns {
         let definition = workflow::compiled(project, run.version_id);
         for incoming in &facts {
             let at = Timestamp::from_micros(now.max(state.last_at.map_or(0, Timestamp::as_micros)));
-            let fact = match &incoming.fact {
-                Ok(fact) => fact.clone(),
+            // Only now, for the facts before may have taken the work back.
+            let outcome = incoming.due.as_ref().map(|due| database::perform(&run, &state, due));
+            let known = match outcome {
+                Some(database::Outcome::Held) => {
+                    self.passed_over = true;
+                    continue;
+                }
+                Some(database::Outcome::Fact(fact)) => Ok(*fact),
+                Some(database::Outcome::Obsolete) | None => incoming.fact.clone(),
+            };
+            out.consumed.push(incoming.inbox_id);
+            let fact = match known {
+                Ok(fact) => fact,
                 Err(message) if message.is_empty() => continue,
                 Err(message) => {
                     Fact::Quarantine(Quarantine { error: ErrorInfo::new("internal", message), start: None })

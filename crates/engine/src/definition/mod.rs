@@ -463,6 +463,9 @@ fn read_work(
         node.filter(|_| sound)
     });
     let complete = node.is_some();
+    if let (Some(kind), Some(node), Some(limit)) = (kind, &node, timeout_ms) {
+        check_attempt_limit(kind, node.as_ref(), limit, fields.at("timeout"), problems);
+    }
     let node = NodeDef {
         id,
         kind: kind.unwrap_or(node::NODE_TYPES[0]),
@@ -532,6 +535,19 @@ fn read_timeouts(
         problems.add(fields.at("total_timeout"), "duplicate", message);
     }
     (None, timeout.or(total))
+}
+
+/// What no executor would keep is refused rather than cut.
+fn check_attempt_limit(kind: &NodeType, node: &dyn Node, limit: u64, at: String, problems: &mut Problems) {
+    match node.longest_attempt_ms() {
+        Some(0) => problems.add(at, "unsupported", format!("a {} node has no \"timeout\"", kind.name)),
+        Some(longest) if limit > longest => {
+            let message =
+                format!("an attempt of a {} node may take at most {} s", kind.name, longest / 1_000);
+            problems.add(at, "range", message);
+        }
+        _ => {}
+    }
 }
 
 fn read_limit(name: &'static str, fields: &mut Fields, problems: &mut Problems) -> Option<u64> {

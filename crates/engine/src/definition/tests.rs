@@ -165,6 +165,17 @@ fn policies() {
     assert_eq!(one(&task(r#""retry":{"initial":"10m"}"#)), ("/nodes/0/retry/max".into(), "range"));
     assert_eq!(one(&task(r#""timeout":"0s""#)), ("/nodes/0/timeout".into(), "range"));
     assert_eq!(one(&task(r#""join":"some""#)), ("/nodes/0/join".into(), "value"));
+    let limited = |kind: &str, with: &str, limit: &str| {
+        format!(r#"{{"name":"w","nodes":[{{"id":"a","type":"{kind}","with":{with},"timeout":"{limit}"}}]}}"#)
+    };
+    let (http, sql) = (r#"{"url":"http://x/"}"#, r#"{"function":"a.b"}"#);
+    assert!(
+        problems(&limited("http", http, "5m")).is_empty() && problems(&limited("sql", sql, "20s")).is_empty()
+    );
+    assert_eq!(one(&limited("http", http, "301s")), ("/nodes/0/timeout".into(), "range"));
+    assert_eq!(one(&limited("sql", sql, "21s")), ("/nodes/0/timeout".into(), "range"));
+    let emit = r#"{"stream":"s","message_type":"t"}"#;
+    assert_eq!(one(&limited("emit", emit, "1s")), ("/nodes/0/timeout".into(), "unsupported"));
     let transform = r#"{"name":"w","nodes":[{"id":"a","type":"transform","with":{"output":1},"retry":{},"timeout":"1s"}]}"#;
     assert_eq!(
         problems(transform),

@@ -151,7 +151,7 @@ impl Node for Http {
             let message = "the rendered URL does not begin with http:// or https:// and name a host";
             ErrorInfo::new("http.url", message).retryable(false)
         })?;
-        let timeout_ms = context.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS).min(MAX_TIMEOUT_MS);
+        let timeout_ms = context.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS);
         let mut request: BTreeMap<Arc<str>, Json> = BTreeMap::new();
         request.insert("method".into(), Json::from(self.method));
         request.insert("url".into(), Json::from(url));
@@ -167,6 +167,10 @@ impl Node for Http {
         }
         let input = Json::Obj(Arc::new(request));
         Ok(Action::Job { queue: Arc::from(QUEUE), input, timeout_ms: None })
+    }
+
+    fn longest_attempt_ms(&self) -> Option<u64> {
+        Some(MAX_TIMEOUT_MS)
     }
 
     /// Success is a status from 200 to 299. Any answer of the peer is an output first: the sidecar

@@ -279,6 +279,11 @@ pub trait Node: fmt::Debug + Send + Sync {
         Ok(Iteration::Done)
     }
 
+    /// The longest a definition may let one attempt take, in milliseconds; 0 where it cannot say.
+    fn longest_attempt_ms(&self) -> Option<u64> {
+        None
+    }
+
     /// How many people have to approve, where it waits for them.
     fn approvers(&self) -> usize {
         1

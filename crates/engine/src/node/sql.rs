@@ -77,8 +77,12 @@ impl Node for Sql {
         };
         let mut input = vec![("function", Json::from(self.function.as_str())), ("argument", argument)];
         input.extend(self.run_as.as_deref().map(|role| ("run_as", Json::from(role))));
-        let timeout_ms = context.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS).min(MAX_TIMEOUT_MS);
+        let timeout_ms = context.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS);
         Ok(Action::Database { input: Json::object(input), timeout_ms: Some(timeout_ms) })
+    }
+
+    fn longest_attempt_ms(&self) -> Option<u64> {
+        Some(MAX_TIMEOUT_MS)
     }
 
     fn database_function(&self) -> Option<(&str, Option<&str>)> {
