@@ -12,7 +12,7 @@ use crate::event::{
     Event, NodeFailed, NodeRetryScheduled, NodeScheduled, NodeSkipped, NodeSucceeded, RunCancelRequested,
     RunCanceled, RunFailed, RunSucceeded,
 };
-use crate::fact::{Fact, Quarantine, Start};
+use crate::fact::{Cancel, Fact, Quarantine, Start};
 use crate::json::{Json, MAX_DOCUMENT_DEPTH};
 use crate::node::{self, Action, Context};
 use crate::state::{NodeStatus, OUT, RunState, RunStatus};
@@ -39,7 +39,7 @@ pub fn step(workflow: &Workflow, run: &str, state: &mut RunState, fact: &Fact, a
             turn.job_failed(&failed.node, failed.attempt, error);
         }
         Fact::TimerDue(timer) => turn.timer_due(&timer.node),
-        Fact::Cancel(cancel) => turn.cancel(cancel.reason.clone()),
+        Fact::Cancel(cancel) => turn.cancel(cancel),
         Fact::Quarantine(quarantine) => turn.quarantine(quarantine),
     }
     turn.events
@@ -151,7 +151,11 @@ impl Turn<'_> {
         }
     }
 
-    fn cancel(&mut self, reason: Option<Arc<str>>) {
+    fn cancel(&mut self, cancel: &Cancel) {
+        if let Some(start) = cancel.start.as_ref().filter(|_| self.state.position == 0) {
+            self.emit(Event::RunStarted(start.clone()));
+        }
+        let reason = cancel.reason.clone();
         self.emit(Event::RunCancelRequested(RunCancelRequested { reason: reason.clone() }));
         self.emit(Event::RunCanceled(RunCanceled { reason, output: None }));
     }

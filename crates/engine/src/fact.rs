@@ -77,6 +77,9 @@ pub struct Cancel {
     /// Why, in the caller's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Arc<str>>,
+    /// The start that still waited: the run is recorded and ends without a node having run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
 }
 
 /// The run cannot be carried on.

@@ -80,6 +80,10 @@ fn fact_behind(state: &RunState, event: &Event, next: Option<&Event>) -> Option<
             Some(Event::RunFailed(failed)) if &*failed.error.class == QUARANTINED => {
                 Fact::Quarantine(Quarantine { error: failed.error.clone(), start: Some(start.clone()) })
             }
+            // A workflow has a first node, so a start of its own is followed by that.
+            Some(Event::RunCancelRequested(request)) => {
+                Fact::Cancel(Cancel { reason: request.reason.clone(), start: Some(start.clone()) })
+            }
             _ => Fact::Start(start.clone()),
         }),
         Event::NodeSucceeded(done) => match (done.attempt, status(&done.node)) {
@@ -101,7 +105,9 @@ fn fact_behind(state: &RunState, event: &Event, next: Option<&Event>) -> Option<
         Event::NodeFailed(failed) => failed.attempt.map(|attempt| {
             Fact::JobFailed(JobFailed { node: failed.node.clone(), attempt, error: to_json(&failed.error) })
         }),
-        Event::RunCancelRequested(request) => Some(Fact::Cancel(Cancel { reason: request.reason.clone() })),
+        Event::RunCancelRequested(request) => {
+            Some(Fact::Cancel(Cancel { reason: request.reason.clone(), start: None }))
+        }
         Event::RunFailed(failed) if &*failed.error.class == QUARANTINED => {
             Some(Fact::Quarantine(Quarantine { error: failed.error.clone(), start: None }))
         }

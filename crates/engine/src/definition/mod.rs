@@ -1,6 +1,7 @@
 //! A workflow definition, read, checked and compiled once per published version.
 
 mod fields;
+pub mod flow;
 mod graph;
 #[cfg(test)]
 mod tests;
@@ -84,6 +85,8 @@ pub struct Workflow {
     pub name: Arc<str>,
     /// `.vars` of every run.
     pub vars: Json,
+    /// How many of its runs there may be.
+    pub flow: flow::Flow,
     /// The nodes, in the definition's order.
     pub nodes: Vec<NodeDef>,
     /// The edges, in the definition's order.
@@ -140,6 +143,7 @@ impl Workflow {
             problems.add(fields.at("input_schema"), "unsupported", message);
         }
         let vars = read_vars(&mut fields, problems);
+        let flow = flow::read(&mut fields, problems);
         fields.get("description").inspect(|text| {
             if text.as_str().is_none() {
                 problems.add(pointer("", "description"), "type", "\"description\" must be a string");
@@ -149,6 +153,7 @@ impl Workflow {
         let mut workflow = Self {
             name: name.unwrap_or_default(),
             vars,
+            flow,
             by_id: nodes.iter().enumerate().rev().map(|(i, node)| (Arc::clone(&node.def.id), i)).collect(),
             edges: Vec::new(),
             order: Vec::new(),

@@ -82,7 +82,7 @@ impl Sim {
     }
 
     pub fn cancel(&mut self, reason: Option<&str>) {
-        self.take(&Fact::Cancel(Cancel { reason: reason.map(Arc::from) }));
+        self.take(&Fact::Cancel(Cancel { reason: reason.map(Arc::from), start: None }));
     }
 
     pub fn status(&self) -> RunStatus {
