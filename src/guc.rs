@@ -12,6 +12,8 @@ pub static PROJECT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>:
 pub static KEK_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// `meshhook.leaf_days`: how many days of runs one leaf holds.
 pub static LEAF_DAYS: GucSetting<i32> = GucSetting::<i32>::new(7);
+/// `meshhook.retention_days`: how many days runs are kept after their end.
+pub static RETENTION_DAYS: GucSetting<i32> = GucSetting::<i32>::new(30);
 
 /// `message_store.sql_condition`: whether reads through schema `message_store` may have conditions in SQL; `off` refuses.
 pub static SQL_CONDITION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"off"));
@@ -58,6 +60,16 @@ pub fn init() {
         &LEAF_DAYS,
         1,
         366,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"meshhook.retention_days",
+        c"Days that runs are kept after their end where set_retention() says nothing else; -1 keeps them for ever.",
+        c"maintain() forgets older ones, a closed leaf at a time.",
+        &RETENTION_DAYS,
+        -1,
+        36_500,
         GucContext::Sighup,
         GucFlags::default(),
     );

@@ -2,6 +2,7 @@
 
 pub mod read;
 pub mod start;
+pub mod tags;
 pub mod turn;
 
 use pgrx::prelude::*;
@@ -36,9 +37,7 @@ fn cancel_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -
             None => crate::error::unknown_run(run).raise(),
             Some(true) => false,
             Some(false) => {
-                let reason =
-                    reason.map_or(serde_json::json!({}), |reason| serde_json::json!({ "reason": reason }));
-                post(project, run, "run.cancel", RawJsonb::of_text(&reason.to_string()), caller);
+                crate::flow::cancel(project, run, reason, caller);
                 true
             }
         }

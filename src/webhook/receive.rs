@@ -13,10 +13,11 @@ use crate::error::required;
 use crate::guc::MAX_PAYLOAD_BYTES;
 use crate::owner::{Role, as_owner};
 use crate::project::Project;
-use crate::run::start::{Start, nesting, new_run, start};
+use crate::run::start::{Options, Start, nesting, new_run, start};
 use crate::secret;
 use crate::spi::{self, RawJsonb, arg};
-use crate::{installation, random, workflow};
+use crate::workflow::{self, Pause};
+use crate::{flow, installation, random};
 
 /// Longest part of a header kept with the run.
 const MAX_HEADER_BYTES: usize = 256;
@@ -185,24 +186,35 @@ fn accept(
         return Answer::error(400, "the body is nested too deep", "too_deep");
     }
     let (run, now) = new_run();
+    let version = workflow::find(endpoint.project, &endpoint.workflow, None);
+    if version.pause == Some(Pause::Reject) {
+        let mut answer = Answer::error(503, "try again later", "paused");
+        answer.headers = json!({ "retry-after": "60" });
+        return answer;
+    }
+    let trigger = trigger(endpoint, headers, query, delivery.as_deref()).to_string();
+    let input = RawJsonb::of_text(text);
+    let keys = match flow::keys(endpoint.project, &version, input, run, &trigger) {
+        Ok(keys) => keys,
+        Err(error) => return Answer::error(400, "the body lacks what the workflow counts by", error),
+    };
     let first = spi::exec(
         "INSERT INTO meshhook.delivery_key (project_id, endpoint_id, dedupe_key, run_id) VALUES ($1, $2, $3, $4)
          ON CONFLICT DO NOTHING",
         &[arg(endpoint.project.0), arg(endpoint.id.clone()), arg(dedupe_key.clone()), arg(run)],
     );
     let (status, run, reason) = if first == 1 {
-        let trigger = trigger(endpoint, headers, query, delivery.as_deref());
-        let version = workflow::find(endpoint.project, &endpoint.workflow, None);
         start(&Start {
             project: endpoint.project,
             run,
             now,
             version,
             workflow: &endpoint.workflow,
-            input: RawJsonb::of_text(text),
+            input,
             key: None,
-            trigger: trigger.to_string(),
+            trigger,
             actor: caller,
+            options: Options { keys, ..Options::default() },
         });
         (202, run, "accepted")
     } else {

@@ -10,6 +10,7 @@ use pgrx::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::error::{bad_parameter, bug, refuse, required};
+use crate::flow;
 use crate::owner::as_owner;
 use crate::project::{self, Project};
 use crate::spi::{self, RawJsonb, arg};
@@ -23,6 +24,19 @@ pub struct Version {
     pub version_id: i64,
     /// The version's number, from 1.
     pub version: i32,
+    /// Whether its starts have to ask for admission.
+    pub flow_controlled: bool,
+    /// Whether its starts, or all of the project's, are held back.
+    pub pause: Option<Pause>,
+}
+
+/// What becomes of starts while a workflow or a project is paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// They wait.
+    Buffer,
+    /// They are refused.
+    Reject,
 }
 
 thread_local! {
@@ -94,12 +108,24 @@ fn listing(problems: &[Problem]) -> String {
 /// The version a new run starts on: the one named, or the newest. Called as the owner role.
 pub fn find(project: Project, workflow: &str, version: Option<i32>) -> Version {
     let found = spi::read_one(
-        "SELECT w.workflow_id, v.version_id, v.version FROM meshhook.workflow w
+        "SELECT w.workflow_id, v.version_id, v.version, v.flow_controlled,
+                w.pause_mode IS NOT NULL OR p.pause_mode IS NOT NULL, 'reject' IN (w.pause_mode, p.pause_mode)
+         FROM meshhook.workflow w
+         JOIN meshhook.project p ON p.project_id = w.project_id
          JOIN meshhook.workflow_version v ON v.project_id = w.project_id AND v.workflow_id = w.workflow_id
          WHERE w.project_id = $1 AND w.name = $2 AND ($3 IS NULL OR v.version = $3)
          ORDER BY v.version DESC LIMIT 1",
         &[arg(project.0), arg(workflow.to_owned()), arg(version)],
-        |row| Version { workflow_id: row.must(1), version_id: row.must(2), version: row.must(3) },
+        |row| Version {
+            workflow_id: row.must(1),
+            version_id: row.must(2),
+            version: row.must(3),
+            flow_controlled: row.must(4),
+            pause: row.must::<bool>(5).then(|| match row.get(6) {
+                Some(true) => Pause::Reject,
+                _ => Pause::Buffer,
+            }),
+        },
     );
     found.unwrap_or_else(|| {
         let what = match version {
@@ -164,7 +190,8 @@ fn publish_workflow(definition: Option<RawJsonb>) -> i32 {
         let version = newest.map_or(1, |(version, _)| version + 1);
         spi::exec(
             "INSERT INTO meshhook.workflow_version (project_id, workflow_id, version, definition, schema_version,
-                 expression_profile, checksum, published_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8::name)",
+                 expression_profile, checksum, published_by, flow_controlled)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8::name, $9)",
             &[
                 arg(project.0),
                 arg(workflow_id),
@@ -174,8 +201,10 @@ fn publish_workflow(definition: Option<RawJsonb>) -> i32 {
                 arg(definition::EXPRESSION_PROFILE.to_owned()),
                 arg(checksum),
                 arg(caller.name()),
+                arg(workflow.flow.is_limited()),
             ],
         );
+        flow::set_limits(project, workflow_id, &workflow.flow);
         let details = format!("{{\"version\": {version}}}");
         project::audit(project, caller, "workflow.published", &workflow.name, Some(details));
         version

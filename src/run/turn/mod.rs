@@ -23,9 +23,10 @@ use meshhook_engine::fact::{Fact, Quarantine};
 use meshhook_engine::state::RunState;
 use meshhook_engine::time::Timestamp;
 
+use crate::operations::bulk;
 use crate::project::Project;
 use crate::random;
-use crate::{shmem, workflow};
+use crate::{flow, shmem, workflow};
 
 use batch::Batch;
 
@@ -83,6 +84,10 @@ pub struct Turns {
     /// Runs that could not even be ended; left alone until the process restarts.
     given_up: HashSet<RunKey>,
     next_due_check: i64,
+    /// Whether starts that wait may have got room.
+    slots_freed: bool,
+    /// Which workflow's starts were looked at last.
+    cursor: flow::Cursor,
     /// Whether the last look at the inbox met a run that another session holds.
     passed_over: bool,
     /// How often a run failed alone.
@@ -107,6 +112,8 @@ impl Turns {
             condemned: VecDeque::new(),
             given_up: HashSet::new(),
             next_due_check: 0,
+            slots_freed: false,
+            cursor: flow::Cursor::default(),
             passed_over: false,
             strikes: HashMap::new(),
         }
@@ -119,7 +126,12 @@ impl Turns {
         let mut more = false;
         if now >= self.next_due_check {
             more = load::fire_due(self.scope, now);
+            bulk::step(self.scope);
             self.next_due_check = now + DUE_CHECK_MICROS;
+            self.slots_freed = true;
+        }
+        if std::mem::take(&mut self.slots_freed) {
+            more |= flow::admit(self.scope, now, &mut self.cursor);
         }
         let locked = self.choose(batch);
         self.current = locked.iter().map(|run| run.key).collect();
@@ -137,6 +149,7 @@ impl Turns {
             self.move_run(work, now, &mut out);
         }
         write::all(&out);
+        self.slots_freed |= !out.slots.run.is_empty();
         for run in &out.ended {
             shmem::notify_run_on_commit(run.as_bytes());
         }
@@ -203,6 +216,9 @@ impl Turns {
         let ended = state.status.is_terminal();
         if ended {
             out.drop_work_since(mark);
+            if definition.flow.concurrency.is_some() {
+                out.slots.push(&run.key);
+            }
         }
         self.staged.push((run.key, (!ended).then_some(state)));
     }
@@ -278,7 +294,8 @@ impl Turns {
     /// Now, where a run with facts was held by another session: nothing tells when it lets go.
     pub fn next_due(&mut self) -> Option<i64> {
         let held = self.passed_over.then(random::now_micros);
-        let due = load::next_due().into_iter().chain(held).min();
+        let bulk = bulk::is_under_way(self.scope).then_some(self.next_due_check);
+        let due = load::next_due().into_iter().chain(flow::next_due()).chain(bulk).chain(held).min();
         self.next_due_check = due.map_or(0, |due| due.min(self.next_due_check));
         due.map(|due| due - random::PG_EPOCH_MICROS)
     }
