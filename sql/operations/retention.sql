@@ -72,7 +72,7 @@ BEGIN
                      JOIN meshhook.%1$I k ON k.project_id = p.project_id AND k.run_id < %2$L
                           AND (%3$L::uuid IS NULL OR k.run_id >= %3$L::uuid)
                      JOIN meshhook.%4$I r ON r.project_id = k.project_id AND r.run_id = k.run_id
-                     WHERE %5$s LIMIT 20000))',
+                     WHERE %5$s LIMIT 200000))',
                 named, closed.upper_bound, closed.lower_bound, plan.leaf, meshhook.expired_condition(days));
             GET DIAGNOSTICS touched = ROW_COUNT;
             IF touched > 0 THEN

@@ -36,7 +36,8 @@ fn set_retention(keep: Option<Interval>, workflow: default!(Option<&str>, "NULL"
                     .raise()
             })
         });
-        let shown = keep.as_ref().map(|keep| keep.as_micros().to_string());
+        let seconds =
+            keep.as_ref().map(|keep| i64::try_from(keep.as_micros() / 1_000_000).unwrap_or(i64::MAX));
         match keep {
             Some(keep) => spi::exec(
                 "INSERT INTO meshhook.retention (project_id, workflow_id, keep) VALUES ($1, $2, $3)
@@ -48,7 +49,7 @@ fn set_retention(keep: Option<Interval>, workflow: default!(Option<&str>, "NULL"
                 &[arg(project.0), arg(id)],
             ),
         };
-        let details = json!({ "keep_microseconds": shown }).to_string();
+        let details = json!({ "keep_seconds": seconds }).to_string();
         project::audit(project, caller, "retention.set", workflow.unwrap_or("*"), Some(details));
     });
 }
