@@ -59,6 +59,10 @@ DECLARE
     bound uuid := meshhook.uuid_floor(clock_timestamp() + interval '1 ms');
 BEGIN
     PERFORM meshhook.bulk_action(action);
+    -- A time is the caller's local time now, and an orchestrator's later.
+    filter := filter || jsonb_strip_nulls(jsonb_build_object(
+        'started_after', (filter ->> 'started_after')::timestamptz,
+        'started_before', (filter ->> 'started_before')::timestamptz));
     EXECUTE format('SELECT count(*) FROM meshhook.run r WHERE r.project_id = $1 AND r.run_id < $2 AND %s',
         meshhook.bulk_filter(action, filter)) INTO matched USING project, bound;
     IF dry_run THEN

@@ -27,7 +27,9 @@ $$;
 -- What retention would do to each closed leaf. For preview_retention.
 CREATE FUNCTION meshhook.retention_plan(days integer, most_survivors bigint)
 RETURNS TABLE (leaf text, runs_from timestamptz, runs_to timestamptz, runs bigint, expired bigint, action text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+-- A leaf is read as a whole: what an orchestrator forbids for its turns is right here.
+SET enable_seqscan = on SET enable_hashjoin = on AS $$
 DECLARE
     closed record;
 BEGIN
@@ -49,7 +51,8 @@ $$;
 -- The next step of forgetting: keys and tags first, some at a time, then the leaf in one transaction.
 CREATE FUNCTION meshhook.apply_retention(days integer, most_survivors bigint)
 RETURNS TABLE (step text, target text)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
+SET enable_seqscan = on SET enable_hashjoin = on AS $$
 DECLARE
     shortest CONSTANT interval := (
         SELECT min(k) FROM (SELECT make_interval(days => days) WHERE days >= 0

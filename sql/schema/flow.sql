@@ -76,7 +76,7 @@ ALTER TABLE meshhook.run_lane SET (fillfactor = 70, autovacuum_vacuum_scale_fact
 
 -- When each workflow that may go on has something to admit. Hops from workflow to workflow along the indexes, whatever
 -- lies in between.
-CREATE VIEW meshhook.flow_due AS
+CREATE VIEW meshhook.flow_due WITH (security_invoker = true) AS
 WITH RECURSIVE arrival AS (
     (SELECT project_id, workflow_id, ready_at AS due_at FROM meshhook.run_queue WHERE NOT in_lane
      ORDER BY project_id, workflow_id, ready_at LIMIT 1)
