@@ -65,5 +65,5 @@ SELECT meshhook.cancel_bulk_operation(:op);
 SELECT meshhook.cancel_bulk_operation(0);
 \echo SQLSTATE :LAST_ERROR_SQLSTATE
 SELECT action, target = :'op' AS this, details FROM meshhook.audit_log WHERE action LIKE 'bulk.%' ORDER BY audit_id;
-SELECT count(*) AS differences FROM meshhook.runs r, meshhook.verify_run(r.run_id);
+SELECT count(*) AS differences FROM meshhook.search_runs(batch_size => 1000) r, meshhook.verify_run(r.run_id);
 RESET meshhook.project;
