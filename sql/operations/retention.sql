@@ -63,6 +63,11 @@ DECLARE
     touched bigint;
     parent text;
 BEGIN
+    -- A rate that is paid for is as good as one that was never used.
+    DELETE FROM meshhook.run_rate r
+    USING (SELECT project_id, workflow_id, rate_key FROM meshhook.run_rate WHERE paid_at < now()
+           FOR UPDATE SKIP LOCKED) paid
+    WHERE r.project_id = paid.project_id AND r.workflow_id = paid.workflow_id AND r.rate_key = paid.rate_key;
     FOR closed IN
         SELECT c.* FROM meshhook.closed_leaves() c WHERE meshhook.uuid_time(c.upper_bound) <= now() - shortest
     LOOP

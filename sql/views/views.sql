@@ -98,6 +98,12 @@ CROSS JOIN LATERAL (
     WHERE t.project_id = o.project_id AND t.run_id = o.run_id
       AND t.due_at < clock_timestamp() - interval '1 minute'
     UNION ALL
+    SELECT format('waits since %s to be admitted', q.ready_at), q.ready_at,
+           'nobody takes turns: see SELECT * FROM meshhook.status()'
+    FROM meshhook.run_queue q
+    WHERE q.project_id = o.project_id AND q.run_id = o.run_id AND NOT q.in_lane AND w.pause_mode IS NULL
+      AND q.ready_at < clock_timestamp() - interval '10 seconds' AND NOT meshhook.project_is_paused()
+    UNION ALL
     SELECT 'nothing is open for it: no job, no timer, no inbox row', o.since,
            'this is a bug: please report the output of meshhook.verify_run()'
     WHERE NOT EXISTS (SELECT FROM meshhook.inbox i WHERE i.project_id = o.project_id AND i.run_id = o.run_id)

@@ -81,12 +81,12 @@ pub fn admit(scope: Option<i32>, now: i64, cursor: &mut Cursor) -> bool {
         if lock::try_workflow(project, workflow)
             && let Some(gate) = Gate::of(project, workflow, now)
         {
-            gate.arrivals();
-            gate.freed();
+            moved |= gate.arrivals();
+            moved |= gate.freed();
             for lane in gate.lanes() {
                 gate.serve(&lane);
+                moved = true;
             }
-            moved = true;
         }
     }
     moved
@@ -132,9 +132,9 @@ impl Gate {
         )
     }
 
-    /// Starts whose time has come take their place in their lanes.
-    fn arrivals(&self) {
-        spi::exec(
+    /// Starts whose time has come take their place in their lanes; true if there were any that nobody holds.
+    fn arrivals(&self) -> bool {
+        let arrived = spi::exec(
             "WITH due AS MATERIALIZED (
                  SELECT run_id, lane, concurrency_key, rate_key FROM meshhook.run_queue
                  WHERE project_id = $1 AND workflow_id = $2 AND NOT in_lane AND ready_at <= $3
@@ -147,12 +147,14 @@ impl Gate {
              UPDATE meshhook.run_queue q SET in_lane = true FROM due d WHERE q.project_id = $1 AND q.run_id = d.run_id",
             &[arg(self.project), arg(self.workflow), arg(timestamptz(self.now)), arg(MAX_ARRIVALS)],
         );
+        arrived > 0
     }
 
-    /// Takes away the slots of runs that have ended and has their lanes looked at; all lanes after a change of limits.
-    fn freed(&self) {
+    /// Takes away the slots of runs that have ended and has their lanes looked at; all lanes after a change of
+    /// limits. True if there were any.
+    fn freed(&self) -> bool {
         let key = [arg(self.project), arg(self.workflow), arg(timestamptz(self.now))];
-        let limits_changed = spi::run_one(
+        let found = spi::run_one(
             "WITH ended AS (
                  DELETE FROM meshhook.run_slot_freed WHERE project_id = $1 AND workflow_id = $2 RETURNING run_id),
              gone AS (
@@ -161,16 +163,19 @@ impl Gate {
              woken AS (
                  UPDATE meshhook.run_lane l SET due_at = $3 FROM (SELECT DISTINCT concurrency_key FROM gone) g
                  WHERE l.project_id = $1 AND l.workflow_id = $2 AND l.concurrency_key = g.concurrency_key)
-             SELECT EXISTS (SELECT FROM ended WHERE run_id = '00000000-0000-0000-0000-000000000000')",
+             SELECT EXISTS (SELECT FROM ended),
+                    EXISTS (SELECT FROM ended WHERE run_id = '00000000-0000-0000-0000-000000000000')",
             &key,
-            |row| row.must::<bool>(1),
+            |row| (row.must::<bool>(1), row.must::<bool>(2)),
         );
-        if limits_changed == Some(true) {
+        let (any, limits_changed) = found.unwrap_or_default();
+        if limits_changed {
             spi::exec(
                 "UPDATE meshhook.run_lane SET due_at = $3 WHERE project_id = $1 AND workflow_id = $2",
                 &key,
             );
         }
+        any
     }
 
     /// The lanes that have waited longest for their turn.

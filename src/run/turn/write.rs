@@ -150,7 +150,8 @@ fn slots(batch: &Batch) {
     spi::exec(
         "INSERT INTO meshhook.run_slot_freed (project_id, run_id, workflow_id)
          SELECT s.project_id, s.run_id, s.workflow_id FROM unnest($1::integer[], $2::uuid[]) AS u (project_id, run_id)
-         JOIN meshhook.run_slot s ON s.project_id = u.project_id AND s.run_id = u.run_id",
+         JOIN meshhook.run_slot s ON s.project_id = u.project_id AND s.run_id = u.run_id
+         ON CONFLICT DO NOTHING",
         &[arg(batch.slots.project.clone()), arg(batch.slots.run.clone())],
     );
 }
