@@ -58,10 +58,12 @@ fn limits_hold_whatever_is_killed() {
             }
         }
         for done in [10, 40] {
-            let sql =
-                format!("SELECT greatest(count(*), {done}) FROM meshhook.run WHERE status = 'succeeded'");
-            wait_for("some runs to end", PATIENCE, || counted(&mut db.admin(), &sql) > done);
-            let pid = cluster.orchestrator("limits").expect("an orchestrator serves the database");
+            wait_for("some runs to end", PATIENCE, || {
+                counted(&mut db.admin(), "SELECT count(*) FROM meshhook.run WHERE status = 'succeeded'")
+                    > done
+            });
+            wait_for("an orchestrator", PATIENCE, || cluster.orchestrator("limits").is_some());
+            let pid = cluster.orchestrator("limits").expect("there was one a moment ago");
             meshhook_testkit::process::kill9(pid.cast_unsigned());
             wait_for("the server to come back", PATIENCE, || {
                 Session::connect(&cluster.config(EXECUTOR, "limits")).is_ok()
