@@ -370,7 +370,7 @@ fn step(limit: i64, period: i64) -> i64 {
 pub fn next_due() -> Option<i64> {
     spi::run_one(
         // Slots that were freed are due since ever; a time before 1970 is as good.
-        "SELECT greatest(min(due_at), 'epoch') FROM meshhook.flow_due",
+        "SELECT greatest(min(due_at), 'epoch') FROM meshhook.flow_due HAVING count(*) > 0",
         &[],
         |row| row.get::<TimestampWithTimeZone>(1).map(unix_micros),
     )?
