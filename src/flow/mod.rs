@@ -36,15 +36,18 @@ pub fn set_limits(project: Project, workflow: Option<i64>, flow: &Flow) {
             arg(rate.map(|rate| rate.per_ms.cast_signed())),
         ],
     );
-    // Where a limit was raised, whoever waits is looked at anew: the nil run stands for that.
-    spi::exec(
+    // Where a limit was raised, whoever waits is looked at anew: the nil run stands for that. Nobody is woken for
+    // less: the first publication makes leaves, and holds their parents' locks while the commit wakes.
+    let waiting = spi::exec(
         "INSERT INTO meshhook.run_slot_freed (project_id, workflow_id, run_id)
          SELECT $1, $2, '00000000-0000-0000-0000-000000000000'
          WHERE EXISTS (SELECT FROM meshhook.run_lane WHERE project_id = $1 AND workflow_id = $2)
          ON CONFLICT DO NOTHING",
         &[arg(project.0), arg(workflow)],
     );
-    shmem::wake_on_commit();
+    if waiting > 0 {
+        shmem::wake_on_commit();
+    }
 }
 
 /// What a start is counted under.
