@@ -22,8 +22,8 @@ COMMENT ON FUNCTION meshhook.workflow_diff(text, integer, integer) IS
 'What differs between two versions of a workflow, archived or not; null stands for its draft. Nodes are matched by id and edges by their ends and port, so that their order is no difference. pointer is a JSON pointer into the second definition, for kind "removed" into the first. P0002 if a version or the draft does not exist.';
 COMMENT ON FUNCTION meshhook.workflow_diff(jsonb, jsonb) IS
 'What differs between two definitions, sound or not, told as in workflow_diff of versions.';
-COMMENT ON FUNCTION meshhook.start_run(text, jsonb, text, integer) IS
-'Starts a run of a published workflow in the caller''s transaction: it exists if and only if that commits. input is at most 1 MiB and satisfies the input_schema of the definition: 22023 with up to 20 violations in DETAIL otherwise. With an idempotency_key (1 to 255 bytes, per workflow; those that begin with "meshhook:" are reserved) the first call starts the run and every later one returns it. version picks one other than the newest that is not archived. P0002 if the workflow is not published, 55000 if it or the version is archived, 54000 if the input is too large.';
+COMMENT ON FUNCTION meshhook.start_run(text, jsonb, text, integer, smallint, interval, timestamptz, text[], interval) IS
+'Starts a run of a published workflow in the caller''s transaction: it exists if and only if that commits. input is at most 1 MiB and satisfies the input_schema of the definition: 22023 with up to 20 violations in DETAIL otherwise. With an idempotency_key (1 to 255 bytes, per workflow; those that begin with "meshhook:" are reserved) the first call starts the run and every later one returns it. version picks one other than the newest. Of runs that wait (for a limit of the workflow, for a pause to end) those with the higher priority (-32768 to 32767) start first. delay, or start_at, puts the start off, at most 10 years. tags (at most 32 of 1 to 128 bytes) are what search_runs finds. idempotency_window frees the key after that time, counted from the start of the run that has it: a later call with it starts a new run. A run that waits is "queued"; see the view queued_runs. 55000 if the workflow is archived, P0002 if it is not published, 54000 if the input is too large, 55000 if the workflow or the project is paused and refuses runs, 22023 if a key of its limits cannot be computed from the input.';
 COMMENT ON FUNCTION meshhook.cancel_run(uuid, text) IS
 'Asks for the end of a run; the orchestrator''s next turn takes back its open work, cancels the runs it waits for, undoes what has a "compensate", and ends it. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.kill_run(uuid, text) IS
@@ -40,6 +40,17 @@ COMMENT ON FUNCTION meshhook.decide_approval(uuid, text, boolean, jsonb, text) I
 'Approves or rejects what a wait node waits for, in the name of decided_by (default: your role); one voice each. The node goes on once as many as it asks for have approved, or one has rejected. Without effect on a node that does not wait. 55000 if the run has ended, P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.simulate_run(jsonb, jsonb, jsonb, timestamptz) IS
 'Runs a definition in memory and returns what its log would be; nothing is read or written. mocks gives outcomes by node id or path ("each/0/call", "each/*/call"): {"output": …}, {"error": …} or {"approved": true}, each with "after" (a duration) if it takes time, or a list with one for each attempt. Timers pass at once: clock (default: now) is when the run begins. Where a node waits for an outcome that is not given the last row is of type simulation.waits and names it. 22023 for faults of the definition or of the mocks.';
+COMMENT ON FUNCTION meshhook.set_run_tags(uuid, text[]) IS
+'Replaces the tags of a run: at most 32 of 1 to 128 bytes. P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.pause_workflow(text, text, text) IS
+'Holds back new runs of a workflow; those under way go on. mode "buffer" lets starts wait, "reject" refuses them (55000; webhooks get 503). Audited, with the reason. False if it is paused like that already. P0002 if there is no such workflow.';
+COMMENT ON FUNCTION meshhook.resume_workflow(text, text) IS
+'Ends the pause of a workflow: what has waited starts, within the limits. False if it is not paused. P0002 if there is no such workflow.';
+COMMENT ON FUNCTION meshhook.pause_project(text, text) IS
+'Holds back new runs of every workflow of the session''s project, like pause_workflow. False if it is paused like that already.';
+COMMENT ON FUNCTION meshhook.resume_project(text) IS
+'Ends the pause of the session''s project; workflows that are paused themselves stay so. False if it is not paused.';
+COMMENT ON FUNCTION meshhook.project_is_paused() IS 'Whether the session''s project is paused. For the view queued_runs.';
 COMMENT ON FUNCTION meshhook.run_state(uuid) IS
 'The state of a run, folded from its log: status, input, output, error, and each node with status, attempt, port, output, error and times. P0002 if the run does not exist.';
 COMMENT ON FUNCTION meshhook.run_history(uuid, bigint, integer) IS
@@ -52,7 +63,7 @@ COMMENT ON PROCEDURE meshhook.wait_turn(uuid, integer) IS
 'Ends the current transaction and sleeps without a snapshot until the run may have ended, at most ms milliseconds. For await_run.';
 
 COMMENT ON FUNCTION meshhook.claim_jobs(text, text, integer, interval) IS
-'Claims up to batch_size (1 to 1000) ready jobs of a queue, oldest first, each with a lease (1 ms to 1 day) and a fencing token. Report before the lease runs out, or renew it; afterwards the attempt counts as failed and its token is worthless. idempotency_key is the same for every attempt of a node: pass it on to whatever you call. executor is a name for people; default the role''s. Members of meshhook_executor claim from every project, others from theirs. Empty where the database is a dormant copy.';
+'Claims up to batch_size (1 to 1000) ready jobs of a queue, oldest first and each project its equal share, each with a lease (1 ms to 1 day) and a fencing token. Report before the lease runs out, or renew it; afterwards the attempt counts as failed and its token is worthless. idempotency_key is the same for every attempt of a node: pass it on to whatever you call. executor is a name for people; default the role''s. Members of meshhook_executor claim from every project, others from theirs. Empty where the database is a dormant copy.';
 COMMENT ON FUNCTION meshhook.heartbeat_jobs(text[], bigint[], interval) IS
 'Renews leases, counted from now. A null lease_expires_at says that the lease was lost: stop the work, its result will not be taken. A task node''s timeout is never exceeded.';
 COMMENT ON FUNCTION meshhook.complete_jobs(text[], bigint[], jsonb[]) IS
@@ -71,9 +82,29 @@ COMMENT ON FUNCTION meshhook.start_workers() IS
 COMMENT ON FUNCTION meshhook.stop_workers() IS
 'Stops the orchestrator of this database until start_workers() or, where it is preloaded, the next start of the server. True if one was running and has ended. Takes effect at once.';
 COMMENT ON FUNCTION meshhook.maintain() IS
-'Does the next step of maintenance (closing the open leaf of runs and events once it is meshhook.leaf_days old, and opening the next) and says what it was. The orchestrator calls it by itself; without one, call it now and then until it returns no row.';
+'Does the next step of maintenance (closing the open leaf of runs and events once it is meshhook.leaf_days old, and opening the next; forgetting runs whose time is over, see set_retention) and says what it was. The orchestrator calls it by itself; without one, call it now and then until it returns no row.';
 COMMENT ON FUNCTION meshhook.status() IS
 'How meshhook is doing: one row for each check with whether it is well, its value, and what to do if it is not.';
+COMMENT ON FUNCTION meshhook.set_retention(interval, text) IS
+'Says how long runs of a workflow, or without one of every other workflow of the session''s project, are kept after their end: 1 hour to 1000 years. Null: as if nothing had been said, that is meshhook.retention_days (default 30, negative is for ever). Runs are forgotten by whole leaves (meshhook.leaf_days), so some stay longer; with them go their idempotency keys and tags. A run that has not ended is never forgotten. Audited. P0002 if there is no such workflow.';
+COMMENT ON FUNCTION meshhook.preview_retention() IS
+'What maintain() would forget: for each closed leaf how many runs of all projects it holds, how many may go, and whether it is dropped, rebuilt with the few that stay, or kept. Writes nothing.';
+COMMENT ON FUNCTION meshhook.create_bulk_operation(text, jsonb, text, jsonb, boolean) IS
+'Does something to every run of the project that a filter finds. filter is an object of workflow, status, tags, started_after, started_before, input, error_class, run_ids, as in search_runs. action is "cancel", or whatever else the HINT of a wrong one names; arguments are the action''s. By default only counts; with dry_run => false it needs a reason, is noted in the audit log, and is worked off by the orchestrator newest run first, 1000 candidates at a time; the view bulk_operations shows how far it has come. Runs started later are left alone. 22023 for a filter or action that does not exist.';
+COMMENT ON FUNCTION meshhook.cancel_bulk_operation(bigint) IS
+'Stops a bulk operation; what it has done stays done. False if it has ended already. P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.search_runs(text, text[], text[], timestamptz, timestamptz, jsonb, text, uuid, integer) IS
+'Runs of the project, newest first, at most batch_size (1 to 1000): of a workflow, in one of some statuses, with all of some tags, started in a time, whose input contains a document (input => ''{"customer": {"id": 7}}''), that failed with a class of error. before_run, the last run_id of a page, begins the next one. By workflow, status, tag and time it reads indexes and narrow rows; by input or error_class also one event of each candidate, newest first, until the page is full: give a time or a workflow with it.';
+COMMENT ON FUNCTION meshhook.run_filter(jsonb) IS 'The condition that a filter stands for. For search_runs and bulk operations.';
+COMMENT ON FUNCTION meshhook.bulk_filter(text, jsonb) IS 'The condition of the runs an action is about. For bulk operations.';
+COMMENT ON FUNCTION meshhook.bulk_action(text) IS 'The function of a bulk action. For bulk operations.';
+COMMENT ON FUNCTION meshhook.bulk_create(integer, text, text, jsonb, text, jsonb, boolean) IS 'Counts and notes. For create_bulk_operation.';
+COMMENT ON FUNCTION meshhook.bulk_step(integer, integer) IS 'One step of a bulk operation. For the orchestrator.';
+COMMENT ON FUNCTION meshhook.bulk_cancel(integer, uuid[], jsonb, text, text) IS 'The bulk action "cancel".';
+COMMENT ON FUNCTION meshhook.expired_condition(integer) IS 'When a run may be forgotten. For maintenance.';
+COMMENT ON FUNCTION meshhook.closed_leaves() IS 'The leaves of runs that nothing is added to any more. For maintenance.';
+COMMENT ON FUNCTION meshhook.retention_plan(integer, bigint) IS 'What is to be forgotten. For preview_retention.';
+COMMENT ON FUNCTION meshhook.apply_retention(integer, bigint) IS 'One step of forgetting. For maintain.';
 COMMENT ON FUNCTION meshhook.version() IS 'The extension''s version.';
 COMMENT ON FUNCTION meshhook.is_active() IS
 'Whether this installation may act. False in a copy of another database (pg_dump, template, pg_upgrade) until activate().';
@@ -177,7 +208,7 @@ COMMENT ON FUNCTION meshhook.preview_schedule(text, interval, text, integer, tim
 
 COMMENT ON FUNCTION meshhook.uuid_floor(timestamptz) IS 'The smallest UUIDv7 of a time, in milliseconds: a bound of a leaf. For maintenance.';
 COMMENT ON FUNCTION meshhook.uuid_time(uuid) IS 'The time in a UUIDv7, in milliseconds: when a run was started.';
-COMMENT ON FUNCTION meshhook.add_leaf(uuid) IS 'Adds the next leaf of runs, events and snapshots. For maintenance.';
+COMMENT ON FUNCTION meshhook.add_leaf(uuid, uuid) IS 'Adds a leaf of runs, events and snapshots. For maintenance.';
 COMMENT ON FUNCTION meshhook.last_leaf(regclass) IS 'The open-ended leaf of a partitioned table. For maintenance.';
 COMMENT ON FUNCTION meshhook.ensure_leaves() IS 'Makes the first leaf if there is none. For publish_workflow and activate.';
 COMMENT ON FUNCTION meshhook.rotate_leaves(integer) IS 'One step of closing the open leaf and opening the next. For maintain.';
@@ -246,16 +277,18 @@ CREATE FUNCTION meshhook.api_routines() RETURNS SETOF regprocedure
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.oid::regprocedure FROM pg_proc p
     WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
-        'append_message', 'append_messages', 'archive_workflow', 'await_run', 'backfill_schedule', 'cancel_run',
-        'claim_jobs', 'commit_consumer', 'complete_job', 'complete_jobs', 'create_endpoint', 'create_schedule',
-        'current_project_id', 'decide_approval', 'discard_draft', 'drop_consumer', 'drop_schedule', 'fail_job',
-        'fail_jobs', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active', 'kill_run', 'last_message',
-        'pause_run', 'pause_schedule', 'preview_schedule', 'publish_draft', 'publish_workflow', 'read_all',
-        'read_category', 'read_consumer', 'read_stream', 'release_jobs', 'resize_consumer', 'resume_run',
-        'resume_schedule', 'retry_run', 'rollback_workflow', 'rotate_endpoint_secret', 'run_history', 'run_state',
-        'safe_position', 'save_draft', 'seek_consumer', 'signal_run', 'simulate_run', 'start_run', 'status',
-        'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version', 'tick', 'trigger_schedule',
-        'unarchive_workflow', 'uuid_time', 'validate_workflow', 'verify_run', 'version', 'wait_append',
+        'append_message', 'append_messages', 'archive_workflow', 'await_run', 'backfill_schedule',
+        'cancel_bulk_operation', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job', 'complete_jobs',
+        'create_bulk_operation', 'create_endpoint', 'create_schedule', 'current_project_id', 'decide_approval',
+        'discard_draft', 'drop_consumer', 'drop_schedule', 'fail_job', 'fail_jobs', 'hash_64', 'heartbeat_jobs',
+        'holders_of_positions', 'is_active', 'kill_run', 'last_message', 'pause_project', 'pause_run',
+        'pause_schedule', 'pause_workflow', 'preview_schedule', 'project_is_paused', 'publish_draft',
+        'publish_workflow', 'read_all', 'read_category', 'read_consumer', 'read_stream', 'release_jobs',
+        'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule', 'resume_workflow', 'retry_run',
+        'rollback_workflow', 'rotate_endpoint_secret', 'run_filter', 'run_history', 'run_state', 'safe_position',
+        'save_draft', 'search_runs', 'seek_consumer', 'set_run_tags', 'signal_run', 'simulate_run', 'start_run',
+        'status', 'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version', 'tick', 'trigger_schedule',
+        'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow', 'verify_run', 'version', 'wait_append',
         'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
 $$;
 
@@ -269,7 +302,8 @@ BEGIN
     FOR routine IN SELECT meshhook.api_routines() LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', routine, role);
     END LOOP;
-    FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'stuck_runs', 'run', 'run_event', 'inbox', 'job', 'timer',
+    FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'stuck_runs', 'queued_runs', 'run', 'run_queue', 'run_lane', 'run_slot',
+        'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
         'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery',
         'audit_log', 'streams', 'stream', 'message', 'position_holders', 'consumer_lag', 'consumer', 'consumer_position',
         'schedules', 'schedule', 'schedule_firing'] LOOP

@@ -15,6 +15,9 @@ pub static LEAF_DAYS: GucSetting<i32> = GucSetting::<i32>::new(7);
 /// `meshhook.max_run_events`: at how many events a run fails; 0 is no limit.
 static MAX_RUN_EVENTS: GucSetting<i32> = GucSetting::<i32>::new(50_000);
 
+/// `meshhook.retention_days`: how many days runs are kept after their end.
+pub static RETENTION_DAYS: GucSetting<i32> = GucSetting::<i32>::new(30);
+
 /// `message_store.sql_condition`: whether reads through schema `message_store` may have conditions in SQL; `off` refuses.
 pub static SQL_CONDITION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"off"));
 /// `message_store.debug_get`: `on` shows the arguments of reads.
@@ -71,6 +74,16 @@ pub fn init() {
         0,
         i32::MAX,
         GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"meshhook.retention_days",
+        c"Days that runs are kept after their end where set_retention() says nothing else; -1 keeps them for ever.",
+        c"maintain() forgets older ones, a closed leaf at a time.",
+        &RETENTION_DAYS,
+        -1,
+        36_500,
+        GucContext::Sighup,
         GucFlags::default(),
     );
     message_store();

@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 
 mod error;
 mod event_store;
+mod flow;
 mod guc;
 mod installation;
 mod job;
@@ -44,7 +45,9 @@ extension_sql_file!(
     name = "schema_event_store",
     requires = ["schema_schedule"]
 );
-extension_sql_file!("../sql/schema/dump.sql", name = "schema_dump", requires = ["schema_event_store"]);
+extension_sql_file!("../sql/schema/flow.sql", name = "schema_flow", requires = ["schema_event_store"]);
+extension_sql_file!("../sql/schema/operations.sql", name = "schema_operations", requires = ["schema_flow"]);
+extension_sql_file!("../sql/schema/dump.sql", name = "schema_dump", requires = ["schema_operations"]);
 extension_sql_file!("../sql/schema/leaves.sql", name = "schema_leaves", requires = ["schema_dump"]);
 extension_sql_file!("../sql/schema/await.sql", name = "await", requires = ["schema_leaves"]);
 extension_sql_file!(
@@ -71,7 +74,12 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/views/views.sql",
     name = "views",
-    requires = ["schema_leaves", project::current_project_id, installation::is_active]
+    requires = [
+        "schema_leaves",
+        project::current_project_id,
+        installation::is_active,
+        flow::pause::project_is_paused
+    ]
 );
 extension_sql_file!("../sql/views/schedules.sql", name = "schedule_views", requires = ["views"]);
 extension_sql_file!(
@@ -89,6 +97,9 @@ extension_sql_file!(
     name = "single",
     requires = [job::complete_jobs, job::fail_jobs]
 );
+extension_sql_file!("../sql/operations/search.sql", name = "search", requires = ["views"]);
+extension_sql_file!("../sql/operations/bulk.sql", name = "bulk", requires = ["search"]);
+extension_sql_file!("../sql/operations/retention.sql", name = "retention", requires = ["bulk"]);
 extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
 
 /// Called when the library is loaded: into the postmaster if preloaded, else into a backend.

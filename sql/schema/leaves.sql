@@ -1,6 +1,6 @@
--- Adds the next leaf of run, run_event and snapshot, from a run id on and open-ended; null begins at the
--- beginning. Keys, indexes and row security are made here, on the leaf. Called as the owner role.
-CREATE FUNCTION meshhook.add_leaf(lower_bound uuid) RETURNS text
+-- Adds a leaf of run, run_event and snapshot, from a run id on (null: from the beginning) and up to another (null:
+-- open-ended). Keys, indexes and row security are made here, on the leaf. Called as the owner role.
+CREATE FUNCTION meshhook.add_leaf(lower_bound uuid, upper_bound uuid DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     suffix text := coalesce(
@@ -10,8 +10,8 @@ DECLARE
 BEGIN
     FOREACH parent IN ARRAY ARRAY['run', 'run_event', 'snapshot'] LOOP
         leaf := format('meshhook.%I', parent || '_' || suffix);
-        EXECUTE format('CREATE TABLE %s PARTITION OF meshhook.%I FOR VALUES FROM (%s) TO (MAXVALUE)',
-            leaf, parent, coalesce(quote_literal(lower_bound), 'MINVALUE'));
+        EXECUTE format('CREATE TABLE %s PARTITION OF meshhook.%I FOR VALUES FROM (%s) TO (%s)', leaf, parent,
+            coalesce(quote_literal(lower_bound), 'MINVALUE'), coalesce(quote_literal(upper_bound), 'MAXVALUE'));
         EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', leaf);
     END LOOP;
     EXECUTE format('ALTER TABLE meshhook.%I ADD PRIMARY KEY (project_id, run_id)', 'run_' || suffix);

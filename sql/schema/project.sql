@@ -5,6 +5,9 @@ CREATE TABLE meshhook.project (
     slug text NOT NULL CHECK (slug ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
     name text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    pause_mode text CHECK (pause_mode IN ('buffer', 'reject')),
+    pause_reason text,
+    paused_at timestamptz,
     PRIMARY KEY (project_id),
     UNIQUE (uuid),
     UNIQUE (slug)

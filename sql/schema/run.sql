@@ -66,6 +66,8 @@ CREATE TABLE meshhook.run_key (
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (project_id, workflow_id, idempotency_key)
 );
+-- For retention, which forgets runs in the order of their ids.
+CREATE INDEX run_key_run ON meshhook.run_key (project_id, run_id);
 COMMENT ON TABLE meshhook.run_key IS 'Idempotency keys of start_run: one run per project, workflow and key.';
 
 CREATE TABLE meshhook.timer (
@@ -97,7 +99,8 @@ CREATE TABLE meshhook.job (
     lease_expires_at timestamptz,
     PRIMARY KEY (project_id, run_id, node)
 );
-CREATE INDEX job_ready ON meshhook.job (queue, ready_at) WHERE executor IS NULL;
+-- The project behind the queue: a claim for all projects hops from one to the next.
+CREATE INDEX job_ready ON meshhook.job (queue, project_id, ready_at) WHERE executor IS NULL;
 CREATE INDEX job_lease ON meshhook.job (lease_expires_at) WHERE lease_expires_at IS NOT NULL;
 COMMENT ON TABLE meshhook.job IS 'Attempts waiting for an executor or leased to one.';
 

@@ -11,7 +11,9 @@ SELECT r.run_id,
        k.idempotency_key,
        r.created_at,
        r.started_at,
-       r.finished_at
+       r.finished_at,
+       ARRAY(SELECT t.tag FROM meshhook.run_tag t
+             WHERE t.project_id = r.project_id AND t.run_id = r.run_id ORDER BY t.tag) AS tags
 FROM meshhook.run r
 JOIN meshhook.workflow_version v ON v.project_id = r.project_id AND v.version_id = r.version_id
 JOIN meshhook.workflow w ON w.project_id = v.project_id AND w.workflow_id = v.workflow_id
@@ -22,6 +24,9 @@ LEFT JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT i.data FROM meshhook.inbox i
     WHERE r."position" = 0 AND i.project_id = r.project_id AND i.run_id = r.run_id AND i.kind = 'run.start'
+    UNION ALL
+    SELECT q.data FROM meshhook.run_queue q
+    WHERE r."position" = 0 AND q.project_id = r.project_id AND q.run_id = r.run_id
 ) start ON true
 LEFT JOIN LATERAL (
     SELECT e.data FROM meshhook.run_event e
@@ -96,11 +101,18 @@ CROSS JOIN LATERAL (
     WHERE t.project_id = o.project_id AND t.run_id = o.run_id
       AND t.due_at < clock_timestamp() - interval '1 minute'
     UNION ALL
+    SELECT format('waits since %s to be admitted', q.ready_at), q.ready_at,
+           'nobody takes turns: see SELECT * FROM meshhook.status()'
+    FROM meshhook.run_queue q
+    WHERE q.project_id = o.project_id AND q.run_id = o.run_id AND NOT q.in_lane AND w.pause_mode IS NULL
+      AND q.ready_at < clock_timestamp() - interval '10 seconds' AND NOT meshhook.project_is_paused()
+    UNION ALL
     SELECT 'nothing is open for it: no job, no timer, no inbox row', o.since,
            'this is a bug: please report the output of meshhook.verify_run()'
     WHERE NOT EXISTS (SELECT FROM meshhook.inbox i WHERE i.project_id = o.project_id AND i.run_id = o.run_id)
       AND NOT EXISTS (SELECT FROM meshhook.job j WHERE j.project_id = o.project_id AND j.run_id = o.run_id)
       AND NOT EXISTS (SELECT FROM meshhook.timer t WHERE t.project_id = o.project_id AND t.run_id = o.run_id)
+      AND NOT EXISTS (SELECT FROM meshhook.run_queue q WHERE q.project_id = o.project_id AND q.run_id = o.run_id)
       -- A signal, people or a child run may be waited for without any of these.
       AND NOT EXISTS (
           SELECT FROM meshhook.run_event e
@@ -154,3 +166,27 @@ LEFT JOIN LATERAL (
     ORDER BY v.version DESC LIMIT 1
 ) current ON true;
 COMMENT ON VIEW meshhook.workflows IS 'The workflows of your project, published or only drafted. current_version is the one that new runs start on, null where all are archived or none is published.';
+
+CREATE VIEW meshhook.queued_runs WITH (security_invoker = true) AS
+SELECT q.run_id,
+       w.name AS workflow,
+       q.concurrency_key,
+       q.rate_key,
+       q.priority,
+       q.ready_at,
+       CASE
+           WHEN p.paused THEN 'the project is paused'
+           WHEN w.pause_mode IS NOT NULL THEN coalesce('the workflow is paused: ' || w.pause_reason, 'the workflow is paused')
+           WHEN q.ready_at > clock_timestamp() THEN 'its time has not come'
+           WHEN NOT q.in_lane THEN 'the orchestrator has not seen it yet'
+           WHEN l.due_at IS NULL THEN format('all %s slots are taken', w.concurrency_limit)
+           WHEN l.due_at > clock_timestamp() THEN format('%s starts in %s are used up', w.rate_limit,
+                                                         w.rate_ms * interval '1 ms')
+           ELSE 'it is next in its lane, or behind others'
+       END AS reason,
+       q.data -> 'input' AS input
+FROM meshhook.run_queue q
+JOIN meshhook.workflow w ON w.project_id = q.project_id AND w.workflow_id = q.workflow_id
+CROSS JOIN LATERAL (SELECT meshhook.project_is_paused() AS paused) p
+LEFT JOIN meshhook.run_lane l ON l.project_id = q.project_id AND l.workflow_id = q.workflow_id AND l.lane = q.lane;
+COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start, with what they wait for.';

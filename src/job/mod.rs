@@ -3,6 +3,8 @@
 
 mod handle;
 
+use std::cell::Cell;
+
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::prelude::*;
 
@@ -22,6 +24,24 @@ const MAX_LEASE_MICROS: i64 = 86_400_000_000;
 /// A job was taken in, or its lease was lost before.
 const ACCEPTED: &str = "accepted";
 const STALE: &str = "stale";
+
+/// How often a claim hands out what a round has left over.
+const MAX_ROUNDS: usize = 4;
+
+/// What `claim_jobs` returns of a job.
+type Claimed = (String, i64, pgrx::Uuid, String, i32, String, RawJsonb, String, TimestampWithTimeZone);
+
+/// Who claims, and for how long, in microseconds since 1970.
+struct Lease {
+    executor: String,
+    from: i64,
+    until: i64,
+}
+
+thread_local! {
+    /// The project whose job this session claimed last: projects take turns.
+    static LAST_SERVED: Cell<i32> = const { Cell::new(-1) };
+}
 
 fn lease_micros(lease: &Interval) -> i64 {
     let micros = lease.as_micros();
@@ -65,59 +85,118 @@ fn claim_jobs(
         }
         let executor = executor.map_or_else(|| caller.name(), str::to_owned);
         let now = now_micros();
-        let expires = now + lease;
-        // Reading first: with an empty queue nothing takes an XID.
-        if spi::read_one(
-            "SELECT 1 FROM meshhook.job WHERE queue = $1 AND executor IS NULL AND ($2 IS NULL OR project_id = $2) LIMIT 1",
-            &[arg(queue.to_owned()), arg(scope)],
-            |_| (),
-        )
-        .is_none()
-        {
-            return Vec::new();
+        let mut rows = Vec::new();
+        // Reading first: with an empty queue nothing takes an XID. What one round leaves over, because some project
+        // had less than its share, the next one hands out.
+        for _ in 0..MAX_ROUNDS {
+            let wanted = batch_size - i32::try_from(rows.len()).unwrap_or(batch_size);
+            let projects = projects_with_work(queue, scope, wanted);
+            if wanted == 0 || projects.is_empty() {
+                break;
+            }
+            let lease = Lease { executor: executor.clone(), from: now, until: now + lease };
+            let round = claim_round(queue, &projects, wanted, lease);
+            let took_all = round.is_empty() || projects.len() == 1;
+            rows.extend(round);
+            if took_all {
+                break;
+            }
         }
-        let rows = spi::run(
-            "WITH picked AS MATERIALIZED (
-                 SELECT project_id, run_id, node FROM meshhook.job
-                 WHERE queue = $1 AND executor IS NULL AND ($2 IS NULL OR project_id = $2)
-                 ORDER BY ready_at LIMIT $3 FOR UPDATE SKIP LOCKED),
-             claimed AS (
-                 UPDATE meshhook.job j
-                 SET executor = $4, token = j.token + 1, claimed_at = $5,
-                     lease_expires_at = least($6, $5 + make_interval(secs => j.timeout_ms / 1000.0))
-                 FROM picked p WHERE j.project_id = p.project_id AND j.run_id = p.run_id AND j.node = p.node
-                 RETURNING j.*)
-             SELECT c.project_id || '/' || c.run_id || '/' || c.node, c.token, c.run_id, c.node, c.attempt, c.kind,
-                    coalesce(e.input, 'null'), c.run_id || '/' || c.node, c.lease_expires_at
-             FROM claimed c
-             JOIN LATERAL (
-                 -- A job given back while its run ended is nobody's any more; its lease runs out.
-                 SELECT FROM meshhook.run
-                 WHERE project_id = c.project_id AND run_id = c.run_id AND finished_at IS NULL OFFSET 0) open_run ON true
-             CROSS JOIN LATERAL (
-                 SELECT data -> 'input' AS input FROM meshhook.run_event
-                 WHERE project_id = c.project_id AND run_id = c.run_id AND position = c.input_position OFFSET 0) e",
-            &[
-                arg(queue.to_owned()),
-                arg(scope),
-                arg(i64::from(batch_size)),
-                arg(executor),
-                arg(timestamptz(now)),
-                arg(timestamptz(expires)),
-            ],
-            |row| {
-                let payload = row.raw_jsonb(7).unwrap_or_else(|| RawJsonb::of_text("null"));
-                (row.must(1), row.must(2), row.must(3), row.must(4), row.must(5), row.must(6), payload, row.must(8), row.must(9))
-            },
-        );
-        let earliest =
-            rows.iter().map(|row: &(_, _, _, _, _, _, _, _, TimestampWithTimeZone)| unix_micros(row.8)).min();
+        let earliest = rows.iter().map(|row: &Claimed| unix_micros(row.8)).min();
         if let Some(earliest) = earliest {
             shmem::note_deadline_on_commit(earliest - PG_EPOCH_MICROS);
         }
         rows
     });
     TableIterator::new(rows)
+}
+
+/// The projects that have ready jobs of a queue, beginning behind the one this session served last; at most as many
+/// as there are jobs wanted. Hops from project to project along the index, whatever backlog lies in between.
+fn projects_with_work(queue: &str, scope: Option<i32>, wanted: i32) -> Vec<i32> {
+    if let Some(project) = scope {
+        let ready = spi::read_one(
+            "SELECT 1 FROM meshhook.job WHERE queue = $1 AND executor IS NULL AND project_id = $2 LIMIT 1",
+            &[arg(queue.to_owned()), arg(project)],
+            |_| project,
+        );
+        return ready.into_iter().collect();
+    }
+    let after = LAST_SERVED.get();
+    let hop = |low: i32, high: i32, most: i32| {
+        spi::run(
+            "WITH RECURSIVE hop AS (
+                 (SELECT project_id FROM meshhook.job
+                  WHERE queue = $1 AND executor IS NULL AND project_id > $2 AND project_id <= $3
+                  ORDER BY project_id LIMIT 1)
+                 UNION ALL
+                 SELECT n.project_id FROM hop h CROSS JOIN LATERAL (
+                     SELECT j.project_id FROM meshhook.job j
+                     WHERE j.queue = $1 AND j.executor IS NULL AND j.project_id > h.project_id AND j.project_id <= $3
+                     ORDER BY j.project_id LIMIT 1) n)
+             SELECT project_id FROM hop LIMIT $4",
+            &[arg(queue.to_owned()), arg(low), arg(high), arg(i64::from(most))],
+            |row| row.must::<i32>(1),
+        )
+    };
+    let mut projects = hop(after, i32::MAX, wanted);
+    let left = wanted - i32::try_from(projects.len()).unwrap_or(wanted);
+    if left > 0 {
+        projects.extend(hop(-1, after, left));
+    }
+    projects
+}
+
+/// Claims the oldest jobs of each project, to each an equal share of what is wanted.
+fn claim_round(queue: &str, projects: &[i32], wanted: i32, lease: Lease) -> Vec<Claimed> {
+    let share = (wanted / i32::try_from(projects.len()).unwrap_or(1)).max(1);
+    LAST_SERVED.set(projects.last().copied().unwrap_or(-1));
+    spi::run(
+        "WITH picked AS MATERIALIZED (
+             SELECT j.project_id, j.run_id, j.node FROM unnest($2::integer[]) AS p (project_id)
+             CROSS JOIN LATERAL (
+                 SELECT project_id, run_id, node FROM meshhook.job
+                 WHERE queue = $1 AND executor IS NULL AND project_id = p.project_id
+                 ORDER BY ready_at LIMIT $3 FOR UPDATE SKIP LOCKED) j),
+         claimed AS (
+             UPDATE meshhook.job j
+             SET executor = $4, token = j.token + 1, claimed_at = $5,
+                 lease_expires_at = least($6, $5 + make_interval(secs => j.timeout_ms / 1000.0))
+             FROM picked p WHERE j.project_id = p.project_id AND j.run_id = p.run_id AND j.node = p.node
+             RETURNING j.*)
+         SELECT c.project_id || '/' || c.run_id || '/' || c.node, c.token, c.run_id, c.node, c.attempt, c.kind,
+                coalesce(e.input, 'null'), c.run_id || '/' || c.node, c.lease_expires_at
+         FROM claimed c
+         JOIN LATERAL (
+             -- A job given back while its run ended is nobody's any more; its lease runs out.
+             SELECT FROM meshhook.run
+             WHERE project_id = c.project_id AND run_id = c.run_id AND finished_at IS NULL OFFSET 0) open_run ON true
+         CROSS JOIN LATERAL (
+             SELECT data -> 'input' AS input FROM meshhook.run_event
+             WHERE project_id = c.project_id AND run_id = c.run_id AND position = c.input_position OFFSET 0) e",
+        &[
+            arg(queue.to_owned()),
+            arg(projects.to_vec()),
+            arg(i64::from(share)),
+            arg(lease.executor),
+            arg(timestamptz(lease.from)),
+            arg(timestamptz(lease.until)),
+        ],
+        |row| {
+            let payload = row.raw_jsonb(7).unwrap_or_else(|| RawJsonb::of_text("null"));
+            (
+                row.must(1),
+                row.must(2),
+                row.must(3),
+                row.must(4),
+                row.must(5),
+                row.must(6),
+                payload,
+                row.must(8),
+                row.must(9),
+            )
+        },
+    )
 }
 
 /// Renews leases; see the COMMENT.

@@ -1,5 +1,7 @@
 //! What operators call: status, workers, maintenance, version.
 
+pub mod bulk;
+mod retention;
 mod status;
 
 use pgrx::prelude::*;
@@ -38,9 +40,12 @@ fn maintain() -> TableIterator<'static, (name!(action, String), name!(target, St
 
 /// Does the next step of maintenance and says what it was. Called as the owner role.
 pub fn step() -> Vec<(String, String)> {
-    spi::run("SELECT action, target FROM meshhook.rotate_leaves($1)", &[arg(guc::LEAF_DAYS.get())], |row| {
-        (row.must(1), row.must(2))
-    })
+    let rotated = spi::run(
+        "SELECT action, target FROM meshhook.rotate_leaves($1)",
+        &[arg(guc::LEAF_DAYS.get())],
+        |row| (row.must(1), row.must(2)),
+    );
+    if rotated.is_empty() { retention::step() } else { rotated }
 }
 
 /// Registers the database with the launcher; the install script calls it last.

@@ -3,6 +3,7 @@
 pub mod read;
 mod simulate;
 pub mod start;
+pub mod tags;
 pub mod turn;
 
 use meshhook_engine::definition::MAX_NAME_BYTES;
@@ -35,6 +36,8 @@ struct Asked {
     caller: Role,
     run: pgrx::Uuid,
     status: String,
+    /// Whether it waits for admission and has not begun.
+    is_held_back: bool,
 }
 
 impl Asked {
@@ -46,8 +49,16 @@ impl Asked {
         post(self.project, self.run, kind, RawJsonb::of_text(&data.to_string()), self.caller);
     }
 
-    /// Raises 55000 where the run is over: what is sent to it would be lost.
+    /// Raises 55000 where the run is over or has not begun: what is sent to it would be lost.
     fn must_be_open(&self) {
+        if self.is_held_back {
+            refuse(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("run \"{}\" has not begun", self.run),
+            )
+            .hint("It waits in meshhook.queued_runs for its time or for its workflow's limits.")
+            .raise();
+        }
         if self.is_over() {
             refuse(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -64,13 +75,15 @@ fn ask<T>(run: Option<pgrx::Uuid>, then: impl FnOnce(Asked) -> T) -> T {
     let run = required("run", run);
     as_owner(|caller| {
         let project = project::current(caller);
-        let status = spi::run_one(
-            "SELECT status FROM meshhook.run WHERE project_id = $1 AND run_id = $2",
+        let found = spi::run_one(
+            "SELECT status, status = 'queued' AND EXISTS (
+                 SELECT FROM meshhook.run_queue q WHERE q.project_id = r.project_id AND q.run_id = r.run_id)
+             FROM meshhook.run r WHERE project_id = $1 AND run_id = $2",
             &[arg(project.0), arg(run)],
-            |row| row.must::<String>(1),
+            |row| (row.must::<String>(1), row.must::<bool>(2)),
         );
-        let status = status.unwrap_or_else(|| unknown_run(run).raise());
-        then(Asked { project, caller, run, status })
+        let (status, is_held_back) = found.unwrap_or_else(|| unknown_run(run).raise());
+        then(Asked { project, caller, run, status, is_held_back })
     })
 }
 
@@ -84,7 +97,7 @@ fn with_reason(reason: Option<&str>) -> serde_json::Value {
 fn cancel_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -> bool {
     ask(run, |asked| {
         if !asked.is_over() {
-            asked.post("run.cancel", &with_reason(reason));
+            crate::flow::cancel(asked.project, asked.run, reason, asked.caller);
         }
         !asked.is_over()
     })
@@ -95,7 +108,9 @@ fn cancel_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -
 #[search_path(pg_catalog, pg_temp)]
 fn kill_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -> bool {
     ask(run, |asked| {
-        if !asked.is_over() {
+        if asked.is_held_back {
+            crate::flow::cancel(asked.project, asked.run, reason, asked.caller);
+        } else if !asked.is_over() {
             let mut data = with_reason(reason);
             data["kill"] = json!(true);
             asked.post("run.cancel", &data);
@@ -110,6 +125,7 @@ fn kill_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -> 
 fn pause_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -> bool {
     ask(run, |asked| {
         if !asked.is_over() {
+            asked.must_be_open();
             asked.post("run.pause", &with_reason(reason));
         }
         !asked.is_over()
@@ -122,6 +138,7 @@ fn pause_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) ->
 fn resume_run(run: Option<pgrx::Uuid>) -> bool {
     ask(run, |asked| {
         if !asked.is_over() {
+            asked.must_be_open();
             asked.post("run.resume", &json!({}));
         }
         !asked.is_over()

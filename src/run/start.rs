@@ -2,22 +2,26 @@
 
 use std::cell::Cell;
 
+use meshhook_engine::definition::flow::Keys;
 use meshhook_engine::json::MAX_DOCUMENT_DEPTH;
-use pgrx::datum::TimestampWithTimeZone;
+use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::prelude::*;
 
+use super::tags;
 use crate::error::{bad_parameter, refuse, required};
 use crate::owner::{Role, as_owner};
 use crate::project::{self, Project};
 use crate::random;
 use crate::spi::{self, RawJsonb, arg};
 use crate::workflow::{self, Version};
-use crate::{guc, installation, shmem, worker};
+use crate::{flow, guc, installation, shmem, worker};
 
 /// Longest idempotency key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
 /// What keys begin with that meshhook makes itself. Nobody else may hold one uncommitted: a turn would wait for it.
 pub const OWN_KEYS: &str = "meshhook:";
+/// Farthest a start is put off, in microseconds: 10 years.
+const MAX_DELAY_MICROS: i64 = 3_653 * 86_400_000_000;
 
 thread_local! {
     /// Whether this session was told already that nobody serves the database.
@@ -45,6 +49,23 @@ pub struct Start<'a> {
     pub trigger: String,
     /// The role that starts it.
     pub actor: Role,
+    /// How it starts.
+    pub options: Options,
+}
+
+/// How a run starts, where that is not at once and like any other.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Among the starts that wait, higher ones go first.
+    pub priority: i16,
+    /// Not before.
+    pub start_at: Option<TimestampWithTimeZone>,
+    /// What it can be found by.
+    pub tags: Vec<String>,
+    /// How long the idempotency key is taken, in microseconds; `None` is for ever.
+    pub window: Option<i64>,
+    /// What the start is counted under.
+    pub keys: Keys,
 }
 
 /// A new run's id and time.
@@ -60,6 +81,24 @@ pub fn start(start: &Start) -> pgrx::Uuid {
     {
         return earlier;
     }
+    tags::add(start.project, run, &start.options.tags);
+    let args = [
+        arg(start.project.0),
+        arg(run),
+        arg(start.version.version_id),
+        arg(start.now),
+        arg(start.workflow.to_owned()),
+        arg(start.version.version),
+        arg(start.input),
+        arg(random::seed()),
+        arg(start.trigger.clone()),
+        arg(start.key.map(str::to_owned)),
+        arg(start.actor.name()),
+    ];
+    if flow::must_wait(&start.version, &start.options) {
+        flow::enqueue(start, args.to_vec());
+        return run;
+    }
     spi::exec(
         "WITH run AS (
              INSERT INTO meshhook.run (project_id, run_id, version_id, status, created_at)
@@ -70,19 +109,7 @@ pub fn start(start: &Start) -> pgrx::Uuid {
                  'trigger', $9::jsonb)
              || CASE WHEN $10::text IS NULL THEN '{}' ELSE jsonb_build_object('idempotency_key', $10::text) END,
              jsonb_build_object('actor', $11::text))",
-        &[
-            arg(start.project.0),
-            arg(run),
-            arg(start.version.version_id),
-            arg(start.now),
-            arg(start.workflow.to_owned()),
-            arg(start.version.version),
-            arg(start.input),
-            arg(random::seed()),
-            arg(start.trigger.clone()),
-            arg(start.key.map(str::to_owned)),
-            arg(start.actor.name()),
-        ],
+        &args,
     );
     shmem::wake_on_commit();
     run
@@ -96,7 +123,7 @@ fn claim_key(start: &Start, key: &str, run: pgrx::Uuid) -> Option<pgrx::Uuid> {
          ON CONFLICT DO NOTHING",
         &[arg(start.project.0), arg(start.version.workflow_id), arg(key.to_owned()), arg(run)],
     );
-    if taken == 1 {
+    if taken == 1 || start.options.window.is_some_and(|window| take_over(start, key, run, window)) {
         return None;
     }
     spi::run_one(
@@ -104,6 +131,17 @@ fn claim_key(start: &Start, key: &str, run: pgrx::Uuid) -> Option<pgrx::Uuid> {
         &[arg(start.project.0), arg(start.version.workflow_id), arg(key.to_owned())],
         |row| row.must(1),
     )
+}
+
+/// Takes a key whose window is over from the run that had it.
+fn take_over(start: &Start, key: &str, run: pgrx::Uuid, window: i64) -> bool {
+    let taken = spi::exec(
+        "UPDATE meshhook.run_key SET run_id = $4, created_at = clock_timestamp()
+         WHERE project_id = $1 AND workflow_id = $2 AND idempotency_key = $3
+           AND created_at <= clock_timestamp() - $5 * interval '1 us'",
+        &[arg(start.project.0), arg(start.version.workflow_id), arg(key.to_owned()), arg(run), arg(window)],
+    );
+    taken == 1
 }
 
 /// Says once a session that the run will wait, and what to do about it.
@@ -128,11 +166,17 @@ pub fn warn_if_unserved() {
 /// Starts a run; see the COMMENT.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::too_many_arguments, reason = "the arguments are the SQL contract")]
 fn start_run(
     workflow: Option<&str>,
     input: default!(Option<RawJsonb>, "'{}'"),
     idempotency_key: default!(Option<&str>, "NULL"),
     version: default!(Option<i32>, "NULL"),
+    priority: default!(i16, "0"),
+    delay: default!(Option<Interval>, "NULL"),
+    start_at: default!(Option<TimestampWithTimeZone>, "NULL"),
+    tags: default!(Vec<Option<String>>, "'{}'"),
+    idempotency_window: default!(Option<Interval>, "NULL"),
 ) -> pgrx::Uuid {
     if let Some(key) = idempotency_key
         && (key.is_empty() || key.len() > MAX_KEY_BYTES)
@@ -146,13 +190,23 @@ fn start_run(
     }
     let (workflow, input) = (required("workflow", workflow), required("input", input));
     check_document("input", input);
+    let options = Options {
+        priority,
+        start_at: start_time(delay, start_at),
+        tags: tags::checked(tags),
+        window: idempotency_window.map(|window| window_micros(&window, idempotency_key)),
+        keys: Keys::default(),
+    };
     as_owner(|caller| {
         let project = project::current(caller);
         let version = workflow::find(project, workflow, version);
+        flow::refuse_if_paused(&version, workflow);
         check_contract(project, version, workflow, input);
         warn_if_unserved();
         let trigger = r#"{"type": "sql"}"#.to_owned();
         let (run, now) = new_run();
+        let keys = flow::keys(project, &version, input, run, &trigger)
+            .unwrap_or_else(|error| flow::refuse_key(workflow, error).raise());
         start(&Start {
             project,
             run,
@@ -163,8 +217,39 @@ fn start_run(
             key: idempotency_key,
             trigger,
             actor: caller,
+            options: Options { keys, ..options },
         })
     })
+}
+
+/// When a run shall start, from the two ways to say so.
+fn start_time(
+    delay: Option<Interval>,
+    start_at: Option<TimestampWithTimeZone>,
+) -> Option<TimestampWithTimeZone> {
+    let at = match (delay, start_at) {
+        (Some(_), Some(_)) => bad_parameter("give delay or start_at, not both").raise(),
+        (None, at) => at?,
+        (Some(delay), None) => match i64::try_from(delay.as_micros()) {
+            Ok(micros) if micros >= 0 => random::timestamptz(random::now_micros().saturating_add(micros)),
+            _ => bad_parameter("delay must not be negative").raise(),
+        },
+    };
+    if random::unix_micros(at) > random::now_micros().saturating_add(MAX_DELAY_MICROS) {
+        bad_parameter("a start lies at most 10 years ahead").raise();
+    }
+    Some(at)
+}
+
+/// The window of an idempotency key, in microseconds.
+fn window_micros(window: &Interval, key: Option<&str>) -> i64 {
+    if key.is_none() {
+        bad_parameter("idempotency_window needs an idempotency_key").raise();
+    }
+    match i64::try_from(window.as_micros()) {
+        Ok(micros) if micros > 0 => micros,
+        _ => bad_parameter("idempotency_window must be more than nothing").raise(),
+    }
 }
 
 /// Refuses a document that is too large or nested too deep for a run: 54000.

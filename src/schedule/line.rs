@@ -6,10 +6,10 @@ use serde_json::json;
 
 use super::{Schedule, stored};
 use crate::owner::Role;
-use crate::run::start::{OWN_KEYS, Start, new_run, start};
-use crate::spi::{self, RawJsonb, arg};
+use crate::run::start::{OWN_KEYS, Options, Start, new_run, start};
+use crate::spi::{self, arg};
 use crate::workflow::{self, Version};
-use crate::{run, shmem};
+use crate::{flow, shmem};
 
 /// Most times of a schedule that wait; further ones are left out.
 pub(super) const MAX_WAITING: usize = 10_000;
@@ -160,8 +160,7 @@ impl<'a> Line<'a> {
     fn cancel_open(&self, time: Timestamp) {
         let reason = format!("the schedule's next time {time} has come");
         for run in &self.open {
-            let data = RawJsonb::of_text(&json!({ "reason": reason }).to_string());
-            run::post(self.schedule.project, *run, "run.cancel", data, self.actor);
+            flow::cancel(self.schedule.project, *run, Some(&reason), self.actor);
         }
     }
 
@@ -172,6 +171,13 @@ impl<'a> Line<'a> {
             .version
             .get_or_insert_with(|| workflow::find(schedule.project, &schedule.workflow, schedule.version));
         let (run, now) = new_run();
+        flow::refuse_if_paused(&version, &schedule.workflow);
+        let trigger = json!({
+            "type": "schedule", "schedule": schedule.name, "nominal_time": time.to_string(), "origin": origin
+        })
+        .to_string();
+        let keys = flow::keys(schedule.project, &version, schedule.input, run, &trigger)
+            .unwrap_or_else(|error| flow::refuse_key(&schedule.workflow, error).raise());
         let run = start(&Start {
             project: schedule.project,
             run,
@@ -180,11 +186,9 @@ impl<'a> Line<'a> {
             workflow: &schedule.workflow,
             input: schedule.input,
             key: Some(&key(schedule.id, time)),
-            trigger: json!({
-                "type": "schedule", "schedule": schedule.name, "nominal_time": time.to_string(), "origin": origin
-            })
-            .to_string(),
+            trigger,
             actor: self.actor,
+            options: Options { keys, ..Options::default() },
         });
         self.note(time, origin, overlap, Some(run));
         self.started += 1;

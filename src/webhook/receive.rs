@@ -1,6 +1,7 @@
 //! Intake: from raw bytes to one run, or to a reason why not. Everything that is the sender's fault is an
 //! answer, never an ERROR, so that the record of the delivery commits.
 
+use meshhook_engine::definition::flow::Keys;
 use meshhook_engine::json::{Json, MAX_DOCUMENT_DEPTH};
 use meshhook_engine::signature::{Headers, Preset, Verdict, verify};
 use pgrx::prelude::*;
@@ -10,13 +11,14 @@ use zeroize::Zeroizing;
 
 use super::{Endpoint, seal_place};
 use crate::error::required;
+use crate::flow;
 use crate::guc::MAX_PAYLOAD_BYTES;
 use crate::owner::{Role, as_owner};
 use crate::project::Project;
-use crate::run::start::{Start, nesting, new_run, start};
+use crate::run::start::{Options, Start, nesting, new_run, start};
 use crate::secret;
 use crate::spi::{self, RawJsonb, arg};
-use crate::workflow::{self, Version};
+use crate::workflow::{self, Pause, Version};
 use crate::{installation, random};
 
 /// Longest part of a header kept with the run.
@@ -193,8 +195,9 @@ fn accept(
     );
     let (status, run, reason) = if first == 1 {
         let input = RawJsonb::of_text(text);
-        let version = match startable(endpoint, input) {
-            Ok(version) => version,
+        let trigger = trigger(endpoint, headers, query, delivery.as_deref()).to_string();
+        let (version, keys) = match startable(endpoint, input, run, &trigger) {
+            Ok(found) => found,
             Err(mut answer) => {
                 // It may come again once the workflow takes it.
                 forget(endpoint, &dedupe_key);
@@ -202,7 +205,6 @@ fn accept(
                 return *answer;
             }
         };
-        let trigger = trigger(endpoint, headers, query, delivery.as_deref());
         start(&Start {
             project: endpoint.project,
             run,
@@ -211,8 +213,9 @@ fn accept(
             workflow: &endpoint.workflow,
             input,
             key: None,
-            trigger: trigger.to_string(),
+            trigger,
             actor: caller,
+            options: Options { keys, ..Options::default() },
         });
         (202, run, "accepted")
     } else {
@@ -234,16 +237,28 @@ fn accept(
     answer
 }
 
-/// The version that a delivery starts, or the answer to one that starts nothing.
-fn startable(endpoint: &Endpoint, input: RawJsonb) -> Result<Version, Box<Answer>> {
+/// The version that a delivery starts and what the start is counted under, or the answer to one that starts nothing.
+fn startable(
+    endpoint: &Endpoint,
+    input: RawJsonb,
+    run: pgrx::Uuid,
+    trigger: &str,
+) -> Result<(Version, Keys), Box<Answer>> {
     let version = workflow::startable(endpoint.project, &endpoint.workflow, None)
         .ok_or_else(|| Answer::error(410, "no new runs are taken here", "archived"))?;
-    let violations = workflow::input_violations(endpoint.project, version, input);
-    if violations.is_empty() {
-        return Ok(version);
+    if version.pause == Some(Pause::Reject) {
+        let mut answer = Answer::error(503, "try again later", "paused");
+        answer.headers = json!({ "retry-after": "60" });
+        return Err(answer.into());
     }
-    let told = json!({ "error": "the body breaks the input schema", "violations": violations });
-    Err(Answer::new(422, told, "input_schema").into())
+    let violations = workflow::input_violations(endpoint.project, version, input);
+    if !violations.is_empty() {
+        let told = json!({ "error": "the body breaks the input schema", "violations": violations });
+        return Err(Answer::new(422, told, "input_schema").into());
+    }
+    let keys = flow::keys(endpoint.project, &version, input, run, trigger)
+        .map_err(|error| Answer::error(400, "the body lacks what the workflow counts by", error))?;
+    Ok((version, keys))
 }
 
 fn forget(endpoint: &Endpoint, dedupe_key: &str) {

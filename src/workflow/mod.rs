@@ -16,7 +16,7 @@ use meshhook_engine::definition::{self, Problem, Workflow};
 use meshhook_engine::json::Json;
 use pgrx::prelude::*;
 
-use crate::error::{Refusal, bug, refuse};
+use crate::error::{Refusal, bad_parameter, bug, refuse};
 use crate::project::Project;
 use crate::spi::{self, RawJsonb, arg};
 
@@ -31,6 +31,19 @@ pub struct Version {
     pub version: i32,
     /// Whether it has a schema for its input.
     pub checks_input: bool,
+    /// Whether its starts have to ask for admission.
+    pub flow_controlled: bool,
+    /// Whether its starts, or all of the project's, are held back.
+    pub pause: Option<Pause>,
+}
+
+/// What becomes of starts while a workflow or a project is paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// They wait.
+    Buffer,
+    /// They are refused.
+    Reject,
 }
 
 thread_local! {
@@ -110,7 +123,10 @@ pub fn find(project: Project, workflow: &str, version: Option<i32>) -> Version {
 /// The version a new run starts on, if there is one.
 pub fn startable(project: Project, workflow: &str, version: Option<i32>) -> Option<Version> {
     spi::read_one(
-        "SELECT w.workflow_id, v.version_id, v.version, v.checks_input FROM meshhook.workflow w
+        "SELECT w.workflow_id, v.version_id, v.version, v.checks_input, v.flow_controlled,
+                w.pause_mode IS NOT NULL OR p.pause_mode IS NOT NULL, 'reject' IN (w.pause_mode, p.pause_mode)
+         FROM meshhook.workflow w
+         JOIN meshhook.project p ON p.project_id = w.project_id
          JOIN meshhook.workflow_version v ON v.project_id = w.project_id AND v.workflow_id = w.workflow_id
          WHERE w.project_id = $1 AND w.name = $2 AND ($3 IS NULL OR v.version = $3) AND v.archived_at IS NULL
          ORDER BY v.version DESC LIMIT 1",
@@ -120,6 +136,11 @@ pub fn startable(project: Project, workflow: &str, version: Option<i32>) -> Opti
             version_id: row.must(2),
             version: row.must(3),
             checks_input: row.must(4),
+            flow_controlled: row.must(5),
+            pause: row.must::<bool>(6).then(|| match row.get(7) {
+                Some(true) => Pause::Reject,
+                _ => Pause::Buffer,
+            }),
         },
     )
 }

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{checks, compile, refuse_faults, unknown_version};
 use crate::error::required;
+use crate::flow;
 use crate::owner::{Role, as_owner};
 use crate::project::{self, Project};
 use crate::spi::{self, RawJsonb, arg};
@@ -64,8 +65,8 @@ impl Sound {
         let version = newest.map_or(1, |(version, ..)| version + 1);
         spi::exec(
             "INSERT INTO meshhook.workflow_version (project_id, workflow_id, version, definition, schema_version,
-                 expression_profile, checksum, checks_input, published_by, children)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::name, $10)",
+                 expression_profile, checksum, checks_input, published_by, children,
+                 flow_controlled) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::name, $10, $11)",
             &[
                 arg(project.0),
                 arg(workflow_id),
@@ -77,8 +78,10 @@ impl Sound {
                 arg(self.workflow.input_contract.is_some()),
                 arg(caller.name()),
                 arg(RawJsonb::of_text(&children.to_string())),
+                arg(self.workflow.flow.is_limited()),
             ],
         );
+        flow::set_limits(project, workflow_id, &self.workflow.flow);
         let (action, details) = match from {
             Some(from) => {
                 ("workflow.rolled_back", format!("{{\"version\": {version}, \"to_version\": {from}}}"))

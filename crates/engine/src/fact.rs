@@ -133,6 +133,9 @@ pub struct Cancel {
     /// Whether it ends at once, with nothing undone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kill: bool,
+    /// The start that still waited: the run is recorded and ends without a node having run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
 }
 
 /// The run cannot be carried on.

@@ -84,6 +84,11 @@ fn fact_behind(state: &RunState, event: &Event, next: Option<&Event>) -> Option<
             Some(Event::RunFailed(failed)) if is_quarantine(&failed.error.class) => {
                 Fact::Quarantine(Quarantine { error: failed.error.clone(), start: Some(start.clone()) })
             }
+            // A workflow has a first node, so a start of its own is followed by that.
+            Some(Event::RunCancelRequested(request)) => {
+                let (reason, kill) = (request.reason.clone(), request.kill);
+                Fact::Cancel(Cancel { reason, kill, start: Some(start.clone()) })
+            }
             _ => Fact::Start(start.clone()),
         }),
         Event::NodeSucceeded(done) => match (done.attempt, node(&done.node)?) {
@@ -118,7 +123,7 @@ fn fact_behind(state: &RunState, event: &Event, next: Option<&Event>) -> Option<
         Event::RunResumed(resume) => Some(Fact::Resume(resume.clone())),
         Event::RunRedriven(redrive) => Some(Fact::Redrive(redrive.clone())),
         Event::RunCancelRequested(request) => {
-            Some(Fact::Cancel(Cancel { reason: request.reason.clone(), kill: request.kill }))
+            Some(Fact::Cancel(Cancel { reason: request.reason.clone(), kill: request.kill, start: None }))
         }
         Event::RunFailed(failed) if is_quarantine(&failed.error.class) => {
             Some(Fact::Quarantine(Quarantine { error: failed.error.clone(), start: None }))

@@ -70,6 +70,8 @@ fn sound() -> Vec<Value> {
                   {"from": "each", "to": "all"}, {"from": "all", "to": "again"}, {"from": "again", "to": "start"},
                   {"from": "start", "to": "query"}, {"from": "query", "to": "tell"}, {"from": "tell", "to": "reply"}],
         "timeout": "30d", "on_failure": "alarm",
+        "concurrency": {"limit": 5, "key": "{{ .input.customer }}", "on_limit": "skip"},
+        "rate": {"limit": 100, "per": "1m", "key": "{{ .input.customer }}"},
     }));
     definitions
 }

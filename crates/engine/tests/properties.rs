@@ -154,7 +154,7 @@ fn carry_on_any(run: &mut Sim, open: &[(String, NodeState)]) -> bool {
 fn interfere(run: &mut Sim, how: u8) {
     match how % 6 {
         0 => run.cancel(None),
-        1 => run.take(&Fact::Cancel(Cancel { reason: None, kill: true })),
+        1 => run.take(&Fact::Cancel(Cancel { reason: None, kill: true, start: None })),
         2 | 3 => run.take(&Fact::Pause(RunPaused::default())),
         4 => run.signal("go", "2"),
         _ => run.take(&Fact::Redrive(RunRedriven::default())),

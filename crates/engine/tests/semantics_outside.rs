@@ -367,7 +367,7 @@ fn a_cancel_waits_for_what_has_to_be_undone_and_a_kill_does_not() {
     run.cancel(None);
     run.fail("charge", r#""no""#);
     assert_eq!(run.open(), ["reserve/compensate"], "what failed is not undone, nor tried again");
-    run.take(&Fact::Cancel(Cancel { reason: None, kill: true }));
+    run.take(&Fact::Cancel(Cancel { reason: None, kill: true, start: None }));
     assert_eq!(run.status(), RunStatus::Canceled);
     let Event::RunCanceled(canceled) = &run.log.last().unwrap().event else { panic!("not canceled") };
     assert_eq!(canceled.uncompensated, ["reserve".into()]);

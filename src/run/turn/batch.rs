@@ -21,7 +21,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    fn push(&mut self, key: &RunKey) {
+    pub fn push(&mut self, key: &RunKey) {
         self.project.push(key.project);
         self.run.push(key.run);
     }
@@ -177,6 +177,8 @@ pub(super) struct Batch {
     pub closed: Keys,
     /// Runs that ended.
     pub ended: Vec<pgrx::Uuid>,
+    /// Runs that ended and may have held a slot of their workflow.
+    pub slots: Keys,
 }
 
 /// How many jobs and timers a batch held at some point.

@@ -25,9 +25,10 @@ use meshhook_engine::fact::{Fact, Quarantine};
 use meshhook_engine::state::RunState;
 use meshhook_engine::time::Timestamp;
 
+use crate::operations::bulk;
 use crate::project::Project;
 use crate::random;
-use crate::{schedule, shmem, workflow};
+use crate::{flow, schedule, shmem, workflow};
 
 use batch::Batch;
 
@@ -87,6 +88,10 @@ pub struct Turns {
     /// Runs that could not even be ended; left alone until the process restarts.
     given_up: HashSet<RunKey>,
     next_due_check: i64,
+    /// Whether starts that wait may have got room.
+    slots_freed: bool,
+    /// Which workflow's starts were looked at last.
+    cursor: flow::Cursor,
     /// Whether the last look at the inbox met a run that another session holds.
     passed_over: bool,
     /// How often a run failed alone.
@@ -112,6 +117,8 @@ impl Turns {
             condemned: VecDeque::new(),
             given_up: HashSet::new(),
             next_due_check: 0,
+            slots_freed: false,
+            cursor: flow::Cursor::default(),
             passed_over: false,
             strikes: HashMap::new(),
         }
@@ -124,6 +131,8 @@ impl Turns {
         let mut more = false;
         if now >= self.next_due_check {
             more = load::fire_due(self.scope, now);
+            bulk::step(self.scope);
+            self.slots_freed = true;
             let fired = schedule::fire_due(self.scope, now);
             self.next_due_check = now + DUE_CHECK_MICROS;
             if fired.runs > 0 {
@@ -133,6 +142,9 @@ impl Turns {
             if fired.more {
                 (self.next_due_check, more) = (now, true);
             }
+        }
+        if std::mem::take(&mut self.slots_freed) {
+            more |= flow::admit(self.scope, now, &mut self.cursor);
         }
         let locked = self.choose(batch);
         self.current = locked.iter().map(|run| run.key).collect();
@@ -155,6 +167,7 @@ impl Turns {
             self.move_run(work, now, &mut out);
         }
         write::all(&out);
+        self.slots_freed |= !out.slots.run.is_empty();
         for run in &out.ended {
             shmem::notify_run_on_commit(run.as_bytes());
         }
@@ -211,7 +224,6 @@ impl Turns {
         let before = state.position;
         let mark = out.mark();
         let project = Project(run.key.project);
-        let id = run.key.run.to_string();
         let definition = workflow::compiled(project, run.version_id);
         for incoming in &facts {
             let at = Timestamp::from_micros(now.max(state.last_at.map_or(0, Timestamp::as_micros)));
@@ -233,18 +245,10 @@ impl Turns {
                     Fact::Quarantine(Quarantine { error: ErrorInfo::new("internal", message), start: None })
                 }
             };
-            let first = state.position + 1;
-            let step = decide(&definition, &id, &mut state, &fact, at);
-            step.dropped.iter().for_each(|dropped| out.drop_work(&run.key, dropped));
-            for (offset, event) in (0u64..).zip(step.events) {
-                let metadata = if offset == 0 { incoming.metadata.as_deref() } else { None };
-                out.add(&run.key, &Recorded { position: first + offset, at, event }, &state, metadata);
-            }
+            let metadata = incoming.metadata.as_deref();
+            record(&definition, &run.key, &mut state, &fact, at, metadata, out);
             if let Some(fact) = limits::too_many_events(&state) {
-                let position = state.position + 1;
-                for event in decide(&definition, &id, &mut state, &fact, at) {
-                    out.add(&run.key, &Recorded { position, at, event }, &state, None);
-                }
+                record(&definition, &run.key, &mut state, &fact, at, None, out);
             }
         }
         if state.position > before {
@@ -253,6 +257,9 @@ impl Turns {
         let ended = state.status.is_terminal();
         if ended {
             out.drop_work_since(mark);
+            if definition.flow.concurrency.is_some() {
+                out.slots.push(&run.key);
+            }
         }
         self.staged.push((run.key, (!ended).then_some(state)));
     }
@@ -330,7 +337,14 @@ impl Turns {
     /// Now, where a run with facts was held by another session: nothing tells when it lets go.
     pub fn next_due(&mut self) -> Option<i64> {
         let held = self.passed_over.then(random::now_micros);
-        let due = load::next_due().into_iter().chain(schedule::next_due()).chain(held).min();
+        let bulk = bulk::is_under_way(self.scope).then_some(self.next_due_check);
+        let due = load::next_due()
+            .into_iter()
+            .chain(schedule::next_due())
+            .chain(flow::next_due())
+            .chain(bulk)
+            .chain(held)
+            .min();
         self.next_due_check = due.map_or(0, |due| due.min(self.next_due_check));
         due.map(|due| due - random::PG_EPOCH_MICROS)
     }
@@ -345,6 +359,25 @@ impl Turns {
 impl Default for Turns {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Decides what follows from a fact and adds it to the batch.
+fn record(
+    definition: &Rc<Workflow>,
+    key: &RunKey,
+    state: &mut RunState,
+    fact: &Fact,
+    at: Timestamp,
+    metadata: Option<&str>,
+    out: &mut Batch,
+) {
+    let first = state.position + 1;
+    let step = decide(definition, &key.run.to_string(), state, fact, at);
+    step.dropped.iter().for_each(|dropped| out.drop_work(key, dropped));
+    for (offset, event) in (0u64..).zip(step.events) {
+        let metadata = metadata.filter(|_| offset == 0);
+        out.add(key, &Recorded { position: first + offset, at, event }, state, metadata);
     }
 }
 

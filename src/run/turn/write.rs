@@ -16,6 +16,7 @@ pub(super) fn all(batch: &Batch) {
     children(batch);
     runs(batch);
     returns(batch);
+    slots(batch);
     if !batch.consumed.is_empty() {
         spi::exec("DELETE FROM meshhook.inbox WHERE inbox_id = ANY ($1)", &[arg(batch.consumed.clone())]);
     }
@@ -288,5 +289,19 @@ fn returns(batch: &Batch) {
             arg(returns.parent.clone()),
             arg(returns.node.clone()),
         ],
+    );
+}
+
+/// Gives back the slots of runs that ended.
+fn slots(batch: &Batch) {
+    if batch.slots.run.is_empty() {
+        return;
+    }
+    spi::exec(
+        "INSERT INTO meshhook.run_slot_freed (project_id, run_id, workflow_id)
+         SELECT s.project_id, s.run_id, s.workflow_id FROM unnest($1::integer[], $2::uuid[]) AS u (project_id, run_id)
+         JOIN meshhook.run_slot s ON s.project_id = u.project_id AND s.run_id = u.run_id
+         ON CONFLICT DO NOTHING",
+        &[arg(batch.slots.project.clone()), arg(batch.slots.run.clone())],
     );
 }

@@ -41,7 +41,10 @@ impl Turn<'_> {
         if self.state.status.is_terminal() || !is_news {
             return;
         }
-        let Cancel { reason, kill } = cancel.clone();
+        if let Some(start) = cancel.start.as_ref().filter(|_| self.state.position == 0) {
+            self.emit(Event::RunStarted(start.clone()));
+        }
+        let Cancel { reason, kill, .. } = cancel.clone();
         self.emit(Event::RunCancelRequested(RunCancelRequested { reason: reason.clone(), kill }));
         let ending = Ending { outcome: RunStatus::Canceled, error: None, reason, output: None };
         if kill { self.close(ending) } else { self.end(ending) }

@@ -96,6 +96,8 @@ impl Turn<'_> {
             (_, Fact::Redrive(_)) => return,
             (RunStatus::Queued, Fact::Start(start)) => self.start(start),
             (RunStatus::Queued, Fact::Quarantine(quarantine)) => self.quarantine(quarantine),
+            // It waited for its start until somebody ended it.
+            (RunStatus::Queued, Fact::Cancel(cancel)) if cancel.start.is_some() => self.cancel(cancel),
             // Nothing can happen to a run that has not begun.
             (RunStatus::Queued, _) | (_, Fact::Start(_)) => return,
             (RunStatus::Paused, Fact::Resume(_)) => self.resume(),

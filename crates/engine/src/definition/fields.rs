@@ -158,8 +158,18 @@ impl<'a> Fields<'a> {
 
     /// A tree whose strings may hold `{{ … }}`, if the field is there.
     pub fn template(&mut self, key: &'static str, problems: &mut Problems) -> Option<Template> {
+        self.template_with(key, TemplateOptions { allow_secrets: true }, problems)
+    }
+
+    /// A tree whose strings may hold what the options allow, if the field is there.
+    pub fn template_with(
+        &mut self,
+        key: &'static str,
+        options: TemplateOptions,
+        problems: &mut Problems,
+    ) -> Option<Template> {
         let value = self.get(key)?;
-        match Template::compile(value, TemplateOptions { allow_secrets: true }) {
+        match Template::compile(value, options) {
             Ok(template) => Some(template),
             Err(errors) => {
                 for (below, error) in errors {

@@ -2,6 +2,7 @@
 
 mod diff;
 mod fields;
+pub mod flow;
 mod graph;
 mod schema;
 #[cfg(test)]
@@ -114,6 +115,8 @@ pub struct Workflow {
     pub name: Arc<str>,
     /// `.vars` of every run.
     pub vars: Json,
+    /// How many of its runs there may be.
+    pub flow: flow::Flow,
     /// What inputs are checked against; `None` lets every input in.
     pub input_contract: Option<Contract>,
     /// What outputs are checked against; `None` lets every output out.
@@ -187,6 +190,7 @@ impl Workflow {
                 problems.add(pointer("", "description"), "type", "\"description\" must be a string");
             }
         });
+        let flow = flow::read(&mut fields, problems);
         let timeout_ms = read_limit("timeout", &mut fields, problems);
         let on_failure = fields.string("on_failure", problems);
         if on_failure.is_some_and(|name| name.is_empty() || name.len() > MAX_NAME_BYTES) {
@@ -202,6 +206,7 @@ impl Workflow {
             vars,
             input_contract,
             output_contract,
+            flow,
             timeout_ms,
             on_failure: on_failure.map(Arc::from),
             graph,

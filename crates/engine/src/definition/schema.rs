@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{MAX_EDGES, MAX_NAME_BYTES, MAX_NODES};
+use super::{MAX_EDGES, MAX_NAME_BYTES, MAX_NODES, flow};
 use crate::contract::{DIALECT, MAX_SCHEMA_BYTES};
 use crate::node::{NODE_TYPES, NodeType, Work};
 
@@ -34,6 +34,28 @@ pub fn schema() -> Value {
                 "type": "string",
                 "minLength": 1,
                 "maxLength": MAX_NAME_BYTES,
+            },
+            "concurrency": {
+                "description": "How many of its runs there may be at once, for each key.",
+                "type": "object",
+                "required": ["limit"],
+                "properties": {
+                    "limit": { "type": "integer", "minimum": 1, "maximum": flow::MAX_LIMIT },
+                    "key": { "description": "A template over .input and .run.", "type": "string" },
+                    "on_limit": { "enum": ["queue", "skip", "cancel_oldest"], "default": "queue" },
+                },
+                "additionalProperties": false,
+            },
+            "rate": {
+                "description": "How many of its runs may start in a period, for each key.",
+                "type": "object",
+                "required": ["limit", "per"],
+                "properties": {
+                    "limit": { "type": "integer", "minimum": 1, "maximum": flow::MAX_LIMIT },
+                    "per": { "description": "1 ms to 30 days.", "$ref": "#/$defs/duration" },
+                    "key": { "description": "A template over .input and .run.", "type": "string" },
+                },
+                "additionalProperties": false,
             },
             "nodes": nodes(),
             "edges": edges(),

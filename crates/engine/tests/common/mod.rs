@@ -100,7 +100,7 @@ impl Sim {
     }
 
     pub fn cancel(&mut self, reason: Option<&str>) {
-        self.take(&Fact::Cancel(Cancel { reason: reason.map(Arc::from), kill: false }));
+        self.take(&Fact::Cancel(Cancel { reason: reason.map(Arc::from), kill: false, start: None }));
     }
 
     pub fn signal(&mut self, name: &str, payload: &str) {

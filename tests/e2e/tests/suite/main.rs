@@ -17,6 +17,7 @@ mod dump;
 mod event_store;
 mod event_store_order;
 mod failures;
+mod flow_control;
 mod idle;
 mod message_db;
 mod operations;
