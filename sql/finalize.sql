@@ -4,6 +4,10 @@ COMMENT ON FUNCTION meshhook.validate_workflow(jsonb) IS
 'Checks a workflow definition and returns every fault as a row: JSON pointer, stable code, message. No row: it can be published. Writes nothing.';
 COMMENT ON FUNCTION meshhook.publish_workflow(jsonb) IS
 'Publishes a definition under its name as the next version and returns the version''s number. A version never changes; runs stay on the one they started with. Publishing what is the newest version already returns that version. 22023 with all faults in DETAIL if the definition is not sound.';
+COMMENT ON FUNCTION meshhook.preview_expression(text, jsonb) IS
+'Evaluates an expression on a sample, within the budget of one node, and returns one row: whether it has exactly one output, the output and its type, and the steps it took (a node has 1000000, an expression 100000). Otherwise code, message, the character it is about (from 1), and marker: the line of the text with a caret below that character; raised is what the expression gave to error(). sample stands for everything expressions read: {"input": …, "nodes": {"<id>": {"output": …}}, "vars": …}. docs/expressions.md has the language. Never raises for what is in the expression; 22004 for null, 54000 for a sample over 4 MiB. Writes nothing.';
+COMMENT ON FUNCTION meshhook.preview_template(jsonb, jsonb) IS
+'Renders a template (any JSON value with {{ expressions }} in its strings) on a sample, as preview_expression does, and returns one row with the value; {{ $secrets.name }} stays as it is written. Otherwise a row for each fault: pointer is the JSON pointer of the string, at_character and marker count within that string. 22004 for null, 54000 for a template or sample over 4 MiB. Writes nothing.';
 COMMENT ON FUNCTION meshhook.start_run(text, jsonb, text, integer) IS
 'Starts a run of a published workflow in the caller''s transaction: it exists if and only if that commits. input is at most 1 MiB. With an idempotency_key (1 to 255 bytes, per workflow) the first call starts the run and every later one returns it. version picks one other than the newest. P0002 if the workflow is not published, 54000 if the input is too large.';
 COMMENT ON FUNCTION meshhook.cancel_run(uuid, text) IS
@@ -199,11 +203,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
         'append_message', 'append_messages', 'await_run', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job',
         'complete_jobs', 'create_endpoint', 'current_project_id', 'drop_consumer', 'fail_job', 'fail_jobs', 'hash_64',
-        'heartbeat_jobs', 'holders_of_positions', 'is_active', 'last_message', 'publish_workflow', 'read_all',
-        'read_category', 'read_consumer', 'read_stream', 'release_jobs', 'resize_consumer', 'rotate_endpoint_secret',
-        'run_history', 'run_state', 'safe_position', 'seek_consumer', 'start_run', 'status', 'stream_cardinal_id',
-        'stream_category', 'stream_id', 'stream_version', 'tick', 'uuid_time', 'validate_workflow', 'verify_run',
-        'version', 'wait_append', 'wait_for_messages', 'wait_turn'])
+        'heartbeat_jobs', 'holders_of_positions', 'is_active', 'last_message', 'preview_expression', 'preview_template',
+        'publish_workflow', 'read_all', 'read_category', 'read_consumer', 'read_stream', 'release_jobs',
+        'resize_consumer', 'rotate_endpoint_secret', 'run_history', 'run_state', 'safe_position', 'seek_consumer',
+        'start_run', 'status', 'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version', 'tick',
+        'uuid_time', 'validate_workflow', 'verify_run', 'version', 'wait_append', 'wait_for_messages', 'wait_turn'])
 $$;
 
 CREATE FUNCTION meshhook.grant_api(role regrole) RETURNS void

@@ -1,5 +1,7 @@
 //! Workflows: checking a definition, publishing it, finding the version a run starts on.
 
+mod preview;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -47,7 +49,7 @@ pub fn compiled(project: Project, version_id: i64) -> Rc<Workflow> {
         |row| row.must::<RawJsonb>(1).text(),
     );
     let Some(definition) = definition else { bug(&format!("workflow version {version_id} is gone")) };
-    let workflow = match compile(&definition) {
+    let workflow = match Workflow::from_text(&definition) {
         Ok(workflow) => Rc::new(workflow),
         Err(problems) => refuse(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
@@ -71,16 +73,6 @@ fn table_oid() -> u32 {
         let schema = pg_sys::get_namespace_oid(c"meshhook".as_ptr(), true);
         pg_sys::get_relname_relid(c"workflow_version".as_ptr(), schema).to_u32()
     }
-}
-
-fn compile(definition: &str) -> Result<Workflow, Vec<Problem>> {
-    let one = |code, message: String| vec![Problem { pointer: String::new(), code, message }];
-    if definition.len() > definition::MAX_DEFINITION_BYTES {
-        let limit = definition::MAX_DEFINITION_BYTES;
-        return Err(one("limit", format!("a definition has at most {limit} bytes")));
-    }
-    let json = Json::parse(definition).map_err(|error| one("json", error.to_string()))?;
-    Workflow::compile(&json)
 }
 
 fn listing(problems: &[Problem]) -> String {
@@ -118,7 +110,7 @@ pub fn find(project: Project, workflow: &str, version: Option<i32>) -> Version {
 fn validate_workflow(
     definition: Option<RawJsonb>,
 ) -> TableIterator<'static, (name!(pointer, String), name!(code, String), name!(message, String))> {
-    let problems = compile(&required("definition", definition).text()).err().unwrap_or_default();
+    let problems = Workflow::from_text(&required("definition", definition).text()).err().unwrap_or_default();
     TableIterator::new(problems.into_iter().map(|p| (p.pointer, p.code.to_owned(), p.message)))
 }
 
@@ -128,7 +120,7 @@ fn validate_workflow(
 fn publish_workflow(definition: Option<RawJsonb>) -> i32 {
     let definition = required("definition", definition);
     let text = definition.text();
-    let workflow = compile(&text).unwrap_or_else(|problems| {
+    let workflow = Workflow::from_text(&text).unwrap_or_else(|problems| {
         let count = problems.len();
         let plural = if count == 1 { "" } else { "s" };
         bad_parameter(format!("the workflow definition has {count} fault{plural}"))

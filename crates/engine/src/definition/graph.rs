@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use fixedbitset::FixedBitSet;
+
 use super::{Problems, Workflow, pointer};
 
 /// Checks the graph and gives every node its place in the topological order.
@@ -88,13 +90,14 @@ fn report_loose_nodes(workflow: &Workflow, places: &[String], problems: &mut Pro
 }
 
 /// For each node, the nodes from which a path leads to it.
-fn ancestors(workflow: &Workflow) -> Vec<BTreeSet<usize>> {
-    let mut ancestors: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); workflow.nodes.len()];
+fn ancestors(workflow: &Workflow) -> Vec<FixedBitSet> {
+    let count = workflow.nodes.len();
+    let mut ancestors = vec![FixedBitSet::with_capacity(count); count];
     for node in &workflow.order {
         for edge in &workflow.nodes[*node].incoming {
             let from = workflow.edges[*edge].from;
             let inherited = ancestors[from].clone();
-            ancestors[*node].extend(inherited);
+            ancestors[*node].union_with(&inherited);
             ancestors[*node].insert(from);
         }
     }
@@ -105,7 +108,7 @@ fn ancestors(workflow: &Workflow) -> Vec<BTreeSet<usize>> {
 fn report_references(
     workflow: &Workflow,
     places: &[String],
-    ancestors: Option<&[BTreeSet<usize>]>,
+    ancestors: Option<&[FixedBitSet]>,
     problems: &mut Problems,
 ) {
     for (i, node) in workflow.nodes.iter().enumerate() {
@@ -120,7 +123,7 @@ fn report_references(
 
 fn report_reference(
     workflow: &Workflow,
-    ancestors: Option<&BTreeSet<usize>>,
+    ancestors: Option<&FixedBitSet>,
     id: &Arc<str>,
     at: String,
     path: &[Arc<str>],
@@ -136,7 +139,7 @@ fn report_reference(
     let Some(target) = path.get(1).filter(|_| &**root == "nodes") else { return };
     match workflow.index(target) {
         None => problems.add(at, "reference", format!("there is no node \"{target}\"")),
-        Some(index) if ancestors.is_some_and(|ancestors| !ancestors.contains(&index)) => {
+        Some(index) if ancestors.is_some_and(|ancestors| !ancestors.contains(index)) => {
             let message =
                 format!("node \"{target}\" does not come before \"{id}\", so it has no output there");
             problems.add(at, "reference", message);

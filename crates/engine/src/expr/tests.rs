@@ -138,6 +138,19 @@ fn faults_point_at_the_character() {
 }
 
 #[test]
+fn markers_stand_below_the_character() {
+    let marker = |text: &str| Expr::parse(text).unwrap_err().marker(text).unwrap();
+    assert_eq!(marker("\"ä\" | nope"), "\"ä\" | nope\n      ^");
+    assert_eq!(marker(".a |\n\tnope |\n.b"), "\tnope |\n\t^");
+    assert_eq!(marker(".a +"), ".a +\n    ^");
+    let long = format!("{}nope{}", ".a|".repeat(50), "|.b".repeat(50));
+    let shown = format!("…{}nope{}…\n{}^", &".a|".repeat(14)[2..], &"|.b".repeat(12), " ".repeat(41));
+    assert_eq!(marker(&long), shown);
+    let placeless = Expr::parse("1").unwrap().eval_bool(&Json::Null, &mut Budget::node()).unwrap_err();
+    assert_eq!(placeless.marker("1"), None);
+}
+
+#[test]
 fn messages_never_contain_data() {
     let root = json(r#"{"secretvalue": "secretvalue", "n": 424242}"#);
     for text in [

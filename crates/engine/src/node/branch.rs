@@ -11,6 +11,9 @@ use crate::json::Json;
 /// `{"type":"branch","with":{"cases":[{"port":"yes","when":".input.total > 100"}],"default":"no"}}`
 pub(super) static TYPE: NodeType = NodeType { name: "branch", is_job: false, compile };
 
+/// Most cases of one branch.
+const MAX_CASES: usize = 200;
+
 #[derive(Debug)]
 struct Branch {
     cases: Vec<(Arc<str>, Expr)>,
@@ -23,6 +26,10 @@ fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> 
     let list = with.array("cases", problems)?;
     if list.is_empty() {
         problems.add(&at, "missing", "a branch has at least one case");
+    }
+    if list.len() > MAX_CASES {
+        problems.add(&at, "limit", format!("a branch has at most {MAX_CASES} cases"));
+        return None;
     }
     let mut cases: Vec<(Arc<str>, Expr)> = Vec::new();
     for (i, case) in list.iter().enumerate() {

@@ -115,10 +115,7 @@ fn flatten_into(cx: &mut Cx<'_>, items: &[Json], depth: f64, flat: &mut Vec<Json
     for item in items {
         match item {
             Json::Arr(items) if depth >= 1.0 => flatten_into(cx, items, depth - 1.0, flat)?,
-            item => {
-                cx.alloc(size_of::<Json>())?;
-                flat.push(item.clone());
-            }
+            item => cx.push(flat, item.clone())?,
         }
     }
     Ok(())
