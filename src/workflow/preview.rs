@@ -12,6 +12,7 @@ use crate::spi::RawJsonb;
 const MAX_SAMPLE_BYTES: usize = 4 << 20;
 
 /// Evaluates an expression on a sample; see the COMMENT.
+#[allow(clippy::type_complexity, reason = "the columns are the SQL contract")]
 #[pg_extern(immutable, parallel_safe)]
 #[search_path(pg_catalog, pg_temp)]
 fn preview_expression(
@@ -42,6 +43,7 @@ fn preview_expression(
 }
 
 /// Renders a template on a sample; see the COMMENT.
+#[allow(clippy::type_complexity, reason = "the columns are the SQL contract")]
 #[pg_extern(immutable, parallel_safe)]
 #[search_path(pg_catalog, pg_temp)]
 fn preview_template(
