@@ -20,6 +20,7 @@ pkg-config           command -v pkg-config
 clang                command -v clang
 libclang-dev         compgen -G '/usr/lib/llvm-*/lib/libclang.so' || compgen -G '/usr/lib/*/libclang-*.so*'
 curl                 command -v curl
+jq                   command -v jq
 openssl              command -v openssl
 python3              command -v python3
 python3-venv         python3 -c 'import ensurepip, venv'

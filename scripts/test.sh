@@ -99,6 +99,8 @@ long() {
     heading "build: everything, release"
     prepare "all tests" cargo test --release --no-run --workspace --exclude meshhook
     layer properties env PROPTEST_CASES=20000 cargo test --release --package meshhook-engine
+    layer differential env MESHHOOK_DIFFERENTIAL_CASES=100000 cargo test --release --package meshhook-engine \
+        --test differential
     layer ignored cargo test --release --workspace --exclude meshhook -- --ignored
     for round in 1 2 3 4 5; do
         layer "e2e-$round" cargo test --release --package meshhook-e2e

@@ -24,6 +24,10 @@ COMMENT ON FUNCTION meshhook.workflow_diff(jsonb, jsonb) IS
 'What differs between two definitions, sound or not, told as in workflow_diff of versions.';
 COMMENT ON FUNCTION meshhook.start_run(text, jsonb, text, integer, smallint, interval, timestamptz, text[], interval) IS
 'Starts a run of a published workflow in the caller''s transaction: it exists if and only if that commits. input is at most 1 MiB and satisfies the input_schema of the definition: 22023 with up to 20 violations in DETAIL otherwise. With an idempotency_key (1 to 255 bytes, per workflow; those that begin with "meshhook:" are reserved) the first call starts the run and every later one returns it. version picks one other than the newest. Of runs that wait (for a limit of the workflow, for a pause to end) those with the higher priority (-32768 to 32767) start first. delay, or start_at, puts the start off, at most 10 years. tags (at most 32 of 1 to 128 bytes) are what search_runs finds. idempotency_window frees the key after that time, counted from the start of the run that has it: a later call with it starts a new run. A run that waits is "queued"; see the view queued_runs. 55000 if the workflow is archived, P0002 if it is not published, 54000 if the input is too large, 55000 if the workflow or the project is paused and refuses runs, 22023 if a key of its limits cannot be computed from the input.';
+COMMENT ON FUNCTION meshhook.preview_expression(text, jsonb) IS
+'Evaluates an expression on a sample, within the budget of one node, and returns one row: whether it has exactly one output, the output and its type, and the steps it took (a node has 1000000, an expression 100000). Otherwise code, message, the character it is about (from 1), and marker: the line of the text with a caret below that character; raised is what the expression gave to error(). sample stands for everything expressions read: {"input": …, "nodes": {"<id>": {"output": …}}, "vars": …}. docs/expressions.md has the language. Never raises for what is in the expression; 22004 for null, 54000 for a sample over 4 MiB. Writes nothing.';
+COMMENT ON FUNCTION meshhook.preview_template(jsonb, jsonb) IS
+'Renders a template (any JSON value with {{ expressions }} in its strings) on a sample, as preview_expression does, and returns one row with the value; {{ $secrets.name }} stays as it is written. Otherwise a row for each fault: pointer is the JSON pointer of the string, at_character and marker count within that string. 22004 for null, 54000 for a template or sample over 4 MiB. Writes nothing.';
 COMMENT ON FUNCTION meshhook.cancel_run(uuid, text) IS
 'Asks for the end of a run; the orchestrator''s next turn takes back its open work, cancels the runs it waits for, undoes what has a "compensate", and ends it. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.kill_run(uuid, text) IS
@@ -282,14 +286,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'create_bulk_operation', 'create_endpoint', 'create_schedule', 'current_project_id', 'decide_approval',
         'discard_draft', 'drop_consumer', 'drop_schedule', 'fail_job', 'fail_jobs', 'hash_64', 'heartbeat_jobs',
         'holders_of_positions', 'is_active', 'kill_run', 'last_message', 'pause_project', 'pause_run',
-        'pause_schedule', 'pause_workflow', 'preview_schedule', 'project_is_paused', 'publish_draft',
-        'publish_workflow', 'read_all', 'read_category', 'read_consumer', 'read_stream', 'release_jobs',
-        'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule', 'resume_workflow', 'retry_run',
-        'rollback_workflow', 'rotate_endpoint_secret', 'run_filter', 'run_history', 'run_state', 'safe_position',
-        'save_draft', 'search_runs', 'seek_consumer', 'set_run_tags', 'signal_run', 'simulate_run', 'start_run',
-        'status', 'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version', 'tick', 'trigger_schedule',
-        'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow', 'verify_run', 'version', 'wait_append',
-        'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
+        'pause_schedule', 'pause_workflow', 'preview_expression', 'preview_schedule', 'preview_template',
+        'project_is_paused', 'publish_draft', 'publish_workflow', 'read_all', 'read_category', 'read_consumer',
+        'read_stream', 'release_jobs', 'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule',
+        'resume_workflow', 'retry_run', 'rollback_workflow', 'rotate_endpoint_secret', 'run_filter', 'run_history',
+        'run_state', 'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_run_tags', 'signal_run',
+        'simulate_run', 'start_run', 'status', 'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version',
+        'tick', 'trigger_schedule', 'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow',
+        'verify_run', 'version', 'wait_append', 'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
 $$;
 
 CREATE FUNCTION meshhook.grant_api(role regrole) RETURNS void

@@ -4,12 +4,12 @@ use meshhook_engine::definition::{MAX_DEFINITION_BYTES, MAX_NAME_BYTES, is_workf
 use meshhook_engine::json::Json;
 use pgrx::prelude::*;
 
-use super::compile;
 use super::publish::Sound;
 use crate::error::{Refusal, bad_parameter, refuse, required};
 use crate::owner::as_owner;
 use crate::project::{self, Project};
 use crate::spi::{self, RawJsonb, arg};
+use meshhook_engine::definition::Workflow;
 
 /// A draft as it is stored.
 struct Draft {
@@ -32,7 +32,7 @@ fn save_draft(
             .raise();
     }
     let name = draft_name(&text);
-    let problems = compile(&text).err().map_or(0, |problems| problems.len());
+    let problems = Workflow::from_text(&text).err().map_or(0, |problems| problems.len());
     let problems = i32::try_from(problems).unwrap_or(i32::MAX);
     let revision = as_owner(|caller| {
         let project = project::current(caller);

@@ -7,12 +7,14 @@ mod publish;
 
 mod checks;
 
+mod preview;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use meshhook_engine::contract::Violation;
-use meshhook_engine::definition::{self, Problem, Workflow};
+use meshhook_engine::definition::{Problem, Workflow};
 use meshhook_engine::json::Json;
 use pgrx::prelude::*;
 
@@ -68,7 +70,7 @@ pub fn compiled(project: Project, version_id: i64) -> Rc<Workflow> {
         |row| row.must::<RawJsonb>(1).text(),
     );
     let Some(definition) = definition else { bug(&format!("workflow version {version_id} is gone")) };
-    let workflow = match compile(&definition) {
+    let workflow = match Workflow::from_text(&definition) {
         Ok(workflow) => Rc::new(workflow),
         Err(problems) => refuse(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
@@ -94,19 +96,9 @@ fn table_oid() -> u32 {
     }
 }
 
-fn compile(definition: &str) -> Result<Workflow, Vec<Problem>> {
-    let one = |code, message: String| vec![Problem { pointer: String::new(), code, message }];
-    if definition.len() > definition::MAX_DEFINITION_BYTES {
-        let limit = definition::MAX_DEFINITION_BYTES;
-        return Err(one("limit", format!("a definition has at most {limit} bytes")));
-    }
-    let json = Json::parse(definition).map_err(|error| one("json", error.to_string()))?;
-    Workflow::compile(&json)
-}
-
 /// A definition that somebody gives, compiled. Raises 22023 with all its faults.
 pub fn sound(definition: &str) -> Workflow {
-    compile(definition).unwrap_or_else(|problems| refuse_faults(&problems))
+    Workflow::from_text(definition).unwrap_or_else(|problems| refuse_faults(&problems))
 }
 
 fn listing(problems: &[Problem]) -> String {

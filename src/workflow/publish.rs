@@ -5,7 +5,7 @@ use meshhook_engine::json::Json;
 use pgrx::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{checks, compile, refuse_faults, unknown_version};
+use super::{checks, refuse_faults, unknown_version};
 use crate::error::required;
 use crate::flow;
 use crate::owner::{Role, as_owner};
@@ -99,7 +99,7 @@ impl Sound {
 fn validate_workflow(
     definition: Option<RawJsonb>,
 ) -> TableIterator<'static, (name!(pointer, String), name!(code, String), name!(message, String))> {
-    let problems = compile(&required("definition", definition).text()).err().unwrap_or_default();
+    let problems = Workflow::from_text(&required("definition", definition).text()).err().unwrap_or_default();
     TableIterator::new(problems.into_iter().map(|p| (p.pointer, p.code.to_owned(), p.message)))
 }
 

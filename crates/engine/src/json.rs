@@ -101,6 +101,23 @@ impl Json {
         Some(value)
     }
 
+    /// [`Json::pointer`], to change the value there; copies what others hold as well.
+    pub fn pointer_mut(&mut self, pointer: &str) -> Option<&mut Json> {
+        if pointer.is_empty() {
+            return Some(self);
+        }
+        let mut value = self;
+        for token in pointer.strip_prefix('/')?.split('/') {
+            let token = token.replace("~1", "/").replace("~0", "~");
+            value = match value {
+                Json::Obj(members) => Arc::make_mut(members).get_mut(token.as_str())?,
+                Json::Arr(items) => Arc::make_mut(items).get_mut(token.parse::<usize>().ok()?)?,
+                _ => return None,
+            };
+        }
+        Some(value)
+    }
+
     /// Whether this is `null`.
     #[must_use]
     pub fn is_null(&self) -> bool {

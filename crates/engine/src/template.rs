@@ -12,8 +12,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::expr::{Budget, Expr, ExprCode, ExprError};
+use crate::expr::{self, Budget, Expr, ExprCode, ExprError};
 use crate::json::Json;
+
+/// Most memory that the compiled expressions of one template may take, in bytes, roughly.
+pub const MAX_SIZE: usize = 3 << 20;
+/// Most faults of one template that are listed.
+const MAX_ERRORS: usize = 1_000;
 
 /// How a template may be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +32,7 @@ pub struct TemplateOptions {
 #[derive(Clone, Debug)]
 pub struct Template {
     root: Node,
+    size: usize,
 }
 
 /// A fault and the JSON pointer (below the template's value) of the string it is in.
@@ -39,6 +45,29 @@ pub struct Rendered {
     pub value: Json,
     /// The strings with secrets, in order of the value.
     pub secrets: Vec<SecretRef>,
+}
+
+impl Rendered {
+    /// The value with the holes of secrets as they were written: for people to look at, never to send.
+    #[must_use]
+    pub fn masked(mut self) -> Json {
+        for secret in &self.secrets {
+            let text: String = secret.parts.iter().map(Part::masked).collect();
+            if let Some(place) = self.value.pointer_mut(&secret.pointer) {
+                *place = Json::from(text);
+            }
+        }
+        self.value
+    }
+}
+
+impl Part {
+    fn masked(&self) -> String {
+        match self {
+            Part::Text(text) => text.clone(),
+            Part::Secret(name) => format!("{{{{ $secrets.{name} }}}}"),
+        }
+    }
 }
 
 /// A string that needs secrets.
@@ -88,13 +117,22 @@ impl Template {
     /// Compiles a template.
     ///
     /// # Errors
-    /// All faults, each with the JSON pointer of its string; offsets count characters within the
-    /// string.
+    /// All faults (the first 1,000), each with the JSON pointer of its string; offsets count
+    /// characters within the string. [`ExprCode::TooComplex`] when the expressions take more than
+    /// [`MAX_SIZE`].
     pub fn compile(value: &Json, options: TemplateOptions) -> Result<Template, Vec<TemplateError>> {
         let mut errors = Vec::new();
-        let mut compiler = Compiler { options, errors: &mut errors, pointer: String::new() };
+        let mut compiler =
+            Compiler { options, errors: &mut errors, pointer: String::new(), size: 0, full: false };
         let root = compiler.node(value);
-        if errors.is_empty() { Ok(Template { root }) } else { Err(errors) }
+        let size = compiler.size;
+        if errors.is_empty() { Ok(Template { root, size }) } else { Err(errors) }
+    }
+
+    /// The memory its expressions take, in bytes, roughly.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     /// Evaluates all holes against `root`, within one budget.
@@ -209,6 +247,9 @@ struct Compiler<'e> {
     options: TemplateOptions,
     errors: &'e mut Vec<TemplateError>,
     pointer: String,
+    size: usize,
+    /// Whether the expressions were too large together, and that has been said.
+    full: bool,
 }
 
 impl Compiler<'_> {
@@ -238,6 +279,7 @@ impl Compiler<'_> {
                     false => Node::Object(nodes.into()),
                 }
             }
+            Json::Str(_) if self.full || self.errors.len() >= MAX_ERRORS => Node::Const(Json::Null),
             Json::Str(text) if text.contains("{{") => match self.string(text) {
                 Ok(node) => node,
                 Err(error) => {
@@ -257,11 +299,18 @@ impl Compiler<'_> {
         node
     }
 
-    fn string(&self, text: &str) -> Result<Node, ExprError> {
+    fn string(&mut self, text: &str) -> Result<Node, ExprError> {
         let mut pieces = Vec::new();
         let mut literal = String::new();
         let mut rest = text;
-        let place = |rest: &str| text[..text.len() - rest.len()].chars().count();
+        // How many bytes of the text have been counted, and how many characters they are.
+        let mut counted = (0, 0);
+        let mut place = |rest: &str| {
+            let (bytes, characters) = counted;
+            let at = text.len() - rest.len();
+            counted = (at, characters + text[bytes..at].chars().count());
+            counted.1
+        };
         while let Some(open) = rest.find("{{") {
             literal.push_str(&rest[..open]);
             rest = &rest[open..];
@@ -294,10 +343,21 @@ impl Compiler<'_> {
         }
     }
 
-    fn hole(&self, inside: &str, start: usize) -> Result<Piece, ExprError> {
+    fn hole(&mut self, inside: &str, start: usize) -> Result<Piece, ExprError> {
         let trimmed = inside.trim();
         let Some(name) = trimmed.strip_prefix("$secrets.").filter(|name| is_name(name)) else {
-            let expr = Expr::parse(inside).map_err(|error| shifted(error, start))?;
+            if self.size > MAX_SIZE {
+                self.full = true;
+                let message = "the template's expressions are too many or too large together".to_owned();
+                let code = ExprCode::TooComplex;
+                return Err(ExprError { code, message, offset: Some(start), payload: None });
+            }
+            self.size += expr::size_of_source(inside);
+            let expr = Expr::parse(inside).map_err(|error| {
+                self.size += expr::size_of_failure(&error);
+                shifted(error, start)
+            })?;
+            self.size += expr.size();
             return Ok(Piece::Hole(Hole { expr, start }));
         };
         if self.options.allow_secrets {

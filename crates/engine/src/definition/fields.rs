@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::expr::{Expr, ExprError};
+use super::MAX_EXPRESSIONS_SIZE;
+use crate::expr::{self, Expr, ExprCode, ExprError};
 use crate::json::Json;
 use crate::template::{Template, TemplateOptions};
 use crate::time::parse_duration_ms;
@@ -19,18 +20,48 @@ pub struct Problem {
     pub message: String,
 }
 
-/// The faults found so far.
+/// Most faults that are listed; a definition with more gets one that says so.
+const MAX_PROBLEMS: usize = 1_000;
+/// Longest message, in bytes: it may quote the definition.
+const MAX_MESSAGE: usize = 500;
+
+/// The faults found so far, and the size of the expressions compiled so far.
 #[derive(Debug, Default)]
-pub struct Problems(pub(crate) Vec<Problem>);
+pub struct Problems(pub(crate) Vec<Problem>, usize);
 
 impl Problems {
-    /// Notes a fault.
+    /// Notes a fault, if it is among the first 1,000.
     pub fn add(&mut self, pointer: impl Into<String>, code: &'static str, message: impl Into<String>) {
-        self.0.push(Problem { pointer: pointer.into(), code, message: message.into() });
+        match self.0.len() {
+            ..MAX_PROBLEMS => {
+                let mut message = message.into();
+                if message.len() > MAX_MESSAGE {
+                    message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+                    message.push('…');
+                }
+                self.0.push(Problem { pointer: pointer.into(), code, message });
+            }
+            MAX_PROBLEMS => {
+                let message = format!("only the first {MAX_PROBLEMS} faults are listed");
+                self.0.push(Problem { pointer: String::new(), code: "limit", message });
+            }
+            _ => {}
+        }
     }
 
     fn expression(&mut self, pointer: String, error: &ExprError) {
-        self.add(pointer, "expression", error.to_string());
+        let code = if error.code == ExprCode::TooComplex { "limit" } else { "expression" };
+        self.add(pointer, code, error.to_string());
+    }
+
+    /// Books the size of compiled expressions; false, with a fault the first time, once they are too large together.
+    fn book(&mut self, at: &str, size: usize) -> bool {
+        let before = self.1;
+        self.1 = before.saturating_add(size);
+        if before <= MAX_EXPRESSIONS_SIZE && self.1 > MAX_EXPRESSIONS_SIZE {
+            self.add(at, "limit", "the expressions up to here are too many or too large together");
+        }
+        self.1 <= MAX_EXPRESSIONS_SIZE
     }
 }
 
@@ -153,7 +184,18 @@ impl<'a> Fields<'a> {
     /// A jq expression, if the field is there.
     pub fn expr(&mut self, key: &'static str, problems: &mut Problems) -> Option<Expr> {
         let text = self.string(key, problems)?;
-        Expr::parse(text).map_err(|error| problems.expression(self.at(key), &error)).ok()
+        let at = self.at(key);
+        if !problems.book(&at, expr::size_of_source(text)) {
+            return None;
+        }
+        match Expr::parse(text) {
+            Ok(expr) => problems.book(&at, expr.size()).then_some(expr),
+            Err(error) => {
+                problems.expression(at.clone(), &error);
+                problems.book(&at, expr::size_of_failure(&error));
+                None
+            }
+        }
     }
 
     /// A tree whose strings may hold `{{ … }}`, if the field is there.
@@ -169,8 +211,11 @@ impl<'a> Fields<'a> {
         problems: &mut Problems,
     ) -> Option<Template> {
         let value = self.get(key)?;
+        if !problems.book("", 0) {
+            return None;
+        }
         match Template::compile(value, options) {
-            Ok(template) => Some(template),
+            Ok(template) => problems.book(&self.at(key), template.size()).then_some(template),
             Err(errors) => {
                 for (below, error) in errors {
                     problems.expression(format!("{}{below}", self.at(key)), &error);
@@ -191,13 +236,11 @@ impl<'a> Fields<'a> {
 
     /// Complains about every field that nobody asked for.
     pub fn finish(self, problems: &mut Problems) {
-        for key in self.fields.keys().filter(|key| !self.read.contains(&***key)) {
-            let known: Vec<_> = self.read.iter().map(|key| format!("\"{key}\"")).collect();
-            problems.add(
-                self.at(key),
-                "unknown_field",
-                format!("\"{key}\" is not known here; known are {}", known.join(", ")),
-            );
+        let known: Vec<_> = self.read.iter().map(|key| format!("\"{key}\"")).collect();
+        let known = known.join(", ");
+        for key in self.fields.keys().filter(|key| !self.read.contains(&***key)).take(MAX_PROBLEMS) {
+            let message = format!("\"{key}\" is not known here; known are {known}");
+            problems.add(self.at(key), "unknown_field", message);
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use fixedbitset::FixedBitSet;
+
 use super::{Graph, Problems, pointer};
 
 /// Checks the graph and gives every node its place in the topological order; then the bodies in it.
@@ -22,7 +24,7 @@ fn check_in(graph: &mut Graph, outside: &BTreeSet<Arc<str>>, in_body: bool, prob
         if let Some(mut body) = graph.nodes[index].body.take() {
             // Without an order nothing is known to have run: whatever a body names outside passes.
             let around: Vec<usize> = match before {
-                Some(before) => before.iter().copied().collect(),
+                Some(before) => before.ones().collect(),
                 None => (0..graph.nodes.len()).collect(),
             };
             let around = around.iter().map(|node| Arc::clone(&graph.nodes[*node].id));
@@ -33,7 +35,7 @@ fn check_in(graph: &mut Graph, outside: &BTreeSet<Arc<str>>, in_body: bool, prob
 }
 
 /// Orders the nodes and returns the ancestors of each, if there is no cycle.
-fn order(graph: &mut Graph, problems: &mut Problems) -> Option<Vec<BTreeSet<usize>>> {
+fn order(graph: &mut Graph, problems: &mut Problems) -> Option<Vec<FixedBitSet>> {
     if !graph.sound {
         return None;
     }
@@ -109,13 +111,14 @@ fn report_loose_nodes(graph: &Graph, problems: &mut Problems) {
 }
 
 /// For each node, the nodes from which a path leads to it.
-fn ancestors(graph: &Graph) -> Vec<BTreeSet<usize>> {
-    let mut ancestors: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); graph.nodes.len()];
+fn ancestors(graph: &Graph) -> Vec<FixedBitSet> {
+    let count = graph.nodes.len();
+    let mut ancestors = vec![FixedBitSet::with_capacity(count); count];
     for node in &graph.order {
         for edge in &graph.nodes[*node].incoming {
             let from = graph.edges[*edge].from;
             let inherited = ancestors[from].clone();
-            ancestors[*node].extend(inherited);
+            ancestors[*node].union_with(&inherited);
             ancestors[*node].insert(from);
         }
     }
@@ -126,7 +129,7 @@ fn ancestors(graph: &Graph) -> Vec<BTreeSet<usize>> {
 #[derive(Clone, Copy)]
 struct Known<'a> {
     /// The nodes of the graph that have run before; `None` where it has no order.
-    before: Option<&'a BTreeSet<usize>>,
+    before: Option<&'a FixedBitSet>,
     /// Nodes around the body that have run before.
     outside: &'a BTreeSet<Arc<str>>,
     /// The body that the expression is evaluated in.
@@ -186,7 +189,7 @@ fn report_reference(
     }
     match graph.index(target) {
         None => problems.add(at, "reference", format!("there is no node \"{target}\"")),
-        Some(index) if known.before.is_some_and(|before| !before.contains(&index)) => {
+        Some(index) if known.before.is_some_and(|before| !before.contains(index)) => {
             let message =
                 format!("node \"{target}\" does not come before \"{id}\", so it has no output there");
             problems.add(at, "reference", message);

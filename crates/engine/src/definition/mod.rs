@@ -7,8 +7,9 @@ mod graph;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use diff::{Change, ChangeKind, diff};
@@ -22,6 +23,7 @@ use crate::node::{self, Node, NodeType, Work};
 use crate::path;
 use crate::retry::{Jitter, Matcher, RetryPolicy};
 use crate::state::OUT;
+use crate::template;
 
 /// Version of the definition's schema this release writes and reads.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -37,6 +39,12 @@ pub const MAX_EDGES: usize = 5_000;
 pub const MAX_NAME_BYTES: usize = 63;
 /// Largest definition, in bytes of JSON text.
 pub const MAX_DEFINITION_BYTES: usize = 4 << 20;
+/// Most values (strings, numbers, arrays, …) in one definition; keys count as well.
+pub const MAX_DEFINITION_VALUES: usize = 100_000;
+/// Longest JSON pointer of a value in a definition, in bytes.
+pub const MAX_POINTER_BYTES: usize = 1_000;
+/// Most memory that the compiled expressions of one definition may take, in bytes, roughly. `.input.total` takes 300.
+pub const MAX_EXPRESSIONS_SIZE: usize = template::MAX_SIZE;
 
 /// The port of a failure somebody handles.
 pub const ERROR_PORT: &str = "error";
@@ -263,10 +271,10 @@ impl Graph {
             problems.add(at, "limit", format!("a workflow, and a body, has at most {MAX_EDGES} edges"));
             return false;
         }
-        let mut sound = true;
+        let (mut sound, mut seen) = (true, BTreeSet::new());
         for (i, edge) in edges.iter().enumerate() {
             match self.read_edge(edge, pointer(&at, i), problems) {
-                Some(edge) if self.edges.contains(&edge) => {
+                Some(edge) if !seen.insert((edge.from, edge.to, Arc::clone(&edge.port))) => {
                     problems.add(pointer(&at, i), "duplicate", "the same edge is there already");
                 }
                 Some(edge) => {

@@ -13,8 +13,9 @@ pub struct Budget {
     pub node_steps: u64,
     /// Steps each single expression may use (default 100,000).
     pub expr_steps: u64,
-    /// Bytes left that strings, arrays and objects may allocate (default 16 MiB). Counts every
-    /// allocation, also of values that are dropped again.
+    /// Bytes left that strings, arrays and objects may allocate (default 12 MiB, so that with what
+    /// an allocator adds a node stays below 16). Counts every allocation, also of values that are
+    /// dropped again.
     pub bytes: u64,
     /// Longest string that may be built, in bytes (default 1 MiB).
     pub max_string: usize,
@@ -34,7 +35,7 @@ impl Budget {
         Budget {
             node_steps: 1_000_000,
             expr_steps: 100_000,
-            bytes: 16 << 20,
+            bytes: 12 << 20,
             max_string: 1 << 20,
             max_output: 1 << 20,
             max_depth: MAX_DEPTH,

@@ -13,6 +13,8 @@ use crate::json::Json;
 
 /// Most regular expressions given as literals, in one expression.
 const MAX_REGEXES: usize = 16;
+/// What they may count for together, in units: two of the largest, or sixteen of the next size.
+const MAX_REGEX_UNITS: usize = 2 * natives::LARGEST_REGEX;
 
 /// Compiles a call of a built-in function.
 pub(super) fn call<'t>(
@@ -212,11 +214,14 @@ fn regex_call(c: &mut Compiler<'_>, special: Special, mut args: Vec<Term>) -> Co
         fault
     };
     let flags = Flags::parse(flags).map_err(at)?;
-    let regex = natives::compile_regex(pattern, flags).map_err(at)?;
-    c.regexes += 1;
-    if c.regexes > MAX_REGEXES {
+    let (regex, units) = natives::compile_regex(pattern, flags).map_err(at)?;
+    c.regexes = (c.regexes.0 + 1, c.regexes.1 + units);
+    if c.regexes.0 > MAX_REGEXES {
         let message = format!("expression has more than {MAX_REGEXES} regular expressions");
         return c.fail(ExprCode::TooComplex, message);
+    }
+    if c.regexes.1 > MAX_REGEX_UNITS {
+        return c.fail(ExprCode::TooComplex, "regular expressions are too large together");
     }
     args.drain(..2);
     let single = special.is_single(&args);

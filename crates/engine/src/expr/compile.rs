@@ -32,14 +32,21 @@ pub(super) struct Compiler<'t> {
     pub slots: usize,
     /// Definitions whose bodies are known to be sound.
     checked: Vec<*const Def<&'t str, Source<'t>>>,
-    pub regexes: usize,
+    /// How many regular expressions are given as literals, and what they take in units of [`natives::REGEX_UNIT`].
+    pub regexes: (usize, usize),
 }
 
 pub(super) type Compiled = Result<Term, Fault>;
 
 impl<'t> Compiler<'t> {
     pub fn new(text: &'t str) -> Compiler<'t> {
-        Compiler { text, terms: 0, depth: 0, at: NOWHERE, slots: 0, checked: Vec::new(), regexes: 0 }
+        Compiler { text, terms: 0, depth: 0, at: NOWHERE, slots: 0, checked: Vec::new(), regexes: (0, 0) }
+    }
+
+    /// The memory of what has been compiled, in bytes, roughly. Terms count twice: for the boxes around them, and for
+    /// those that expanding functions made and threw away.
+    pub fn size(&self) -> usize {
+        self.terms * 2 * size_of::<Term>() + self.regexes.1 * natives::REGEX_UNIT
     }
 
     pub fn fail<T>(&self, code: ExprCode, message: impl Into<String>) -> Result<T, Fault> {

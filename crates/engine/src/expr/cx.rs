@@ -103,6 +103,18 @@ impl<'b> Cx<'b> {
         self.alloc(items.saturating_mul(size_of::<Json>()).saturating_add(40))
     }
 
+    /// Adds an item to an array that is being collected, and pays for its growth.
+    pub fn push(&mut self, items: &mut Vec<Json>, item: Json) -> Result<(), Fault> {
+        if items.len() == items.capacity() {
+            // While it grows, the old place exists beside one of twice the size.
+            let more = items.capacity().max(4);
+            self.alloc(more.saturating_mul(4 * size_of::<Json>()))?;
+            items.reserve_exact(more);
+        }
+        items.push(item);
+        Ok(())
+    }
+
     /// Uses bytes for an object of this many members, keys excluded.
     pub fn alloc_members(&mut self, members: usize) -> Result<(), Fault> {
         // The tree allocates whole nodes of eleven members.

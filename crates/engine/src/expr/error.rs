@@ -89,6 +89,33 @@ pub struct ExprError {
     pub payload: Option<Json>,
 }
 
+/// Most characters of the text that a marker shows before and after the place.
+const MARKER_REACH: usize = 40;
+
+impl ExprError {
+    /// The line of `text` that the fault is in, and below it a caret at the character; none for a
+    /// fault without a place. Of a long line it shows what is around the place.
+    #[must_use]
+    pub fn marker(&self, text: &str) -> Option<String> {
+        let offset = self.offset?;
+        let characters: Vec<char> = text.chars().collect();
+        let offset = offset.min(characters.len());
+        let before = characters[..offset].iter().rposition(|c| *c == '\n').map_or(0, |at| at + 1);
+        let after = characters[offset..].iter().position(|c| *c == '\n');
+        let after = after.map_or(characters.len(), |at| offset + at);
+        let from = before.max(offset.saturating_sub(MARKER_REACH));
+        let upto = after.min(offset + MARKER_REACH);
+        let ellipsis = |cut: bool| if cut { "…" } else { "" };
+        let line: String = characters[from..upto].iter().collect();
+        // A tab below a tab, so that the caret stands right however wide they are shown.
+        let indent: String =
+            characters[from..offset].iter().map(|c| if *c == '\t' { '\t' } else { ' ' }).collect();
+        let (left, right) = (ellipsis(from > before), ellipsis(upto < after));
+        let indent = if from > before { format!(" {indent}") } else { indent };
+        Some(format!("{left}{line}{right}\n{indent}^"))
+    }
+}
+
 impl fmt::Display for ExprError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;

@@ -98,8 +98,7 @@ impl Term {
     pub fn collect(&self, cx: &mut Cx<'_>, input: &Json) -> Result<Vec<Json>, Fault> {
         let mut items = Vec::new();
         self.each(cx, input, &mut |cx, value| {
-            cx.alloc(size_of::<Json>())?;
-            items.push(value);
+            cx.push(&mut items, value)?;
             Ok(Next::More)
         })?;
         Ok(items)

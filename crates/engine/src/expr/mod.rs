@@ -60,6 +60,22 @@ struct Inner {
     term: ast::Term,
     slots: usize,
     paths: Vec<RootPath>,
+    size: usize,
+}
+
+/// What reading a text takes, in the measure of [`Expr::size`].
+#[must_use]
+pub fn size_of_source(text: &str) -> usize {
+    text.len() * 8
+}
+
+/// What a text that turned out to be no expression has taken besides, in the measure of [`Expr::size`].
+#[must_use]
+pub fn size_of_failure(error: &ExprError) -> usize {
+    match error.code {
+        ExprCode::Regex => natives::LARGEST_REGEX * natives::REGEX_UNIT,
+        _ => 0,
+    }
 }
 
 impl Expr {
@@ -79,6 +95,12 @@ impl Expr {
     #[must_use]
     pub fn text(&self) -> &str {
         &self.inner.text
+    }
+
+    /// The memory its terms and regular expressions take, in bytes, roughly.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.inner.size
     }
 
     /// The paths from the root that the expression reads, as far as known in advance: `.nodes.a.x
@@ -189,13 +211,13 @@ fn parse(text: &str) -> Result<Inner, Fault> {
     })?;
     let mut compiler = compile::Compiler::new(text);
     let term = compiler.compile(&source, &scope::Scope::default())?;
-    let slots = compiler.slots;
+    let (slots, size) = (compiler.slots, compiler.size());
     let paths = analyse::Analysis::run(&term, slots);
     let paths = paths.into_iter().map(|(keys, at)| RootPath {
         keys,
         offset: (at != ast::NOWHERE).then(|| error::characters(text, at as usize)),
     });
-    Ok(Inner { text: text.into(), paths: paths.collect(), term, slots })
+    Ok(Inner { text: text.into(), paths: paths.collect(), term, slots, size })
 }
 
 fn syntax(message: impl Into<String>, at: Option<u32>) -> Fault {

@@ -177,9 +177,8 @@ pub(super) fn split(cx: &mut Cx<'_>, text: &str, separator: &str) -> Result<Json
     let mut items = Vec::new();
     let mut push = |cx: &mut Cx<'_>, piece: &str| {
         cx.values(4)?;
-        cx.alloc(size_of::<Json>())?;
-        items.push(cx.new_string(piece)?);
-        Ok::<(), Fault>(())
+        let piece = cx.new_string(piece)?;
+        cx.push(&mut items, piece)
     };
     if separator.is_empty() {
         for (at, c) in text.char_indices() {

@@ -37,53 +37,70 @@ fn corpus_of_functions() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The words of an expression, each with whether arguments follow.
+fn words(expr: &str) -> Vec<(&str, bool)> {
+    let ends = |c: char| !c.is_alphanumeric() && c != '_' && c != '@';
+    let starts = expr.match_indices(|c: char| !ends(c));
+    let firsts = starts.filter(|(at, _)| expr[..*at].chars().last().is_none_or(ends));
+    firsts
+        .map(|(at, _)| {
+            let word = expr[at..].split(ends).next().unwrap_or("");
+            (word, expr[at + word.len()..].starts_with('('))
+        })
+        .collect()
+}
+
+/// The functions that none of these expressions calls.
+fn missing<'a>(exprs: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let words: Vec<(&str, bool)> = exprs.flat_map(words).collect();
+    let names = natives::names().into_iter().chain(builtin::DERIVED.iter().copied());
+    let plain = names.filter(|(name, arity)| !words.contains(&(name, *arity > 0)));
+    let missing = plain.map(|(name, arity)| format!("{name}/{arity}"));
+    let special = SPECIAL.iter().filter(|name| !words.iter().any(|(word, _)| word == *name));
+    missing.chain(special.map(|name| (*name).to_owned())).collect()
+}
+
+/// The functions of terms.
+#[rustfmt::skip]
+const SPECIAL: &[&str] = &[
+    "empty", "range", "first", "last", "limit", "nth", "isempty", "any", "all", "add", "sort_by", "group_by",
+    "unique_by", "min_by", "max_by", "map_values", "walk", "test", "match", "capture", "scan", "split", "splits", "sub",
+    "gsub",
+];
+
 #[test]
 fn every_function_has_a_case() {
-    let words: Vec<(&str, bool)> = corpus()
+    assert!(SPECIAL.iter().all(|name| !natives::arities(name).is_empty()));
+    let missing = missing(corpus().into_iter().map(|(_, expr, _)| expr));
+    assert!(missing.is_empty(), "no case of {missing:?}");
+}
+
+#[test]
+fn the_documentation_is_true() {
+    let text = include_str!("../../../../docs/expressions.md");
+    let mut examples = Vec::new();
+    let mut inside = false;
+    for line in text.lines() {
+        match line {
+            "```jq" => inside = true,
+            "```" => inside = false,
+            line if inside => {
+                let (case, expected) = line.rsplit_once(" → ").expect(line);
+                let (input, expr) = case.split_once(" | ").expect(line);
+                examples.push((input, expr, expected));
+            }
+            _ => {}
+        }
+    }
+    let wrong: Vec<String> = examples
         .iter()
-        .flat_map(|(_, expr, _)| {
-            let ends = |c: char| !c.is_alphanumeric() && c != '_' && c != '@';
-            let starts = expr.match_indices(move |c: char| !ends(c));
-            let firsts = starts.filter(move |(at, _)| expr[..*at].chars().last().is_none_or(ends));
-            firsts.map(move |(at, _)| {
-                let word = expr[at..].split(ends).next().unwrap_or("");
-                (word, expr[at + word.len()..].starts_with('('))
-            })
-        })
+        .map(|(input, expr, expected)| (expr, outputs(&json(input), expr), expected))
+        .filter(|(_, got, expected)| got != *expected)
+        .map(|(expr, got, expected)| format!("{expr}\n  documented {expected}\n  got        {got}"))
         .collect();
-    let names = natives::names().into_iter().chain(builtin::DERIVED.iter().copied());
-    for (name, arity) in names {
-        assert!(words.contains(&(name, arity > 0)), "{name}/{arity} has no case");
-    }
-    for name in [
-        "empty",
-        "range",
-        "first",
-        "last",
-        "limit",
-        "nth",
-        "isempty",
-        "any",
-        "all",
-        "add",
-        "sort_by",
-        "group_by",
-        "unique_by",
-        "min_by",
-        "max_by",
-        "map_values",
-        "walk",
-        "test",
-        "match",
-        "capture",
-        "scan",
-        "split",
-        "splits",
-        "sub",
-        "gsub",
-    ] {
-        assert!(!natives::arities(name).is_empty() && words.iter().any(|(w, _)| *w == name), "{name}");
-    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let missing = missing(examples.into_iter().map(|(_, expr, _)| expr));
+    assert!(missing.is_empty(), "no example of {missing:?}");
 }
 
 #[test]
@@ -135,6 +152,19 @@ fn faults_point_at_the_character() {
         let error = Expr::parse(text).unwrap().eval(&json("{}"), &mut Budget::node()).unwrap_err();
         assert_eq!((error.code.as_str(), error.offset), (code, Some(offset)), "{text}");
     }
+}
+
+#[test]
+fn markers_stand_below_the_character() {
+    let marker = |text: &str| Expr::parse(text).unwrap_err().marker(text).unwrap();
+    assert_eq!(marker("\"ä\" | nope"), "\"ä\" | nope\n      ^");
+    assert_eq!(marker(".a |\n\tnope |\n.b"), "\tnope |\n\t^");
+    assert_eq!(marker(".a +"), ".a +\n    ^");
+    let long = format!("{}nope{}", ".a|".repeat(50), "|.b".repeat(50));
+    let shown = format!("…{}nope{}…\n{}^", &".a|".repeat(14)[2..], &"|.b".repeat(12), " ".repeat(41));
+    assert_eq!(marker(&long), shown);
+    let placeless = Expr::parse("1").unwrap().eval_bool(&Json::Null, &mut Budget::node()).unwrap_err();
+    assert_eq!(placeless.marker("1"), None);
 }
 
 #[test]

@@ -34,6 +34,9 @@ const SCHEMA: &str = r##"{
     "anyOf": [{ "required": ["when"] }, { "required": ["cases"] }]
 }"##;
 
+/// Most cases of one branch.
+const MAX_CASES: usize = 200;
+
 #[derive(Debug)]
 struct Branch {
     cases: Vec<Case>,
@@ -59,6 +62,10 @@ fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> 
     let list = with.array("cases", problems)?;
     if list.is_empty() {
         problems.add(&at, "missing", "a branch has at least one case");
+    }
+    if list.len() > MAX_CASES {
+        problems.add(&at, "limit", format!("a branch has at most {MAX_CASES} cases"));
+        return None;
     }
     let mut cases: Vec<Case> = Vec::new();
     for (i, case) in list.iter().enumerate() {

@@ -88,6 +88,10 @@ fn secrets_stay_out_of_the_value() {
     );
     let text = |text: &str| Part::Text(text.to_owned());
     let secret = |name: &str| Part::Secret(name.to_owned());
+    assert_eq!(
+        rendered.clone().masked().to_string(),
+        r#"{"h":{"x/y":["Bearer {{ $secrets.token }}"]},"only":"{{ $secrets.api }}","plain":"{{ $secrets.api }}","url":"{{ $secrets.api }}/charge/{{ $secrets.api }}?k={{ $secrets.k2 }}"}"#
+    );
     let parts: Vec<_> = rendered.secrets.into_iter().map(|s| (s.pointer, s.parts)).collect();
     assert_eq!(
         parts,

@@ -115,10 +115,7 @@ fn flatten_into(cx: &mut Cx<'_>, items: &[Json], depth: f64, flat: &mut Vec<Json
     for item in items {
         match item {
             Json::Arr(items) if depth >= 1.0 => flatten_into(cx, items, depth - 1.0, flat)?,
-            item => {
-                cx.alloc(size_of::<Json>())?;
-                flat.push(item.clone());
-            }
+            item => cx.push(flat, item.clone())?,
         }
     }
     Ok(())
@@ -144,8 +141,12 @@ fn join(cx: &mut Cx<'_>, value: &Json, separator: &Json) -> Result<Json, Fault> 
     if items.is_empty() {
         return Ok(Json::from(""));
     }
-    let Json::Str(separator) = separator else {
-        return Err(type_fault("the separator of join is not a string"));
+    // It is added to strings, for which null is as good as "".
+    let separator = match separator {
+        Json::Str(separator) => separator,
+        Json::Null => "",
+        _ if items.len() == 1 => "",
+        _ => return Err(type_fault("the separator of join is not a string")),
     };
     let mut text = String::new();
     for (i, item) in items.iter().enumerate() {

@@ -108,6 +108,7 @@ fn keys(cx: &mut Cx<'_>, value: &Json, _: &[Json]) -> Result<Json, Fault> {
 fn has(value: &Json, key: &Json) -> Result<Json, Fault> {
     match (value, key) {
         (Json::Obj(members), Json::Str(key)) => Ok(Json::Bool(members.contains_key(key))),
+        (Json::Null, Json::Str(_) | Json::Num(_)) => Ok(Json::Bool(false)),
         #[allow(clippy::cast_precision_loss)]
         (Json::Arr(items), Json::Num(num)) => {
             let at = num.as_f64().unwrap_or(f64::MAX);

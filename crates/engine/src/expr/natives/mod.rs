@@ -11,7 +11,7 @@ mod time;
 pub(super) use arrays::array_indices;
 pub(super) use core::parse_number;
 pub(super) use format::Format;
-pub(super) use regex::{Flags, compile as compile_regex};
+pub(super) use regex::{Flags, LARGEST as LARGEST_REGEX, UNIT as REGEX_UNIT, compile as compile_regex};
 pub(super) use special::{Shape, Special, special};
 
 use super::ast::Term;

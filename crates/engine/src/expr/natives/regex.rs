@@ -18,8 +18,15 @@ use crate::json::Json;
 const MAX_PATTERN: usize = 512;
 /// Longest text to search in, in bytes.
 const MAX_TEXT: usize = 64 * 1024;
-/// Memory of a compiled pattern, in bytes.
-const MAX_COMPILED: usize = 1 << 20;
+/// Unit of the memory of compiled patterns, in bytes.
+pub(in crate::expr) const UNIT: usize = 8 << 10;
+/// The memory a compiled pattern is allowed, in bytes, and what it counts for, in units: the first size that suffices
+/// decides, as the regex crate says only whether a pattern fits. The last one takes the most time by far.
+const SIZES: [(usize, usize); 4] = [(8 << 10, 1), (64 << 10, 8), (256 << 10, 32), (1 << 20, LARGEST)];
+/// What the largest patterns count for, in units, and those that are too large.
+pub(in crate::expr) const LARGEST: usize = 256;
+/// Memory of the states a search may remember, in bytes.
+const MAX_DFA: usize = 1 << 20;
 /// Steps for compiling a pattern that is not a literal: five per expression by default.
 const COMPILE_STEPS: u64 = 19_000;
 
@@ -69,27 +76,27 @@ impl Flags {
     }
 }
 
-/// Compiles a pattern.
-pub(in crate::expr) fn compile(pattern: &str, flags: Flags) -> Result<Regex, Fault> {
+/// Compiles a pattern, and says what it counts for.
+pub(in crate::expr) fn compile(pattern: &str, flags: Flags) -> Result<(Regex, usize), Fault> {
     if pattern.len() > MAX_PATTERN {
         let message = format!("regular expression is longer than {MAX_PATTERN} bytes");
         return Err(fault(ExprCode::Regex, message));
     }
-    RegexBuilder::new(pattern)
+    let mut builder = RegexBuilder::new(pattern);
+    builder
         .case_insensitive(flags.case_insensitive)
         .ignore_whitespace(flags.extended)
         .dot_matches_new_line(flags.dot_all)
-        .size_limit(MAX_COMPILED)
-        .dfa_size_limit(MAX_COMPILED)
-        .nest_limit(50)
-        .build()
-        .map_err(|error| {
-            let message = match error {
-                regex::Error::CompiledTooBig(_) => "regular expression is too large",
-                _ => "regular expression is malformed",
-            };
-            fault(ExprCode::Regex, message)
-        })
+        .dfa_size_limit(MAX_DFA)
+        .nest_limit(50);
+    for (bytes, units) in SIZES {
+        match builder.size_limit(bytes).build() {
+            Ok(regex) => return Ok((regex, units)),
+            Err(regex::Error::CompiledTooBig(_)) => {}
+            Err(_) => return Err(fault(ExprCode::Regex, "regular expression is malformed")),
+        }
+    }
+    Err(fault(ExprCode::Regex, "regular expression is too large"))
 }
 
 /// The compiled pattern, from this evaluation's store.
@@ -105,7 +112,7 @@ pub(super) fn cached(cx: &mut Cx<'_>, pattern: &Json, flags: Flags) -> Result<Ar
         return Ok(Arc::clone(regex));
     }
     cx.steps(COMPILE_STEPS)?;
-    let regex = Arc::new(compile(pattern, flags)?);
+    let regex = Arc::new(compile(pattern, flags)?.0);
     cx.regexes.insert(key, Arc::clone(&regex));
     Ok(regex)
 }
