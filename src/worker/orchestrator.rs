@@ -24,7 +24,8 @@ const TURN_LIMIT: Duration = Duration::from_secs(30);
 const SAFETY_POLL: Duration = Duration::from_secs(30);
 /// Without shared memory nobody wakes us.
 const UNPRELOADED_POLL: Duration = Duration::from_millis(200);
-/// While the extension is being dropped or altered.
+/// While the extension is being dropped or altered, or its first leaves are made: the first look again, and the rarest.
+const BUSY_INITIAL: Duration = Duration::from_millis(10);
 const BUSY_POLL: Duration = Duration::from_secs(1);
 /// How long an unpreloaded worker waits for the extension it was started for.
 const INSTALL_LIMIT: Duration = Duration::from_secs(10);
@@ -60,6 +61,8 @@ struct Orchestrator {
     extension: pg_sys::Oid,
     /// Failed turns in a row.
     failures: u32,
+    /// Looks in a row that found the extension locked.
+    busy: u32,
     last_failure: Option<String>,
     /// Cycles in a row that found something due and could not take it (another session has it).
     fruitless: u32,
@@ -95,6 +98,7 @@ pub extern "C-unwind" fn meshhook_orchestrator_main(argument: pg_sys::Datum) {
         turns: Turns::new(),
         extension: pg_sys::InvalidOid,
         failures: 0,
+        busy: 0,
         last_failure: None,
         fruitless: 0,
         maintained: None,
@@ -249,7 +253,11 @@ impl Orchestrator {
                 return Next::Pause(UNPRELOADED_POLL);
             }
             Probe::Absent => return Next::Leave(State::Absent),
-            Probe::Busy => return Next::Pause(BUSY_POLL.min(self.poll())),
+            Probe::Busy => {
+                self.busy = self.busy.saturating_add(1);
+                let cap = BUSY_POLL.min(self.poll());
+                return Next::Pause(backoff::delay(BUSY_INITIAL, cap, self.busy));
+            }
             Probe::Dormant => {
                 self.set_state(State::Dormant);
                 self.poll()
@@ -267,6 +275,7 @@ impl Orchestrator {
     }
 
     fn succeeded(&mut self) {
+        self.busy = 0;
         self.turns.committed();
         if self.failures > 0 {
             self.failures = 0;
