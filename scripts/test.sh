@@ -98,7 +98,7 @@ long() {
     install_release
     heading "build: everything, release"
     prepare "all tests" cargo test --release --no-run --workspace --exclude meshhook
-    layer properties env PROPTEST_CASES=20000 cargo test --release --package meshhook-engine
+    layer properties env PROPTEST_CASES=100000 cargo test --release --package meshhook-engine
     layer differential env MESHHOOK_DIFFERENTIAL_CASES=100000 cargo test --release --package meshhook-engine \
         --test differential
     layer ignored cargo test --release --workspace --exclude meshhook -- --ignored

@@ -29,7 +29,8 @@ def findings(path):
         lines = path.read_text(encoding="utf-8").split("\n")
     except (UnicodeDecodeError, FileNotFoundError):
         return
-    golden = "expected" in path.parts or path.suffix == ".lock"
+    # What other programs wrote.
+    golden = "expected" in path.parts or "releases" in path.parts or path.suffix == ".lock"
     for number, line in enumerate(lines, 1):
         for pattern, what in FORBIDDEN:
             if pattern.search(line) and not golden:

@@ -1,6 +1,6 @@
 //! Drafts: definitions that somebody works on, sound or not, one a workflow.
 
-use meshhook_engine::definition::{MAX_DEFINITION_BYTES, MAX_NAME_BYTES, is_workflow_name};
+use meshhook_engine::definition::{MAX_DEFINITION_BYTES, MAX_NAME_BYTES, Workflow, is_workflow_name};
 use meshhook_engine::json::Json;
 use pgrx::prelude::*;
 
@@ -9,7 +9,6 @@ use crate::error::{Refusal, bad_parameter, refuse, required};
 use crate::owner::as_owner;
 use crate::project::{self, Project};
 use crate::spi::{self, RawJsonb, arg};
-use meshhook_engine::definition::Workflow;
 
 /// A draft as it is stored.
 struct Draft {
