@@ -228,7 +228,7 @@ fn a_kill_leaves_an_awaited_attempt_without_effect() {
     let mut run = Sim::start(text, "{}");
     run.cancel(None);
     assert_eq!((run.status(), run.open()), (RunStatus::Running, vec!["a"]));
-    run.take(&Fact::Cancel(Cancel { reason: Some("enough".into()), kill: true }));
+    run.take(&Fact::Cancel(Cancel { reason: Some("enough".into()), kill: true, start: None }));
     let before = run.log.len();
     run.take(&Fact::JobCompleted(JobCompleted { node: "a".into(), attempt: 1, output: Json::Null }));
     assert_eq!((run.status(), run.log.len()), (RunStatus::Canceled, before));

@@ -20,6 +20,7 @@ mod failures;
 mod flow_control;
 mod idle;
 mod message_db;
+mod nodes;
 mod operations;
 mod schedules;
 mod tenancy;

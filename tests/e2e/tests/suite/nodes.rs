@@ -1,0 +1,204 @@
+//! Nodes that need more of the database than a job: functions, messages, child runs, signals, bodies.
+
+use meshhook_e2e::{APP, Database, counted, ended, publish, start, wait_status};
+use meshhook_testkit::{Session, wait};
+use serde_json::json;
+use std::time::Duration;
+
+/// A table with two of something, and functions that an `sql` node may call.
+fn stock(admin: &mut Session) {
+    admin.exec(&format!(
+        "CREATE SCHEMA app; GRANT USAGE ON SCHEMA app TO {APP};
+         CREATE TABLE app.stock (n integer CHECK (n >= 0)); INSERT INTO app.stock VALUES (2);
+         CREATE TABLE app.orders (id integer PRIMARY KEY);
+         CREATE TABLE app.lines (id integer REFERENCES app.orders DEFERRABLE INITIALLY DEFERRED);
+         GRANT SELECT, UPDATE ON app.stock TO {APP}; GRANT INSERT ON app.lines TO {APP};
+         CREATE FUNCTION app.reserve(a jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+             DECLARE remains integer;
+             BEGIN UPDATE app.stock SET n = n - (a ->> 'n')::integer RETURNING n INTO remains;
+             RETURN jsonb_build_object('left', remains, 'as', current_user); END $$;
+         CREATE FUNCTION app.slow(a jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT to_jsonb(pg_sleep(60)::text)';
+         CREATE FUNCTION app.dangling(a jsonb) RETURNS jsonb LANGUAGE sql
+             AS 'INSERT INTO app.lines VALUES (7) RETURNING ''true''::jsonb';"
+    ));
+}
+
+fn sql(function: &str) -> serde_json::Value {
+    json!({"name": "w", "nodes": [
+        {"id": "call", "type": "sql", "with": {"function": function, "input": {"n": "{{ .input.n }}"}}, "timeout": "1s"}]})
+}
+
+#[test]
+fn a_function_commits_with_the_event_that_says_so_or_not_at_all() {
+    for db in [Database::preloaded("sql_node"), Database::plain("sql_node")] {
+        let (mut app, mut admin) = (db.app(), db.admin());
+        stock(&mut admin);
+        publish(&mut app, &sql("app.reserve"));
+        let good = start(&mut app, "w", &json!({"n": 2}));
+        tick(&mut app);
+        assert_eq!(ended(&mut app, good).output, Some(json!({"left": 0, "as": APP})));
+        let bad = start(&mut app, "w", &json!({"n": 1}));
+        tick(&mut app);
+        let error = ended(&mut app, bad).error.expect("it failed");
+        assert_eq!(error["class"], "sql.23514");
+        assert_eq!(counted(&mut admin, "SELECT n::bigint FROM app.stock"), 0, "what failed left nothing");
+    }
+}
+
+/// Databases without an orchestrator are moved by hand.
+fn tick(session: &mut Session) {
+    while session.value::<i32>("SELECT meshhook.tick()", &[]) > 0 {}
+}
+
+#[test]
+fn a_function_that_takes_too_long_or_breaks_a_deferred_rule_fails_its_node_and_nothing_else() {
+    let db = Database::preloaded("sql_limits");
+    let (mut app, mut admin) = (db.app(), db.admin());
+    stock(&mut admin);
+    publish(&mut app, &sql("app.slow"));
+    let slow = start(&mut app, "w", &json!({"n": 1}));
+    assert_eq!(ended(&mut app, slow).error.expect("it failed")["class"], "timeout");
+    publish(&mut app, &sql("app.dangling"));
+    let dangling = start(&mut app, "w", &json!({"n": 1}));
+    assert_eq!(ended(&mut app, dangling).error.expect("it failed")["class"], "sql.23503");
+}
+
+#[test]
+fn a_function_has_the_rights_of_who_published_and_no_more() {
+    let db = Database::preloaded("sql_rights");
+    let (mut app, mut admin) = (db.app(), db.admin());
+    stock(&mut admin);
+    admin.exec("REVOKE UPDATE ON app.stock FROM shop");
+    publish(&mut app, &sql("app.reserve"));
+    let run = start(&mut app, "w", &json!({"n": 1}));
+    assert_eq!(ended(&mut app, run).error.expect("it failed")["class"], "sql.42501");
+    let refused = admin.error("SELECT meshhook.publish_workflow($1)", &[&sql("app.reserve")]);
+    assert!(refused.detail().unwrap_or_default().contains("bypasses row security"), "{refused:?}");
+    let missing = app.error("SELECT meshhook.publish_workflow($1)", &[&sql("app.nothing")]);
+    assert!(missing.detail().unwrap_or_default().contains("/nodes/0/with/function"), "{missing:?}");
+}
+
+#[test]
+fn a_message_is_appended_with_the_event_and_waits_for_no_writer() {
+    let db = Database::preloaded("emit_node");
+    let mut app = db.app();
+    publish(
+        &mut app,
+        &json!({"name": "w", "nodes": [{"id": "tell", "type": "emit", "with": {
+            "stream": "order-{{ .input.id }}", "message_type": "Shipped", "data": {"n": "{{ .input.id }}"}}}]}),
+    );
+    let mut writer = db.app();
+    writer.exec("BEGIN; SELECT meshhook.append_message('order-1', 'Placed', '{}')");
+    let (held, free) = (start(&mut app, "w", &json!({"id": 1})), start(&mut app, "w", &json!({"id": 2})));
+    assert_eq!(ended(&mut app, free).status, "succeeded");
+    assert_eq!(meshhook_e2e::run(&mut app, held).status, "running", "its stream is held");
+    writer.exec("COMMIT");
+    let output = ended(&mut app, held).output.expect("it succeeded");
+    assert_eq!((&output["stream"], &output["position"]), (&json!("order-1"), &json!(1)));
+    assert_eq!(counted(&mut app, "SELECT count(*) FROM meshhook.read_stream('order-1')"), 2);
+}
+
+#[test]
+fn a_child_brings_its_output_up_and_is_canceled_with_its_parent() {
+    let db = Database::preloaded("child_runs");
+    let mut app = db.app();
+    publish(&mut app, &json!({"name": "child", "nodes": [{"id": "work", "type": "task"}]}));
+    publish(
+        &mut app,
+        &json!({"name": "parent", "nodes": [{"id": "each", "type": "map", "with": {
+            "items": "{{ .input }}", "body": {"workflow": "child", "input": {"n": "{{ .item }}"}}}}]}),
+    );
+    let parent = start(&mut app, "parent", &json!([1, 2]));
+    for n in 0..2 {
+        wait::wait_for("a child's job", Duration::from_secs(20), || {
+            let jobs = db
+                .executor()
+                .rows("SELECT job_id, token FROM meshhook.claim_jobs('default', 'test', 1)", &[]);
+            jobs.iter().for_each(|job| {
+                let (id, token): (String, i64) = (job.get(0), job.get(1));
+                db.executor().rows("SELECT meshhook.complete_job($1, $2, $3)", &[&id, &token, &json!(n)]);
+            });
+            !jobs.is_empty()
+        });
+    }
+    let mut outputs =
+        ended(&mut app, parent).output.expect("it succeeded").as_array().expect("a list").clone();
+    outputs.sort_by_key(|output| output.as_i64());
+    assert_eq!(outputs, [json!(0), json!(1)]);
+    let second = start(&mut app, "parent", &json!([1]));
+    let children = "SELECT count(*) FROM meshhook.runs WHERE workflow = 'child' AND status = 'running'";
+    wait::wait_for("the child to run", Duration::from_secs(20), || counted(&mut app, children) == 1);
+    app.exec(&format!("SELECT meshhook.cancel_run('{second}')"));
+    assert_eq!(ended(&mut app, second).status, "canceled");
+    wait::wait_for("the child to end", Duration::from_secs(20), || counted(&mut app, children) == 0);
+}
+
+#[test]
+fn signals_approvals_pauses_and_retries_reach_a_run() {
+    let db = Database::preloaded("interventions");
+    let mut app = db.app();
+    publish(
+        &mut app,
+        &json!({"name": "w", "nodes": [
+            {"id": "paid", "type": "wait", "with": {"signal": "paid"}},
+            {"id": "ok", "type": "wait", "with": {"approval": {"approvers": 1}}},
+            {"id": "work", "type": "task", "retry": {"max_attempts": 1}}],
+            "edges": [{"from": "paid", "to": "ok"}, {"from": "ok", "port": "approved", "to": "work"}]}),
+    );
+    let id = start(&mut app, "w", &json!({}));
+    app.exec(&format!("SELECT meshhook.signal_run('{id}', 'paid', '{{\"by\": \"card\"}}')"));
+    wait_waiting(&mut app, id, "ok");
+    assert_eq!(
+        counted(&mut app, "SELECT count(*) FROM meshhook.stuck_runs"),
+        0,
+        "waiting for people is not stuck"
+    );
+    app.exec(&format!("SELECT meshhook.pause_run('{id}', 'audit')"));
+    wait_status(&mut app, id, &["paused"], Duration::from_secs(20));
+    app.exec(&format!("SELECT meshhook.decide_approval('{id}', 'ok', true)"));
+    app.exec(&format!("SELECT meshhook.resume_run('{id}')"));
+    for outcome in ["fail_job($1, $2, '\"no\"')", "complete_job($1, $2, '5')"] {
+        wait::wait_for("the job", Duration::from_secs(20), || {
+            let jobs = db
+                .executor()
+                .rows("SELECT job_id, token FROM meshhook.claim_jobs('default', 'test', 1)", &[]);
+            jobs.iter().for_each(|job| {
+                let (id, token): (String, i64) = (job.get(0), job.get(1));
+                db.executor().rows(&format!("SELECT meshhook.{outcome}"), &[&id, &token]);
+            });
+            !jobs.is_empty()
+        });
+        if outcome.starts_with("fail") {
+            assert_eq!(ended(&mut app, id).status, "failed");
+            assert!(app.value::<bool>(&format!("SELECT meshhook.retry_run('{id}')"), &[]));
+        }
+    }
+    wait_status(&mut app, id, &["succeeded"], Duration::from_secs(20));
+    assert_eq!(ended(&mut app, id).output, Some(json!(5)));
+    let over = app.error(&format!("SELECT meshhook.signal_run('{id}', 'paid')"), &[]);
+    assert_eq!(over.code().code(), "55000");
+}
+
+fn wait_waiting(session: &mut Session, id: uuid::Uuid, node: &str) {
+    let sql = format!(
+        "SELECT count(*) FROM meshhook.run_steps WHERE run_id = '{id}' AND node = '{node}' AND status = 'waiting'"
+    );
+    wait::wait_for(node, Duration::from_secs(20), || counted(session, &sql) == 1);
+}
+
+#[test]
+fn a_simulation_tells_what_would_happen_and_writes_nothing() {
+    let db = Database::preloaded("simulations");
+    let mut app = db.app();
+    let definition = json!({"name": "w", "nodes": [
+        {"id": "call", "type": "task", "retry": {"initial": "1m", "jitter": "none"}}, {"id": "wait", "type": "delay", "with": {"duration": "30d"}}],
+        "edges": [{"from": "call", "to": "wait"}]});
+    let sql =
+        "SELECT type FROM meshhook.simulate_run($1, '{}', $2, '2026-01-01T00:00:00Z') ORDER BY position";
+    let mocks = json!({"call": [{"error": "no"}, {"output": 1}]});
+    let types: Vec<String> = app.values(sql, &[&definition, &mocks]);
+    assert_eq!(types.last().map(String::as_str), Some("run.succeeded"), "{types:?}");
+    let types: Vec<String> = app.values(sql, &[&definition, &json!({})]);
+    assert_eq!(types.last().map(String::as_str), Some("simulation.waits"), "{types:?}");
+    assert_eq!(counted(&mut app, "SELECT count(*) FROM meshhook.runs"), 0);
+}
