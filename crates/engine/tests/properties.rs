@@ -78,7 +78,7 @@ fn graph(shapes: &[Shape], prefix: &str, in_body: bool) -> String {
             13 => format!(r#""type":"repeat","with":{{"until":".index >= .input.n","max_iterations":4,"body":{{{}}}}}"#, body()),
             _ => format!(r#""type":"repeat","with":{{"until":"true","max_iterations":1,"delay":"1s","body":{{{}}}}}"#, body()),
         };
-        let undo = if shape.extras % 4 == 0 {
+        let undo = if shape.extras.is_multiple_of(4) {
             r#","compensate":{"type":"task","retry":{"max_attempts":2,"initial":"1s"}}"#
         } else {
             ""
@@ -114,7 +114,9 @@ fn carry_on(run: &mut Sim, pick: usize, outcome: u8) -> bool {
         .open_work()
         // A body is given the time it may take, but for once in a while.
         .filter(|(_, node)| {
-            node.scope.is_none() || node.due_at.is_some() || (outcome % 8 == 0 && node.deadline.is_some())
+            node.scope.is_none()
+                || node.due_at.is_some()
+                || (outcome.is_multiple_of(8) && node.deadline.is_some())
         })
         .map(|(path, node)| (path.to_string(), node.clone()))
         .collect();
@@ -196,7 +198,7 @@ proptest! {
             for (_, how) in interventions.iter().filter(|(when, _)| *when == turn) {
                 interfere(&mut run, *how);
             }
-            if run.status() == RunStatus::Paused && (turn % 3 == 0 || turn > 100) {
+            if run.status() == RunStatus::Paused && (turn.is_multiple_of(3) || turn > 100) {
                 run.take(&Fact::Resume(RunResumed {}));
             }
             // Once the luck is used up everything succeeds.
