@@ -117,13 +117,16 @@ pub fn check_all(session: &mut Session) -> usize {
     runs.len()
 }
 
-/// The run status a log amounts to. Nothing of today's runs is paused or waits for a slot.
+/// The run status a log amounts to.
 fn status_of(events: &[Event]) -> &'static str {
+    let mut pauses = events.iter().rev().filter(|event| matches!(&*event.kind, "run.paused" | "run.resumed"));
+    let is_paused = pauses.next().is_some_and(|event| event.kind == "run.paused");
     match events.last().map(|event| event.kind.as_str()) {
         None => "queued",
         Some("run.succeeded") => "succeeded",
         Some("run.failed") => "failed",
         Some("run.canceled") => "canceled",
+        Some(_) if is_paused => "paused",
         Some(_) => "running",
     }
 }
@@ -147,6 +150,14 @@ pub fn log_faults(events: &[Event]) -> Vec<String> {
         if (event.kind == "run.started") != (index == 0) {
             fault(format!("{} where run.started is not, or the other way round", event.kind));
         }
+        if event.kind == "run.redriven" {
+            if ended.take().is_none() {
+                fault("a run goes on that has not ended".into());
+            }
+            // Nodes that failed or were canceled are done again; the replay knows which.
+            (scheduled, answered, settled) = Default::default();
+            continue;
+        }
         if let Some(end) = ended {
             fault(format!("{} after the end at {end}", event.kind));
         }
@@ -160,6 +171,11 @@ pub fn log_faults(events: &[Event]) -> Vec<String> {
             fault(format!("{} of {node}, which was settled at {before}", event.kind));
         }
         let attempt = event.attempt();
+        let is_body = matches!(event.data.get("kind").and_then(Value::as_str), Some("map" | "repeat"));
+        if event.kind == "node.entered" || is_body {
+            // It begins, or is put off: the items between say how far it has come.
+            continue;
+        }
         if event.kind == "node.scheduled" {
             let attempt = attempt.unwrap_or(1);
             if attempt > 1 && !answered.contains(&(node, attempt - 1)) {

@@ -12,7 +12,7 @@ fn stock(admin: &mut Session) {
          CREATE TABLE app.stock (n integer CHECK (n >= 0)); INSERT INTO app.stock VALUES (2);
          CREATE TABLE app.orders (id integer PRIMARY KEY);
          CREATE TABLE app.lines (id integer REFERENCES app.orders DEFERRABLE INITIALLY DEFERRED);
-         GRANT SELECT, UPDATE ON app.stock TO {APP}; GRANT INSERT ON app.lines TO {APP};
+         GRANT SELECT, UPDATE ON app.stock TO {APP}; GRANT SELECT, INSERT ON app.lines TO {APP};
          CREATE FUNCTION app.reserve(a jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
              DECLARE remains integer;
              BEGIN UPDATE app.stock SET n = n - (a ->> 'n')::integer RETURNING n INTO remains;
