@@ -17,8 +17,8 @@ SELECT count(*) FROM meshhook.claim_jobs('bench', 'psql', 10);
 -- A batch is one statement; each job has its own outcome.
 SELECT payload, outcome
 FROM meshhook.complete_jobs(
-         (SELECT array_agg(job_id ORDER BY job_id) FROM mine WHERE payload <= '2'),
-         (SELECT array_agg(token + CASE payload WHEN '2' THEN 1 ELSE 0 END ORDER BY job_id) FROM mine WHERE payload <= '2'),
+         (SELECT array_agg(job_id ORDER BY payload) FROM mine WHERE payload <= '2'),
+         (SELECT array_agg(token + CASE payload WHEN '2' THEN 1 ELSE 0 END ORDER BY payload) FROM mine WHERE payload <= '2'),
          ARRAY['"a"', '"b"']::jsonb[]) JOIN mine USING (job_id)
 ORDER BY payload;
 -- The same job twice in a batch counts once.
@@ -32,8 +32,8 @@ SELECT outcome FROM meshhook.complete_jobs(ARRAY[]::text[], ARRAY[]::bigint[], A
 -- Leases: renewed by their holder only.
 SELECT payload, h.lease_expires_at - now() BETWEEN '110 s' AND '130 s' AS for_two_minutes
 FROM meshhook.heartbeat_jobs(
-         (SELECT array_agg(job_id ORDER BY job_id) FROM mine WHERE payload >= '3'),
-         (SELECT array_agg(token - CASE payload WHEN '4' THEN 1 ELSE 0 END ORDER BY job_id) FROM mine WHERE payload >= '3'),
+         (SELECT array_agg(job_id ORDER BY payload) FROM mine WHERE payload >= '3'),
+         (SELECT array_agg(token - CASE payload WHEN '4' THEN 1 ELSE 0 END ORDER BY payload) FROM mine WHERE payload >= '3'),
          '2 minutes') h JOIN mine USING (job_id)
 ORDER BY payload;
 
