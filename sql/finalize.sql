@@ -306,8 +306,8 @@ BEGIN
     FOR routine IN SELECT meshhook.api_routines() LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', routine, role);
     END LOOP;
-    FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'stuck_runs', 'queued_runs', 'run', 'run_queue', 'run_lane', 'run_slot',
-        'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
+    FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'stuck_runs', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
+        'run_slot', 'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
         'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery',
         'audit_log', 'streams', 'stream', 'message', 'position_holders', 'consumer_lag', 'consumer', 'consumer_position',
         'schedules', 'schedule', 'schedule_firing'] LOOP

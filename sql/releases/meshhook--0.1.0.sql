@@ -976,43 +976,6 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:52
--- requires:
---   schema_leaves
-
--- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
--- pinned search_path, which would forbid that, and therefore qualify every name and operator.
-CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer)
-LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
-
-CREATE PROCEDURE meshhook.await_run(
-    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
-LANGUAGE plpgsql AS $$
-DECLARE
-    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
-    left_ms integer := 0;
-BEGIN
-    IF timeout IS NULL THEN
-        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
-    END IF;
-    LOOP
-        CALL meshhook.wait_turn(run, left_ms);
-        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
-        WHERE r.run_id OPERATOR(pg_catalog.=) run;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
-                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
-        END IF;
-        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
-        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
-            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
-        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
-    END LOOP;
-END
-$$;
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/lib.rs:59
 -- requires:
 --   waiting
@@ -1478,6 +1441,43 @@ BEGIN
     COMMIT;
     SELECT i.copied INTO copied FROM meshhook.message_import i WHERE i.project_id OPERATOR(pg_catalog.=) target;
     RAISE NOTICE 'imported: % messages are in project %', copied, project;
+END
+$$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:52
+-- requires:
+--   schema_leaves
+
+-- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
+-- pinned search_path, which would forbid that, and therefore qualify every name and operator.
+CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer)
+LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
+
+CREATE PROCEDURE meshhook.await_run(
+    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    left_ms integer := 0;
+BEGIN
+    IF timeout IS NULL THEN
+        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    LOOP
+        CALL meshhook.wait_turn(run, left_ms);
+        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
+        WHERE r.run_id OPERATOR(pg_catalog.=) run;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
+                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
+        END IF;
+        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
+        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
+            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
+        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
+    END LOOP;
 END
 $$;
 /* </end connected objects> */
@@ -2078,6 +2078,25 @@ LEFT JOIN LATERAL (
 ) k ON true;
 COMMENT ON VIEW meshhook.runs IS 'The runs of your project: where each stands, its input, and its output or error once it ended.';
 
+-- What has used up its attempts and was handled by nobody.
+CREATE VIEW meshhook.dead_letters WITH (security_invoker = true) AS
+SELECT r.run_id,
+       w.name AS workflow,
+       v.version,
+       last.data -> 'error' ->> 'class' AS class,
+       last.data -> 'error' ->> 'message' AS message,
+       last.data -> 'error' ->> 'node' AS node,
+       coalesce(last.data -> 'uncompensated', '[]') AS uncompensated,
+       r.started_at,
+       r.finished_at
+FROM meshhook.run r
+JOIN meshhook.workflow_version v ON v.project_id = r.project_id AND v.version_id = r.version_id
+JOIN meshhook.workflow w ON w.project_id = v.project_id AND w.workflow_id = v.workflow_id
+JOIN meshhook.run_event last
+    ON last.project_id = r.project_id AND last.run_id = r.run_id AND last."position" = r."position"
+WHERE r.status = 'failed';
+COMMENT ON VIEW meshhook.dead_letters IS 'Runs of your project that failed: why, at which node, and what could not be undone. retry_run lets one go on.';
+
 CREATE VIEW meshhook.run_steps WITH (security_invoker = true) AS
 SELECT e.run_id,
        e.data ->> 'node' AS node,
@@ -2230,51 +2249,6 @@ JOIN meshhook.workflow w ON w.project_id = q.project_id AND w.workflow_id = q.wo
 CROSS JOIN LATERAL (SELECT meshhook.project_is_paused() AS paused) p
 LEFT JOIN meshhook.run_lane l ON l.project_id = q.project_id AND l.workflow_id = q.workflow_id AND l.lane = q.lane;
 COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start, with what they wait for.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:84
--- requires:
---   views
-
-CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
-SELECT s.name,
-       w.name AS workflow,
-       s.version,
-       s.cron,
-       s.every,
-       s.anchor,
-       s.time_zone,
-       s.input,
-       s.overlap,
-       s.catch_up,
-       s.jitter,
-       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
-       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
-       s.last_time,
-       s.last_run_id,
-       r.status AS last_status,
-       (SELECT count(*) FROM meshhook.schedule_firing f
-        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
-          AND (SELECT run.finished_at IS NULL FROM meshhook.run
-               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
-       s.waiting,
-       s.missed,
-       s.skipped,
-       s.paused_at IS NOT NULL AS paused,
-       s.paused_at,
-       s.paused_by,
-       s.pause_reason,
-       s.created_at,
-       s.created_by
-FROM meshhook.schedule s
-JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
-LEFT JOIN LATERAL (
-    SELECT run.status FROM meshhook.run
-    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
-    OFFSET 0
-) r ON true;
-COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2660,6 +2634,51 @@ BEGIN
     END LOOP;
 END
 $$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:84
+-- requires:
+--   views
+
+CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
+SELECT s.name,
+       w.name AS workflow,
+       s.version,
+       s.cron,
+       s.every,
+       s.anchor,
+       s.time_zone,
+       s.input,
+       s.overlap,
+       s.catch_up,
+       s.jitter,
+       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
+       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
+       s.last_time,
+       s.last_run_id,
+       r.status AS last_status,
+       (SELECT count(*) FROM meshhook.schedule_firing f
+        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
+          AND (SELECT run.finished_at IS NULL FROM meshhook.run
+               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
+       s.waiting,
+       s.missed,
+       s.skipped,
+       s.paused_at IS NOT NULL AS paused,
+       s.paused_at,
+       s.paused_by,
+       s.pause_reason,
+       s.created_at,
+       s.created_by
+FROM meshhook.schedule s
+JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
+LEFT JOIN LATERAL (
+    SELECT run.status FROM meshhook.run
+    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
+    OFFSET 0
+) r ON true;
+COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3555,8 +3574,8 @@ BEGIN
     FOR routine IN SELECT meshhook.api_routines() LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', routine, role);
     END LOOP;
-    FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'stuck_runs', 'queued_runs', 'run', 'run_queue', 'run_lane', 'run_slot',
-        'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
+    FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'stuck_runs', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
+        'run_slot', 'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
         'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery',
         'audit_log', 'streams', 'stream', 'message', 'position_holders', 'consumer_lag', 'consumer', 'consumer_position',
         'schedules', 'schedule', 'schedule_firing'] LOOP

@@ -38,6 +38,25 @@ LEFT JOIN LATERAL (
 ) k ON true;
 COMMENT ON VIEW meshhook.runs IS 'The runs of your project: where each stands, its input, and its output or error once it ended.';
 
+-- What has used up its attempts and was handled by nobody.
+CREATE VIEW meshhook.dead_letters WITH (security_invoker = true) AS
+SELECT r.run_id,
+       w.name AS workflow,
+       v.version,
+       last.data -> 'error' ->> 'class' AS class,
+       last.data -> 'error' ->> 'message' AS message,
+       last.data -> 'error' ->> 'node' AS node,
+       coalesce(last.data -> 'uncompensated', '[]') AS uncompensated,
+       r.started_at,
+       r.finished_at
+FROM meshhook.run r
+JOIN meshhook.workflow_version v ON v.project_id = r.project_id AND v.version_id = r.version_id
+JOIN meshhook.workflow w ON w.project_id = v.project_id AND w.workflow_id = v.workflow_id
+JOIN meshhook.run_event last
+    ON last.project_id = r.project_id AND last.run_id = r.run_id AND last."position" = r."position"
+WHERE r.status = 'failed';
+COMMENT ON VIEW meshhook.dead_letters IS 'Runs of your project that failed: why, at which node, and what could not be undone. retry_run lets one go on.';
+
 CREATE VIEW meshhook.run_steps WITH (security_invoker = true) AS
 SELECT e.run_id,
        e.data ->> 'node' AS node,
