@@ -37,7 +37,7 @@ COMMENT ON FUNCTION meshhook.pause_run(uuid, text) IS
 COMMENT ON FUNCTION meshhook.resume_run(uuid) IS
 'Ends a pause: what happened meanwhile is decided now, in the order it came. Without effect on a run that is not paused; false if it has ended. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.retry_run(uuid, text) IS
-'Lets a run that failed or was canceled go on in the same run: nodes that failed or were canceled are done again, successes (also of a map''s items) are kept, and so are idempotency keys. Nothing happens to a run that was killed or undone. False if the run has not ended so. P0002 if it does not exist.';
+'Lets a run that failed or was canceled go on in the same run: nodes that failed or were canceled are done again, successes (also of a map''s items) are kept, and so are idempotency keys. Nothing happens to a run that was killed, undone, or ended by a terminate node. False if the run has not ended so. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.signal_run(uuid, text, jsonb, text) IS
 'Sends a signal to a run: the node that has waited longest for it goes on with the payload (at most 1 MiB); if none waits yet it is kept for the first that will, first in, first out. A second signal with the same signal_id is ignored. name has 1 to 63 bytes. 55000 if the run has ended, P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.decide_approval(uuid, text, boolean, jsonb, text) IS

@@ -191,28 +191,29 @@ fn compare_projections(row: &RunRow, state: &RunState) -> Vec<Difference> {
         .collect()
 }
 
-/// Nodes whose outcome came during a pause have neither job nor timer any more.
-fn outstanding(state: &RunState) -> impl Iterator<Item = (&str, &NodeState)> {
-    let deferred: Vec<&str> =
-        state.deferred.iter().filter_map(|fact| fact.data.get("node").and_then(Json::as_str)).collect();
-    state.open_work().map(|(path, node)| (&**path, node)).filter(move |(path, _)| !deferred.contains(path))
+/// Whether a pause has put off a fact of one of these kinds about a node: such a fact has taken the node's row away.
+fn is_put_off(state: &RunState, kinds: &[&str], path: &str) -> bool {
+    let is_about = |data: &Json| data.get("node").and_then(Json::as_str) == Some(path);
+    state.deferred.iter().any(|fact| kinds.contains(&&*fact.kind) && is_about(&fact.data))
 }
 
 fn expected_jobs(state: &RunState) -> Json {
     let is_job = |node: &NodeState| {
         node.status == NodeStatus::Scheduled && node.job.as_ref().is_some_and(|job| job.queue.is_some())
     };
-    let scheduled = outstanding(state).filter(|(_, node)| is_job(node));
+    let reports = ["job.completed", "job.failed"];
+    let scheduled =
+        state.open_work().filter(|(path, node)| is_job(node) && !is_put_off(state, &reports, path));
     Json::object(
-        scheduled.map(|(path, node)| (path, Json::from(i64::from(node.attempt)))).collect::<Vec<_>>(),
+        scheduled.map(|(path, node)| (&**path, Json::from(i64::from(node.attempt)))).collect::<Vec<_>>(),
     )
 }
 
 fn expected_timers(state: &RunState) -> Json {
-    let due = |at: meshhook_engine::time::Timestamp| Json::from(at.to_string());
-    let waiting = outstanding(state).filter_map(|(path, node)| Some((path, due(node.timer()?))));
-    let own = state.deadline.filter(|_| !state.status.is_terminal()).map(|at| ("", due(at)));
-    Json::object(waiting.chain(own).collect::<Vec<_>>())
+    let of_nodes = state.open_work().filter_map(|(path, node)| Some((&**path, node.timer()?)));
+    let own = state.deadline.filter(|_| !state.status.is_terminal()).map(|at| ("", at));
+    let waiting = of_nodes.chain(own).filter(|(path, _)| !is_put_off(state, &["timer.due"], path));
+    Json::object(waiting.map(|(path, at)| (path, Json::from(at.to_string()))).collect::<Vec<_>>())
 }
 
 /// A job on its way into the log is neither missing nor superfluous: its report lies in the inbox.

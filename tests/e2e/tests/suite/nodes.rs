@@ -1,7 +1,7 @@
 //! Nodes that need more of the database than a job: functions, messages, child runs, signals, bodies.
 
-use meshhook_e2e::{APP, Database, counted, ended, publish, start, wait_status};
-use meshhook_testkit::{Session, wait};
+use meshhook_e2e::{APP, Database, claim_one, complete, counted, ended, fail, publish, start, wait_status};
+use meshhook_testkit::{Session, history, wait};
 use serde_json::json;
 use std::time::Duration;
 
@@ -110,16 +110,8 @@ fn a_child_brings_its_output_up_and_is_canceled_with_its_parent() {
     );
     let parent = start(&mut app, "parent", &json!([1, 2]));
     for n in 0..2 {
-        wait::wait_for("a child's job", Duration::from_secs(20), || {
-            let jobs = db
-                .executor()
-                .rows("SELECT job_id, token FROM meshhook.claim_jobs('default', 'test', 1)", &[]);
-            jobs.iter().for_each(|job| {
-                let (id, token): (String, i64) = (job.get(0), job.get(1));
-                db.executor().rows("SELECT meshhook.complete_job($1, $2, $3)", &[&id, &token, &json!(n)]);
-            });
-            !jobs.is_empty()
-        });
+        let job = claim_one(&mut db.executor(), "default");
+        complete(&mut db.executor(), &job, &json!(n));
     }
     let mut outputs =
         ended(&mut app, parent).output.expect("it succeeded").as_array().expect("a list").clone();
@@ -141,7 +133,7 @@ fn signals_approvals_pauses_and_retries_reach_a_run() {
         &mut app,
         &json!({"name": "w", "nodes": [
             {"id": "paid", "type": "wait", "with": {"signal": "paid"}},
-            {"id": "ok", "type": "wait", "with": {"approval": {"approvers": 1}}},
+            {"id": "ok", "type": "wait", "with": {"approval": {"approvers": 1}}, "timeout": "1h"},
             {"id": "work", "type": "task", "retry": {"max_attempts": 1}}],
             "edges": [{"from": "paid", "to": "ok"}, {"from": "ok", "port": "approved", "to": "work"}]}),
     );
@@ -156,23 +148,18 @@ fn signals_approvals_pauses_and_retries_reach_a_run() {
     app.exec(&format!("SELECT meshhook.pause_run('{id}', 'audit')"));
     wait_status(&mut app, id, &["paused"], Duration::from_secs(20));
     app.exec(&format!("SELECT meshhook.decide_approval('{id}', 'ok', true)"));
+    let deferred = format!("SELECT count(*) FROM meshhook.run_history('{id}') WHERE type = 'fact.deferred'");
+    wait::wait_for("the approval to be put off", Duration::from_secs(20), || {
+        counted(&mut app, &deferred) == 1
+    });
+    history::check_run(&mut app, id);
     app.exec(&format!("SELECT meshhook.resume_run('{id}')"));
-    for outcome in ["fail_job($1, $2, '\"no\"')", "complete_job($1, $2, '5')"] {
-        wait::wait_for("the job", Duration::from_secs(20), || {
-            let jobs = db
-                .executor()
-                .rows("SELECT job_id, token FROM meshhook.claim_jobs('default', 'test', 1)", &[]);
-            jobs.iter().for_each(|job| {
-                let (id, token): (String, i64) = (job.get(0), job.get(1));
-                db.executor().rows(&format!("SELECT meshhook.{outcome}"), &[&id, &token]);
-            });
-            !jobs.is_empty()
-        });
-        if outcome.starts_with("fail") {
-            assert_eq!(ended(&mut app, id).status, "failed");
-            assert!(app.value::<bool>(&format!("SELECT meshhook.retry_run('{id}')"), &[]));
-        }
-    }
+    let job = claim_one(&mut db.executor(), "default");
+    fail(&mut db.executor(), &job, &json!("no"));
+    assert_eq!(ended(&mut app, id).status, "failed");
+    assert!(app.value::<bool>(&format!("SELECT meshhook.retry_run('{id}')"), &[]));
+    let job = claim_one(&mut db.executor(), "default");
+    complete(&mut db.executor(), &job, &json!(5));
     wait_status(&mut app, id, &["succeeded"], Duration::from_secs(20));
     assert_eq!(ended(&mut app, id).output, Some(json!(5)));
     let over = app.error(&format!("SELECT meshhook.signal_run('{id}', 'paid')"), &[]);
