@@ -69,6 +69,20 @@ struct Restore {
     context: i32,
 }
 
+impl Restore {
+    /// Takes on a role's rights, restricted, and remembers whose were in force.
+    fn after_switch_to(role: Role) -> Self {
+        let mut before = Self { user: pg_sys::InvalidOid, context: 0 };
+        let flags = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
+        // SAFETY: reads and sets backend variables; the drop or the transaction's abort puts them back.
+        unsafe {
+            pg_sys::GetUserIdAndSecContext(&raw mut before.user, &raw mut before.context);
+            pg_sys::SetUserIdAndSecContext(role.0, before.context | flags as i32);
+        }
+        before
+    }
+}
+
 impl Drop for Restore {
     fn drop(&mut self) {
         // SAFETY: restores what was in force before on the backend's only thread.
@@ -83,25 +97,13 @@ pub fn as_owner<T>(work: impl FnOnce(Role) -> T) -> T {
             .hint("Create it (CREATE ROLE meshhook_owner NOLOGIN) and give it the tables of schema meshhook.")
             .raise()
     };
-    let mut restore = Restore { user: pg_sys::InvalidOid, context: 0 };
-    // SAFETY: reads and sets backend variables; `restore` or the transaction's abort puts them back.
-    unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut restore.user, &mut restore.context);
-        let flags = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
-        pg_sys::SetUserIdAndSecContext(owner.0, restore.context | flags as i32);
-    }
+    let restore = Restore::after_switch_to(owner);
     work(Role(restore.user))
 }
 
 /// Runs `work` with a role's rights, restricted: no SET ROLE, no temporary tables, nothing that outlives the
 /// transaction. For functions that a workflow names.
 pub fn as_role<T>(role: Role, work: impl FnOnce() -> T) -> T {
-    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: both pointers are valid for writing.
-    unsafe { pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context) }
-    let _restore = Restore { user, context };
-    let flags = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
-    // SAFETY: inside a transaction; put back on return, and by the abort after an ERROR.
-    unsafe { pg_sys::SetUserIdAndSecContext(role.0, context | flags as i32) }
+    let _restore = Restore::after_switch_to(role);
     work()
 }

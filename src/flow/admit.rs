@@ -113,6 +113,22 @@ fn in_turn(due: &[(i32, i64)], after: (i32, i64)) -> Vec<(i32, i64)> {
     (0..most).flat_map(round).collect()
 }
 
+/// A statement about the first starts of a lane, at most $4 of them: `gone` are the ones it takes from the queue.
+macro_rules! with_first_of_lane {
+    ($then:literal) => {
+        concat!(
+            "WITH picked AS MATERIALIZED (
+                 SELECT run_id FROM meshhook.run_queue
+                 WHERE project_id = $1 AND workflow_id = $2 AND lane = $3 AND in_lane
+                 ORDER BY priority DESC, ready_at, run_id LIMIT $4 FOR UPDATE SKIP LOCKED),
+             gone AS (
+                 DELETE FROM meshhook.run_queue q USING picked p WHERE q.project_id = $1 AND q.run_id = p.run_id
+                 RETURNING q.run_id, q.priority, q.ready_at, q.data, q.metadata)",
+            $then
+        )
+    };
+}
+
 impl Gate {
     /// The limits in force; `None` if the workflow is paused. Read after the lock is taken.
     fn of(project: i32, workflow: i64, now: i64) -> Option<Self> {
@@ -261,18 +277,13 @@ impl Gate {
     /// Begins the first starts of a lane: each becomes a fact of its run and takes a slot.
     fn begin(&self, lane: &Lane, most: i64) -> i64 {
         let begun = spi::exec(
-            "WITH picked AS MATERIALIZED (
-                 SELECT run_id FROM meshhook.run_queue
-                 WHERE project_id = $1 AND workflow_id = $2 AND lane = $3 AND in_lane
-                 ORDER BY priority DESC, ready_at, run_id LIMIT $4 FOR UPDATE SKIP LOCKED),
-             gone AS (
-                 DELETE FROM meshhook.run_queue q USING picked p WHERE q.project_id = $1 AND q.run_id = p.run_id
-                 RETURNING q.run_id, q.priority, q.ready_at, q.data, q.metadata),
-             slots AS (
-                 INSERT INTO meshhook.run_slot (project_id, run_id, workflow_id, concurrency_key, admitted_at)
-                 SELECT $1, run_id, $2, $5, clock_timestamp() FROM gone WHERE $5::text IS NOT NULL)
-             INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
-             SELECT $1, run_id, 'run.start', data, metadata FROM gone ORDER BY priority DESC, ready_at, run_id",
+            with_first_of_lane!(
+                ", slots AS (
+                     INSERT INTO meshhook.run_slot (project_id, run_id, workflow_id, concurrency_key, admitted_at)
+                     SELECT $1, run_id, $2, $5, clock_timestamp() FROM gone WHERE $5::text IS NOT NULL)
+                 INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
+                 SELECT $1, run_id, 'run.start', data, metadata FROM gone ORDER BY priority DESC, ready_at, run_id"
+            ),
             &[
                 arg(self.project),
                 arg(self.workflow),
@@ -287,15 +298,10 @@ impl Gate {
     /// Ends the starts of a full lane without beginning them; how many.
     fn skip(&self, lane: &Lane) -> i64 {
         let skipped = spi::exec(
-            "WITH picked AS MATERIALIZED (
-                 SELECT run_id FROM meshhook.run_queue
-                 WHERE project_id = $1 AND workflow_id = $2 AND lane = $3 AND in_lane
-                 ORDER BY priority DESC, ready_at, run_id LIMIT $4 FOR UPDATE SKIP LOCKED),
-             gone AS (
-                 DELETE FROM meshhook.run_queue q USING picked p WHERE q.project_id = $1 AND q.run_id = p.run_id
-                 RETURNING q.run_id, q.data, q.metadata)
-             INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
-             SELECT $1, run_id, 'run.cancel', jsonb_build_object('reason', $5::text, 'start', data), metadata FROM gone",
+            with_first_of_lane!(
+                " INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
+                 SELECT $1, run_id, 'run.cancel', jsonb_build_object('reason', $5::text, 'start', data), metadata FROM gone"
+            ),
             &[
                 arg(self.project),
                 arg(self.workflow),

@@ -14,7 +14,7 @@ use crate::error::{Refusal, bad_parameter};
 use crate::owner::Role;
 use crate::project::Project;
 use crate::random::{PG_EPOCH_MICROS, now_micros, timestamptz, unix_micros};
-use crate::run::start::{Options, Start};
+use crate::run::start::{Options, Start, recorded_start};
 use crate::spi::{self, Arg, RawJsonb, arg};
 use crate::workflow::{self, Version};
 use crate::{run, shmem};
@@ -99,16 +99,12 @@ pub fn enqueue(start: &Start, mut args: Vec<Arg>) {
         arg(options.start_at.unwrap_or_else(|| timestamptz(now_micros()))),
     ]);
     spi::exec(
-        "WITH run AS (
-             INSERT INTO meshhook.run (project_id, run_id, version_id, status, created_at)
-             VALUES ($1, $2, $3, 'queued', $4))
-         INSERT INTO meshhook.run_queue (project_id, run_id, workflow_id, lane, concurrency_key, rate_key, priority,
-             ready_at, data, metadata)
-         VALUES ($1, $2, $12, sha256(convert_to(jsonb_build_array($13::text, $14::text)::text, 'UTF8')), $13, $14, $15, $16,
-             jsonb_build_object('workflow', $5::text, 'version', $6::integer, 'input', $7::jsonb, 'seed', $8::bigint,
-                 'trigger', $9::jsonb)
-             || CASE WHEN $10::text IS NULL THEN '{}' ELSE jsonb_build_object('idempotency_key', $10::text) END,
-             jsonb_build_object('actor', $11::text))",
+        recorded_start!(
+            "INSERT INTO meshhook.run_queue (project_id, run_id, workflow_id, lane, concurrency_key, rate_key, priority,
+                 ready_at, data, metadata)
+             SELECT $1, $2, $12, sha256(convert_to(jsonb_build_array($13::text, $14::text)::text, 'UTF8')), $13, $14, $15, $16,
+                    data, metadata FROM fact"
+        ),
         &args,
     );
     match options.start_at.map(unix_micros) {

@@ -45,6 +45,16 @@ impl Asked {
         matches!(self.status.as_str(), "succeeded" | "failed" | "canceled")
     }
 
+    /// Tells a run that is under way; false where it is over. Raises 55000 where it has not begun.
+    fn tell(&self, kind: &'static str, data: &serde_json::Value) -> bool {
+        if self.is_over() {
+            return false;
+        }
+        self.must_be_open();
+        self.post(kind, data);
+        true
+    }
+
     fn post(&self, kind: &'static str, data: &serde_json::Value) {
         post(self.project, self.run, kind, RawJsonb::of_text(&data.to_string()), self.caller);
     }
@@ -123,26 +133,14 @@ fn kill_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -> 
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn pause_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -> bool {
-    ask(run, |asked| {
-        if !asked.is_over() {
-            asked.must_be_open();
-            asked.post("run.pause", &with_reason(reason));
-        }
-        !asked.is_over()
-    })
+    ask(run, |asked| asked.tell("run.pause", &with_reason(reason)))
 }
 
 /// Lets a run go on; see the COMMENT.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn resume_run(run: Option<pgrx::Uuid>) -> bool {
-    ask(run, |asked| {
-        if !asked.is_over() {
-            asked.must_be_open();
-            asked.post("run.resume", &json!({}));
-        }
-        !asked.is_over()
-    })
+    ask(run, |asked| asked.tell("run.resume", &json!({})))
 }
 
 /// Lets a run that failed go on; see the COMMENT.

@@ -73,6 +73,27 @@ pub fn new_run() -> (pgrx::Uuid, TimestampWithTimeZone) {
     random::uuid_v7()
 }
 
+/// A statement that makes the run and hands its start on: `fact` has the start's data and metadata. Takes the
+/// arguments that [`start`] makes.
+macro_rules! recorded_start {
+    ($into:literal) => {
+        concat!(
+            "WITH run AS (
+                 INSERT INTO meshhook.run (project_id, run_id, version_id, status, created_at)
+                 VALUES ($1, $2, $3, 'queued', $4)),
+             fact AS (
+                 SELECT jsonb_build_object('workflow', $5::text, 'version', $6::integer, 'input', $7::jsonb,
+                            'seed', $8::bigint, 'trigger', $9::jsonb)
+                        || CASE WHEN $10::text IS NULL THEN '{}'
+                                ELSE jsonb_build_object('idempotency_key', $10::text) END AS data,
+                        jsonb_build_object('actor', $11::text) AS metadata)
+             ",
+            $into
+        )
+    };
+}
+pub(crate) use recorded_start;
+
 /// Starts a run, or finds the one that was started under the same key. Called as the owner role.
 pub fn start(start: &Start) -> pgrx::Uuid {
     let run = start.run;
@@ -100,15 +121,10 @@ pub fn start(start: &Start) -> pgrx::Uuid {
         return run;
     }
     spi::exec(
-        "WITH run AS (
-             INSERT INTO meshhook.run (project_id, run_id, version_id, status, created_at)
-             VALUES ($1, $2, $3, 'queued', $4))
-         INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
-         VALUES ($1, $2, 'run.start',
-             jsonb_build_object('workflow', $5::text, 'version', $6::integer, 'input', $7::jsonb, 'seed', $8::bigint,
-                 'trigger', $9::jsonb)
-             || CASE WHEN $10::text IS NULL THEN '{}' ELSE jsonb_build_object('idempotency_key', $10::text) END,
-             jsonb_build_object('actor', $11::text))",
+        recorded_start!(
+            "INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
+             SELECT $1, $2, 'run.start', data, metadata FROM fact"
+        ),
         &args,
     );
     shmem::wake_on_commit();

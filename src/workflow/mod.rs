@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use meshhook_engine::contract::Violation;
-use meshhook_engine::definition::{Problem, Workflow};
+use meshhook_engine::definition::{Problem, Workflow, shown};
 use meshhook_engine::json::Json;
 use pgrx::prelude::*;
 
@@ -103,7 +103,7 @@ pub fn sound(definition: &str) -> Workflow {
 
 fn listing(problems: &[Problem]) -> String {
     let line =
-        |problem: &Problem| format!("{}: {} ({})", place(&problem.pointer), problem.message, problem.code);
+        |problem: &Problem| format!("{}: {} ({})", shown(&problem.pointer), problem.message, problem.code);
     problems.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
@@ -185,13 +185,8 @@ pub fn input_violations(project: Project, version: Version, input: RawJsonb) -> 
 
 /// Violations as lines of a DETAIL.
 pub fn violation_lines(violations: &[Violation]) -> String {
-    let line = |violation: &Violation| format!("{}: {}", place(&violation.pointer), violation.message);
+    let line = |violation: &Violation| format!("{}: {}", shown(&violation.pointer), violation.message);
     violations.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-/// A JSON pointer for people: the whole document has a visible one.
-fn place(pointer: &str) -> &str {
-    if pointer.is_empty() { "/" } else { pointer }
 }
 
 fn refuse_faults(problems: &[Problem]) -> ! {

@@ -2,6 +2,7 @@
 //!
 //! It is the engine and nothing else: whatever a simulation does, a run does with the same outcomes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::decide::step;
@@ -40,10 +41,13 @@ enum Outcome {
     Approval { approved: bool, by: Arc<str> },
 }
 
+/// An outcome, and how long after the start of its attempt it comes, in milliseconds.
+type Timed = (Outcome, u64);
+
 /// The outcomes given, by path, by path with `*` for indexes, or by id. A list has one for each attempt; the last one
 /// counts for all further ones.
 #[derive(Debug)]
-pub struct Mocks(Json);
+pub struct Mocks(BTreeMap<Arc<str>, Vec<Timed>>);
 
 impl Mocks {
     /// Reads `{"charge":{"output":…},"call":[{"error":{"class":"timeout"}},{"output":…,"after":"2s"}],"ok":{"approved":true}}`.
@@ -52,33 +56,32 @@ impl Mocks {
     /// What is wrong with them, with a JSON pointer.
     pub fn read(mocks: &Json) -> Result<Self, String> {
         let entries = mocks.as_obj().ok_or("the mocks must be an object of outcomes by node")?;
+        let mut read = BTreeMap::new();
         for (node, given) in entries {
             let list = given.as_arr().unwrap_or(std::slice::from_ref(given));
             if list.is_empty() {
                 return Err(format!("/{node}: the list of outcomes is empty"));
             }
-            for outcome in list {
-                read_outcome(outcome).map_err(|message| format!("/{node}: {message}"))?;
-            }
+            let outcomes: Result<Vec<Timed>, String> = list.iter().map(read_outcome).collect();
+            read.insert(Arc::clone(node), outcomes.map_err(|message| format!("/{node}: {message}"))?);
         }
-        Ok(Self(mocks.clone()))
+        Ok(Self(read))
     }
 
-    /// The outcome of an attempt, and how long after its start it comes.
-    fn of(&self, path: &str, attempt: u32) -> Option<(Outcome, u64)> {
+    /// The outcome of an attempt.
+    fn of(&self, path: &str, attempt: u32) -> Option<&Timed> {
         let any_index = |token: &str| {
             if token.bytes().all(|b| b.is_ascii_digit()) { "*".to_owned() } else { token.to_owned() }
         };
         let pattern = path.split('/').map(any_index).collect::<Vec<_>>().join("/");
         let names = path.rsplit_once('/').map_or(path, |(_, id)| id);
-        let given = [path, &pattern, names].into_iter().find_map(|key| self.0.get(key))?;
-        let list = given.as_arr().unwrap_or(std::slice::from_ref(given));
+        let list = [path, &pattern, names].into_iter().find_map(|key| self.0.get(key))?;
         let place = (attempt.max(1) as usize - 1).min(list.len().saturating_sub(1));
-        read_outcome(list.get(place)?).ok()
+        list.get(place)
     }
 }
 
-fn read_outcome(given: &Json) -> Result<(Outcome, u64), String> {
+fn read_outcome(given: &Json) -> Result<Timed, String> {
     let fields =
         given.as_obj().ok_or("an outcome is an object with \"output\", \"error\" or \"approved\"")?;
     let after = match fields.get("after") {
@@ -161,7 +164,7 @@ impl Simulation {
         now: Timestamp,
     ) -> Option<(Timestamp, u8, Fact)> {
         let waits = node.status == NodeStatus::Waiting;
-        let (outcome, after) = mocks.of(path, node.attempt)?;
+        let (outcome, after) = mocks.of(path, node.attempt)?.clone();
         let begun = node.scheduled_at.unwrap_or(now);
         let at = if node.attempt > 1 { now } else { begun }.plus_millis(after).max(now);
         let path = Arc::clone(path);

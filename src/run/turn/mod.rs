@@ -224,7 +224,8 @@ impl Turns {
         let before = state.position;
         let mark = out.mark();
         let project = Project(run.key.project);
-        let definition = workflow::compiled(project, run.version_id);
+        let workflow = workflow::compiled(project, run.version_id);
+        let moved = Moved { key: &run.key, id: run.key.run.to_string(), workflow };
         for incoming in &facts {
             let at = Timestamp::from_micros(now.max(state.last_at.map_or(0, Timestamp::as_micros)));
             // Only now, for the facts before may have taken the work back.
@@ -246,9 +247,9 @@ impl Turns {
                 }
             };
             let metadata = incoming.metadata.as_deref();
-            record(&definition, &run.key, &mut state, &fact, at, metadata, out);
+            moved.record(&mut state, &fact, at, metadata, out);
             if let Some(fact) = limits::too_many_events(&state) {
-                record(&definition, &run.key, &mut state, &fact, at, None, out);
+                moved.record(&mut state, &fact, at, None, out);
             }
         }
         if state.position > before {
@@ -257,7 +258,7 @@ impl Turns {
         let ended = state.status.is_terminal();
         if ended {
             out.drop_work_since(mark);
-            if definition.flow.concurrency.is_some() {
+            if moved.workflow.flow.concurrency.is_some() {
                 out.slots.push(&run.key);
             }
         }
@@ -362,22 +363,31 @@ impl Default for Turns {
     }
 }
 
-/// Decides what follows from a fact and adds it to the batch.
-fn record(
-    definition: &Rc<Workflow>,
-    key: &RunKey,
-    state: &mut RunState,
-    fact: &Fact,
-    at: Timestamp,
-    metadata: Option<&str>,
-    out: &mut Batch,
-) {
-    let first = state.position + 1;
-    let step = decide(definition, &key.run.to_string(), state, fact, at);
-    step.dropped.iter().for_each(|dropped| out.drop_work(key, dropped));
-    for (offset, event) in (0u64..).zip(step.events) {
-        let metadata = metadata.filter(|_| offset == 0);
-        out.add(key, &Recorded { position: first + offset, at, event }, state, metadata);
+/// A run that is being moved.
+struct Moved<'a> {
+    key: &'a RunKey,
+    /// Its id as expressions see it.
+    id: String,
+    workflow: Rc<Workflow>,
+}
+
+impl Moved<'_> {
+    /// Decides what follows from a fact and adds it to the batch.
+    fn record(
+        &self,
+        state: &mut RunState,
+        fact: &Fact,
+        at: Timestamp,
+        metadata: Option<&str>,
+        out: &mut Batch,
+    ) {
+        let first = state.position + 1;
+        let step = decide(&self.workflow, &self.id, state, fact, at);
+        step.dropped.iter().for_each(|dropped| out.drop_work(self.key, dropped));
+        for (offset, event) in (0u64..).zip(step.events) {
+            let metadata = metadata.filter(|_| offset == 0);
+            out.add(self.key, &Recorded { position: first + offset, at, event }, state, metadata);
+        }
     }
 }
 

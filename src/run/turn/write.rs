@@ -22,6 +22,28 @@ pub(super) fn all(batch: &Batch) {
     }
 }
 
+/// Deletes the rows of a table that have these keys, but for those that another session holds.
+macro_rules! take_back {
+    ($table:literal, of $columns:literal, by $key:literal) => {
+        concat!(
+            "WITH open AS MATERIALIZED (
+                 SELECT t.project_id, t.run_id, t.node FROM unnest(",
+            $columns,
+            ") AS u (",
+            $key,
+            ") JOIN meshhook.",
+            $table,
+            " t USING (",
+            $key,
+            ") FOR UPDATE OF t SKIP LOCKED)
+             DELETE FROM meshhook.",
+            $table,
+            " t USING open o
+             WHERE t.project_id = o.project_id AND t.run_id = o.run_id AND t.node = o.node"
+        )
+    };
+}
+
 /// Takes back what is open for runs that ended. A job or timer that another session holds (an executor that
 /// is just reporting, an open `tick()`) is left alone, for a turn waits for nobody: the report, the fired
 /// timer or the lease's end finds the run over and is dropped.
@@ -31,22 +53,8 @@ fn cancel_open_work(batch: &Batch) {
         return;
     }
     let keys = [arg(closed.project.clone()), arg(closed.run.clone())];
-    spi::exec(
-        "WITH open AS MATERIALIZED (
-             SELECT j.project_id, j.run_id, j.node FROM unnest($1::integer[], $2::uuid[]) AS u (project_id, run_id)
-             JOIN meshhook.job j ON j.project_id = u.project_id AND j.run_id = u.run_id FOR UPDATE OF j SKIP LOCKED)
-         DELETE FROM meshhook.job j USING open o
-         WHERE j.project_id = o.project_id AND j.run_id = o.run_id AND j.node = o.node",
-        &keys,
-    );
-    spi::exec(
-        "WITH open AS MATERIALIZED (
-             SELECT t.project_id, t.run_id, t.node FROM unnest($1::integer[], $2::uuid[]) AS u (project_id, run_id)
-             JOIN meshhook.timer t ON t.project_id = u.project_id AND t.run_id = u.run_id FOR UPDATE OF t SKIP LOCKED)
-         DELETE FROM meshhook.timer t USING open o
-         WHERE t.project_id = o.project_id AND t.run_id = o.run_id AND t.node = o.node",
-        &keys,
-    );
+    spi::exec(take_back!("job", of "$1::integer[], $2::uuid[]", by "project_id, run_id"), &keys);
+    spi::exec(take_back!("timer", of "$1::integer[], $2::uuid[]", by "project_id, run_id"), &keys);
 }
 
 fn events(batch: &Batch) {
@@ -155,21 +163,11 @@ fn drop_work(batch: &Batch) {
     let dropped = &batch.dropped;
     let keys = [arg(dropped.project.clone()), arg(dropped.run.clone()), arg(batch.dropped_nodes.clone())];
     spi::exec(
-        "WITH gone AS MATERIALIZED (
-             SELECT j.project_id, j.run_id, j.node FROM unnest($1::integer[], $2::uuid[], $3::text[]) AS u (project_id, run_id, node)
-             JOIN meshhook.job j ON j.project_id = u.project_id AND j.run_id = u.run_id AND j.node = u.node
-             FOR UPDATE OF j SKIP LOCKED)
-         DELETE FROM meshhook.job j USING gone g
-         WHERE j.project_id = g.project_id AND j.run_id = g.run_id AND j.node = g.node",
+        take_back!("job", of "$1::integer[], $2::uuid[], $3::text[]", by "project_id, run_id, node"),
         &keys,
     );
     spi::exec(
-        "WITH gone AS MATERIALIZED (
-             SELECT t.project_id, t.run_id, t.node FROM unnest($1::integer[], $2::uuid[], $3::text[]) AS u (project_id, run_id, node)
-             JOIN meshhook.timer t ON t.project_id = u.project_id AND t.run_id = u.run_id AND t.node = u.node
-             FOR UPDATE OF t SKIP LOCKED)
-         DELETE FROM meshhook.timer t USING gone g
-         WHERE t.project_id = g.project_id AND t.run_id = g.run_id AND t.node = g.node",
+        take_back!("timer", of "$1::integer[], $2::uuid[], $3::text[]", by "project_id, run_id, node"),
         &keys,
     );
     if batch.canceled_runs.is_empty() {

@@ -13,7 +13,7 @@ use cost::Fault;
 use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use serde_json::{Map, Number, Value};
 
-use crate::definition::{Problems, Workflow};
+use crate::definition::{Problems, Workflow, shown};
 use crate::error::ErrorInfo;
 use crate::json::Json;
 use crate::to_json;
@@ -157,7 +157,7 @@ pub fn output_fault(workflow: &Workflow, output: &Json) -> Option<ErrorInfo> {
 
 fn fault(class: &str, what: &str, violations: Vec<Violation>) -> Option<ErrorInfo> {
     let first = violations.first()?;
-    let place = if first.pointer.is_empty() { "/" } else { &first.pointer };
+    let place = shown(&first.pointer);
     let more = match violations.len() {
         1 => String::new(),
         n => format!(", and {} more", n - 1),

@@ -100,12 +100,8 @@ impl Turn<'_> {
         self.emit(Event::ItemFailed(ItemFailed { node: Arc::clone(&node), index, error: error.clone() }));
         match self.body_rule(&node) {
             Some(BodyRule::Map { tolerance, .. }) => {
-                let (failed, count) = self
-                    .state
-                    .nodes
-                    .get(&node)
-                    .and_then(|node| node.scope.as_ref())
-                    .map_or((0, 0), |scope| (scope.failed, scope.count()));
+                let (failed, count) =
+                    self.open_scope(&node).map_or((0, 0), |scope| (scope.failed, scope.count()));
                 if tolerance.is_some_and(|tolerance| !tolerance.is_exceeded(failed, count)) {
                     return self.begin_items(&node);
                 }

@@ -15,25 +15,21 @@ use crate::node::{ChildVersion, terminate};
 use crate::path;
 use crate::state::{NodeStatus, RunStatus};
 
-/// How a run is going to end.
-#[derive(Clone, Debug)]
-struct Ending {
-    outcome: RunStatus,
-    error: Option<ErrorInfo>,
-    reason: Option<Arc<str>>,
-    output: Option<Json>,
+/// An end of a kind, with nothing said of why.
+fn ending(outcome: RunStatus) -> RunUnwinding {
+    RunUnwinding { outcome, error: None, reason: None, output: None, awaited: Vec::new() }
 }
 
 impl Turn<'_> {
     pub(super) fn run_failed(&mut self, error: ErrorInfo) {
-        self.end(Ending { outcome: RunStatus::Failed, error: Some(error), reason: None, output: None });
+        self.end(RunUnwinding { error: Some(error), ..ending(RunStatus::Failed) });
     }
 
     /// The run has come to its end by itself, or a `terminate` node says so.
     pub(super) fn finish(&mut self, output: Json) {
         let error = output_fault(self.workflow, &output);
         let outcome = if error.is_some() { RunStatus::Failed } else { RunStatus::Succeeded };
-        self.end(Ending { outcome, error, reason: None, output: Some(output) });
+        self.end(RunUnwinding { error, output: Some(output), ..ending(outcome) });
     }
 
     pub(super) fn cancel(&mut self, cancel: &Cancel) {
@@ -46,7 +42,7 @@ impl Turn<'_> {
         }
         let Cancel { reason, kill, .. } = cancel.clone();
         self.emit(Event::RunCancelRequested(RunCancelRequested { reason: reason.clone(), kill }));
-        let ending = Ending { outcome: RunStatus::Canceled, error: None, reason, output: None };
+        let ending = RunUnwinding { reason, ..ending(RunStatus::Canceled) };
         if kill { self.close(ending) } else { self.end(ending) }
     }
 
@@ -82,28 +78,27 @@ impl Turn<'_> {
         }
         let error = (outcome == RunStatus::Failed)
             .then(|| terminate::failure(reason.as_deref(), output.as_ref()).at_node(path));
-        self.end(Ending { outcome, error, reason, output });
+        self.end(RunUnwinding { error, reason, output, ..ending(outcome) });
     }
 
     /// Ends the run, or begins to undo what it did.
-    fn end(&mut self, ending: Ending) {
+    fn end(&mut self, mut ending: RunUnwinding) {
         if self.state.unwinding.is_some() {
             return;
         }
-        let awaited: Vec<Arc<str>> = match ending.outcome {
-            RunStatus::Succeeded => Vec::new(),
-            _ => self.state.open.iter().filter(|path| self.must_be_awaited(path)).cloned().collect(),
-        };
-        if ending.outcome == RunStatus::Succeeded || (awaited.is_empty() && self.state.undo.is_empty()) {
+        if ending.outcome == RunStatus::Succeeded {
             return self.close(ending);
         }
-        let open: Vec<Arc<str>> =
-            self.state.open.iter().filter(|path| !awaited.contains(path)).cloned().collect();
-        open.iter().for_each(|path| self.drop_work(path));
+        let (awaited, dropped): (Vec<_>, Vec<_>) =
+            self.state.open.iter().cloned().partition(|path| self.must_be_awaited(path));
+        if awaited.is_empty() && self.state.undo.is_empty() {
+            return self.close(ending);
+        }
+        dropped.iter().for_each(|path| self.drop_work(path));
         self.candidates.clear();
         self.touched.clear();
-        let Ending { outcome, error, reason, output } = ending;
-        self.emit(Event::RunUnwinding(RunUnwinding { outcome, error, reason, output, awaited }));
+        ending.awaited = awaited;
+        self.emit(Event::RunUnwinding(ending));
     }
 
     /// Whether an attempt is being made of something that has to be undone: whether it took effect must be
@@ -126,17 +121,15 @@ impl Turn<'_> {
             let root = self.root(path::prefix(&path), error);
             self.begin(&undo, node, &root);
         }
-        let Some(unwinding) = self.state.unwinding.clone().filter(|_| self.state.open.is_empty()) else {
-            return;
-        };
-        let RunUnwinding { outcome, error, reason, output, .. } = unwinding;
-        self.close(Ending { outcome, error, reason, output });
+        if let Some(ending) = self.state.unwinding.clone().filter(|_| self.state.open.is_empty()) {
+            self.close(ending);
+        }
     }
 
-    fn close(&mut self, ending: Ending) {
+    fn close(&mut self, ending: RunUnwinding) {
         self.drop_within("");
         let uncompensated = self.not_undone();
-        let Ending { outcome, error, reason, output } = ending;
+        let RunUnwinding { outcome, error, reason, output, .. } = ending;
         if outcome == RunStatus::Failed {
             self.start_handler(error.as_ref());
         }
@@ -159,7 +152,7 @@ impl Turn<'_> {
     fn start_handler(&mut self, error: Option<&ErrorInfo>) {
         let is_handler = self.state.parent.as_ref().is_some_and(|parent| parent.node.is_none());
         let Some(workflow) = self.workflow.on_failure.clone().filter(|_| !is_handler) else { return };
-        let Ok(child) = self.child("", 1, workflow, ChildVersion::Newest, true) else { return };
+        let Ok(child) = self.child("", workflow, ChildVersion::Newest, true) else { return };
         let input = Json::object([
             ("run", Json::from(self.run)),
             ("workflow", Json::from(&*self.state.workflow)),

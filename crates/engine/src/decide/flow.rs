@@ -149,7 +149,7 @@ impl<'a> Turn<'a> {
                 self.begin_items(path);
             }
             Action::Start { workflow, version, input, detached } => {
-                match self.child(path, 1, workflow, version, detached) {
+                match self.child(path, workflow, version, detached) {
                     Ok(child) => self.begin_child(path, scheduled, child, input),
                     Err(error) => self.fail(path, None, error),
                 }
@@ -184,11 +184,10 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// The run that a node starts.
+    /// The run that a node starts first.
     pub(super) fn child(
         &self,
         path: &str,
-        attempt: u32,
         workflow: Arc<str>,
         version: ChildVersion,
         detached: bool,
@@ -198,10 +197,14 @@ impl<'a> Turn<'a> {
             let message = format!("runs start runs at most {MAX_RUN_DEPTH} deep");
             return Err(ErrorInfo::new("workflow.depth", message).retryable(false));
         }
-        let run = child_id(self.at, self.run, self.state.position, path, attempt);
         let newest = version == ChildVersion::Newest;
         let version = if let ChildVersion::Number(version) = version { Some(version) } else { None };
-        Ok(Child { run, workflow, version, newest, detached, depth })
+        Ok(Child { run: self.child_id(path, 1), workflow, version, newest, detached, depth })
+    }
+
+    /// The id of the run that an attempt of a node starts.
+    pub(super) fn child_id(&self, path: &str, attempt: u32) -> Arc<str> {
+        child_id(self.at, self.run, self.state.position, path, attempt)
     }
 
     pub(super) fn succeed(

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::{Turn, flow};
 use crate::error::ErrorInfo;
-use crate::event::{ApprovalGiven, Event, NodeScheduled, RunRedriven, RunResumed, SignalReceived};
+use crate::event::{ApprovalGiven, Child, Event, NodeScheduled, RunRedriven, RunResumed, SignalReceived};
 use crate::fact::{ChildEnded, Fact, JobFailed};
 use crate::json::{Json, MAX_DOCUMENT_DEPTH};
+use crate::node::terminate;
 use crate::node::wait::{APPROVED, REJECTED};
-use crate::node::{ChildVersion, terminate};
 use crate::state::{NodeState, NodeStatus, OUT, RunStatus};
 
 impl Turn<'_> {
@@ -90,14 +90,8 @@ impl Turn<'_> {
     fn try_again(&mut self, path: &Arc<str>, node: &NodeState) {
         let Some(job) = &node.job else { return };
         let attempt = node.attempt.saturating_add(1);
-        let child = node.child.as_ref().and_then(|child| {
-            let version = match (child.version, child.newest) {
-                (Some(version), _) => ChildVersion::Number(version),
-                (None, true) => ChildVersion::Newest,
-                (None, false) => ChildVersion::Published,
-            };
-            self.child(path, attempt, Arc::clone(&child.workflow), version, child.detached).ok()
-        });
+        // Each attempt is a run of its own.
+        let child = node.child.clone().map(|child| Child { run: self.child_id(path, attempt), ..child });
         self.emit(Event::NodeScheduled(NodeScheduled {
             queue: job.queue.clone(),
             timeout_ms: job.timeout_ms,

@@ -65,6 +65,12 @@ impl Problems {
     }
 }
 
+/// A JSON pointer for people: that of the whole document, which is empty, is shown as "/".
+#[must_use]
+pub fn shown(pointer: &str) -> &str {
+    if pointer.is_empty() { "/" } else { pointer }
+}
+
 /// Appends a reference token to a JSON pointer.
 #[must_use]
 pub fn pointer(parent: &str, token: impl std::fmt::Display) -> String {

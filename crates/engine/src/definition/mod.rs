@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use diff::{Change, ChangeKind, diff};
-pub use fields::{Fields, Problem, Problems, pointer};
+pub use fields::{Fields, Problem, Problems, pointer, shown};
 pub use schema::schema;
 
 use crate::contract::Contract;

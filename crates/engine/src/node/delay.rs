@@ -1,10 +1,10 @@
 //! `delay`: goes on after a duration, or at a time. The wait is a timer row, never a sleeping process.
 
-use super::{Action, Context, Node, NodeType, Reference, Work, refuse_secrets, render, template_references};
+use super::field::TemplateField;
+use super::{Action, Context, Node, NodeType, Reference, Work};
 use crate::definition::{Fields, Problems};
 use crate::error::ErrorInfo;
 use crate::expr::Budget;
-use crate::template::Template;
 use crate::time::{Timestamp, parse_duration_ms};
 
 /// `{"type":"delay","with":{"duration":"5m"}}` or `{"type":"delay","with":{"until":"2027-01-01T00:00:00Z"}}`; both may
@@ -22,8 +22,8 @@ const SCHEMA: &str = r##"{
 
 #[derive(Debug)]
 enum Delay {
-    For(Template),
-    Until(Template),
+    For(TemplateField),
+    Until(TemplateField),
 }
 
 fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> {
@@ -34,38 +34,33 @@ fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> 
         return None;
     }
     let name = if duration { "duration" } else { "until" };
-    let template = with.template(name, problems)?;
-    refuse_secrets(with, name, Some(&template), problems);
+    let time = TemplateField::read(with, name, problems)?;
     if duration {
-        if template.as_const().is_some() {
+        if time.as_const().is_some() {
             with.duration_ms("duration", problems);
         }
-        return Some(Box::new(Delay::For(template)));
+        return Some(Box::new(Delay::For(time)));
     }
-    if let Some(text) = template.as_const()
+    if let Some(text) = time.as_const()
         && let Err(message) =
             text.as_str().ok_or_else(|| "must be a string".to_owned()).and_then(Timestamp::parse)
     {
         problems.add(with.at("until"), "range", message);
     }
-    Some(Box::new(Delay::Until(template)))
+    Some(Box::new(Delay::Until(time)))
 }
 
 impl Node for Delay {
     fn references(&self) -> Vec<Reference> {
-        match self {
-            Self::For(template) => template_references("duration", template),
-            Self::Until(template) => template_references("until", template),
-        }
+        let (Self::For(time) | Self::Until(time)) = self;
+        time.references()
     }
 
     fn fire(&self, context: &Context) -> Result<Action, ErrorInfo> {
-        let (template, name) = match self {
-            Self::For(template) => (template, "duration"),
-            Self::Until(template) => (template, "until"),
-        };
+        let (Self::For(time) | Self::Until(time)) = self;
+        let name = time.name();
         let complaint = |message: String| ErrorInfo::new(&format!("delay.{name}"), message).retryable(false);
-        let value = render(template, name, context, &mut Budget::node())?;
+        let value = time.render(context, &mut Budget::node())?;
         let text = value.as_str().ok_or_else(|| complaint(format!("\"{name}\" is not a string")))?;
         Ok(Action::WaitUntil(match self {
             Self::For(_) => context.at.plus_millis(parse_duration_ms(text).map_err(complaint)?),

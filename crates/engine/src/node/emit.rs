@@ -1,11 +1,11 @@
 //! `emit`: appends a message to a stream, in the transaction of the turn that records it.
 
-use super::{Action, Context, Node, NodeType, Reference, Work, refuse_secrets, render, template_references};
+use super::field::{TemplateField, all_references};
+use super::{Action, Context, Node, NodeType, Reference, Work};
 use crate::definition::{Fields, Problems};
 use crate::error::ErrorInfo;
 use crate::expr::Budget;
 use crate::json::Json;
-use crate::template::Template;
 
 /// `{"type":"emit","with":{"stream":"order-{{ .input.id }}","message_type":"Shipped","data":{…},"metadata":{…}}}`. The output is
 /// `{"stream","position","global_position"}`.
@@ -26,40 +26,30 @@ const MAX_TEXT_BYTES: usize = 1_024;
 
 #[derive(Debug)]
 struct Emit {
-    stream: Template,
-    message_type: Template,
-    data: Option<Template>,
-    metadata: Option<Template>,
+    stream: TemplateField,
+    message_type: TemplateField,
+    data: Option<TemplateField>,
+    metadata: Option<TemplateField>,
 }
 
 fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> {
-    with.required("stream", problems);
-    with.required("message_type", problems);
-    let mut read = |name: &'static str| {
-        let template = with.template(name, problems);
-        refuse_secrets(with, name, template.as_ref(), problems);
-        template
-    };
-    let (stream, message_type, data, metadata) =
-        (read("stream"), read("message_type"), read("data"), read("metadata"));
+    let stream = TemplateField::required(with, "stream", problems);
+    let message_type = TemplateField::required(with, "message_type", problems);
+    let data = TemplateField::read(with, "data", problems);
+    let metadata = TemplateField::read(with, "metadata", problems);
     Some(Box::new(Emit { stream: stream?, message_type: message_type?, data, metadata }))
 }
 
 impl Node for Emit {
     fn references(&self) -> Vec<Reference> {
-        let mut references = template_references("stream", &self.stream);
-        references.extend(template_references("message_type", &self.message_type));
-        for (name, template) in [("data", &self.data), ("metadata", &self.metadata)] {
-            references.extend(template.iter().flat_map(|template| template_references(name, template)));
-        }
-        references
+        all_references([&self.stream, &self.message_type].into_iter().chain(&self.data).chain(&self.metadata))
     }
 
     fn fire(&self, context: &Context) -> Result<Action, ErrorInfo> {
         let mut budget = Budget::node();
         let mut input = Vec::new();
-        for (name, template) in [("stream", &self.stream), ("message_type", &self.message_type)] {
-            let value = render(template, name, context, &mut budget)?;
+        for field in [&self.stream, &self.message_type] {
+            let (name, value) = (field.name(), field.render(context, &mut budget)?);
             let fits = value.as_str().is_some_and(|text| !text.is_empty() && text.len() <= MAX_TEXT_BYTES);
             if !fits || value.as_str().is_some_and(|text| name == "stream" && text.starts_with("meshhook:")) {
                 let message = format!(
@@ -69,10 +59,8 @@ impl Node for Emit {
             }
             input.push((name, value));
         }
-        for (name, template) in [("data", &self.data), ("metadata", &self.metadata)] {
-            if let Some(template) = template {
-                input.push((name, render(template, name, context, &mut budget)?));
-            }
+        for field in self.data.iter().chain(&self.metadata) {
+            input.push((field.name(), field.render(context, &mut budget)?));
         }
         Ok(Action::Database { input: Json::object(input), timeout_ms: None })
     }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Action, Context, Node, NodeType, Reference, Work, refuse_secrets, render, template_references};
+use super::field::{TemplateField, all_references};
+use super::{Action, Context, Node, NodeType, Reference, Work};
 use crate::definition::{Fields, Problems, pointer};
 use crate::error::ErrorInfo;
 use crate::expr::Budget;
 use crate::json::Json;
-use crate::template::Template;
 
 /// `{"type":"http","with":{"method":"POST","url": …,"headers":{…},"query":{…},"body": …}}`
 pub(super) static TYPE: NodeType = NodeType { name: "http", work: Work::Job, schema: SCHEMA, compile };
@@ -70,19 +70,19 @@ const OWN_HEADERS: [&str; 11] = [
 #[derive(Debug)]
 struct Http {
     method: &'static str,
-    url: Template,
-    headers: Option<Template>,
-    query: Option<Template>,
-    body: Option<Template>,
+    url: TemplateField,
+    headers: Option<TemplateField>,
+    query: Option<TemplateField>,
+    body: Option<TemplateField>,
 }
 
 fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> {
     let method = with.word("method", &METHODS, problems).unwrap_or("GET");
     with.required("url", problems);
     let literal = with.string("url", problems);
-    let url = with.template("url", problems);
-    if let (Some(text), Some(template)) = (literal, &url)
-        && template.as_const().is_some()
+    let url = TemplateField::read(with, "url", problems);
+    if let (Some(text), Some(url)) = (literal, &url)
+        && url.as_const().is_some()
         && !is_http_url(text)
     {
         problems.add(with.at("url"), "url", "the URL must begin with http:// or https:// and name a host");
@@ -94,15 +94,12 @@ fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> 
         }
     }
     let query = strings(with, "query", problems);
-    let body = with.template("body", problems);
-    for (name, template) in [("url", &url), ("headers", &headers), ("query", &query), ("body", &body)] {
-        refuse_secrets(with, name, template.as_ref(), problems);
-    }
+    let body = TemplateField::read(with, "body", problems);
     Some(Box::new(Http { method, url: url?, headers, query, body }))
 }
 
 /// An object of strings that may hold holes.
-fn strings(with: &mut Fields, key: &'static str, problems: &mut Problems) -> Option<Template> {
+fn strings(with: &mut Fields, key: &'static str, problems: &mut Problems) -> Option<TemplateField> {
     let value = with.get(key)?;
     let Some(entries) = value.as_obj() else {
         problems.add(with.at(key), "type", format!("\"{key}\" must be an object of strings"));
@@ -111,7 +108,7 @@ fn strings(with: &mut Fields, key: &'static str, problems: &mut Problems) -> Opt
     for (name, _) in entries.iter().filter(|(_, value)| value.as_str().is_none()) {
         problems.add(pointer(&with.at(key), name), "type", "must be a string");
     }
-    with.template(key, problems)
+    TemplateField::read(with, key, problems)
 }
 
 fn check_header_name(name: &str, at: &str, problems: &mut Problems) {
@@ -137,16 +134,12 @@ fn is_http_url(text: &str) -> bool {
 
 impl Node for Http {
     fn references(&self) -> Vec<Reference> {
-        let mut references = template_references("url", &self.url);
-        for (name, template) in [("headers", &self.headers), ("query", &self.query), ("body", &self.body)] {
-            references.extend(template.iter().flat_map(|template| template_references(name, template)));
-        }
-        references
+        all_references([&self.url].into_iter().chain(&self.headers).chain(&self.query).chain(&self.body))
     }
 
     fn fire(&self, context: &Context) -> Result<Action, ErrorInfo> {
         let mut budget = Budget::node();
-        let url = render(&self.url, "url", context, &mut budget)?;
+        let url = self.url.render(context, &mut budget)?;
         let url = url.as_str().filter(|url| is_http_url(url)).ok_or_else(|| {
             let message = "the rendered URL does not begin with http:// or https:// and name a host";
             ErrorInfo::new("http.url", message).retryable(false)
@@ -156,14 +149,12 @@ impl Node for Http {
         request.insert("method".into(), Json::from(self.method));
         request.insert("url".into(), Json::from(url));
         request.insert("timeout_ms".into(), Json::from(i64::try_from(timeout_ms).unwrap_or(i64::MAX)));
-        for (name, template) in [("headers", &self.headers), ("query", &self.query)] {
-            if let Some(template) = template {
-                let rendered = render(template, name, context, &mut budget)?;
-                request.insert(name.into(), texts(rendered, name)?);
-            }
+        for field in self.headers.iter().chain(&self.query) {
+            let rendered = field.render(context, &mut budget)?;
+            request.insert(field.name().into(), texts(rendered, field.name())?);
         }
         if let Some(body) = &self.body {
-            request.insert("body".into(), render(body, "body", context, &mut budget)?);
+            request.insert("body".into(), body.render(context, &mut budget)?);
         }
         let input = Json::Obj(Arc::new(request));
         Ok(Action::Job { queue: Arc::from(QUEUE), input, timeout_ms: None })

@@ -1,14 +1,11 @@
 //! `map`: does its body once for each item, some of them at a time, and gathers the results in order.
 
-use super::{
-    Action, BodyRule, Context, Node, NodeType, Reference, Tolerance, Work, refuse_secrets, render,
-    template_references,
-};
+use super::field::TemplateField;
+use super::{Action, BodyRule, Context, Node, NodeType, Reference, Tolerance, Work};
 use crate::definition::{Fields, Problems};
 use crate::error::ErrorInfo;
 use crate::expr::Budget;
 use crate::json::Json;
-use crate::template::Template;
 
 /// `{"type":"map","with":{"items":"{{ .input.lines }}","concurrency":10,"tolerance":{"count":3},"body":{"nodes":[…]}}}`.
 /// Inside, `.item` is the item and `.index` its place from 0. The output is the array of the body's outputs;
@@ -50,15 +47,14 @@ const MAX_CONCURRENCY: i64 = 1_000;
 
 #[derive(Debug)]
 struct Map {
-    items: Template,
+    items: TemplateField,
     concurrency: u32,
     tolerance: Option<Tolerance>,
 }
 
 fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> {
     with.required("items", problems)?;
-    let items = with.template("items", problems);
-    refuse_secrets(with, "items", items.as_ref(), problems);
+    let items = TemplateField::read(with, "items", problems);
     let concurrency =
         with.integer("concurrency", 1..=MAX_CONCURRENCY, problems).unwrap_or(DEFAULT_CONCURRENCY);
     let tolerance = read_tolerance(with, problems);
@@ -88,11 +84,11 @@ fn read_tolerance(with: &mut Fields, problems: &mut Problems) -> Option<Toleranc
 
 impl Node for Map {
     fn references(&self) -> Vec<Reference> {
-        template_references("items", &self.items)
+        self.items.references()
     }
 
     fn fire(&self, context: &Context) -> Result<Action, ErrorInfo> {
-        let items = render(&self.items, "items", context, &mut Budget::node())?;
+        let items = self.items.render(context, &mut Budget::node())?;
         let complaint = |message: String| ErrorInfo::new("map.items", message).retryable(false);
         match &items {
             Json::Arr(list) if list.len() <= MAX_ITEMS => Ok(Action::Enter { items: Some(items) }),

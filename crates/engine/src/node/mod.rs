@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use crate::definition::{Fields, Problems};
 use crate::error::ErrorInfo;
-use crate::expr::{Budget, Expr, ExprError, RootPath};
-use crate::json::{Json, MAX_DOCUMENT_DEPTH};
+use crate::expr::{Expr, ExprError, RootPath};
+use crate::json::Json;
 use crate::state::{OUT, RunStatus};
-use crate::template::Template;
 use crate::time::Timestamp;
 
 mod branch;
 mod delay;
 mod emit;
+mod field;
 mod http;
 pub(crate) mod map;
 mod repeat;
@@ -326,24 +326,6 @@ impl Node for Broken {
     }
 }
 
-/// Renders a template of the node's field `name`.
-fn render(
-    template: &Template,
-    name: &str,
-    context: &Context,
-    budget: &mut Budget,
-) -> Result<Json, ErrorInfo> {
-    match template.render(context.root, budget) {
-        Ok(rendered) if rendered.value.is_deeper_than(MAX_DOCUMENT_DEPTH) => {
-            let message =
-                format!("the value is nested deeper than {MAX_DOCUMENT_DEPTH} levels (at /with/{name})");
-            Err(ErrorInfo::new("expr.too_complex", message).retryable(false))
-        }
-        Ok(rendered) => Ok(rendered.value),
-        Err((below, error)) => Err(located(&error, &format!("/with/{name}{below}"))),
-    }
-}
-
 /// An expression error with the place of the expression.
 fn located(error: &ExprError, place: &str) -> ErrorInfo {
     ErrorInfo::new(error.code.as_str(), format!("{error} (at {place})")).retryable(false)
@@ -365,18 +347,4 @@ fn references(pointer: &str, expr: &Expr) -> Vec<Reference> {
     let of =
         |path: &RootPath| Reference { pointer: pointer.to_owned(), keys: path.keys.clone(), in_body: false };
     expr.paths().iter().map(of).collect()
-}
-
-/// The references of a template in the field `name`.
-fn template_references(name: &str, template: &Template) -> Vec<Reference> {
-    template.exprs().iter().flat_map(|(below, expr)| references(&format!("/{name}{below}"), expr)).collect()
-}
-
-/// Complains about `$secrets` where nothing is sent outside.
-fn refuse_secrets(fields: &Fields, name: &str, template: Option<&Template>, problems: &mut Problems) {
-    for (below, secret) in template.into_iter().flat_map(Template::secrets) {
-        let message =
-            format!("secret \"{secret}\" does not exist; this release keeps no secrets to send outside");
-        problems.add(format!("{}{below}", fields.at(name)), "secret", message);
-    }
 }

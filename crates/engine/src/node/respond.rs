@@ -1,11 +1,10 @@
 //! `respond`: answers whoever started the run and waits for it, for example a webhook's sender. Inline.
 
-use super::{Action, Context, Node, NodeType, Reference, Work, refuse_secrets, render, template_references};
+use super::field::{TemplateField, all_references};
+use super::{Action, Context, Node, NodeType, Reference, Work};
 use crate::definition::{Fields, Problems};
 use crate::error::ErrorInfo;
 use crate::expr::Budget;
-use crate::json::Json;
-use crate::template::Template;
 
 /// `{"type":"respond","with":{"status":201,"headers":{…},"body":{…}}}`. Only a run's first answer counts; a second one fails.
 pub(super) static TYPE: NodeType = NodeType { name: "respond", work: Work::Inline, schema: SCHEMA, compile };
@@ -21,8 +20,8 @@ const SCHEMA: &str = r##"{
 #[derive(Debug)]
 struct Respond {
     status: u16,
-    headers: Option<Template>,
-    body: Option<Template>,
+    headers: Option<TemplateField>,
+    body: Option<TemplateField>,
 }
 
 fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> {
@@ -30,31 +29,22 @@ fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> 
     if with.get("headers").is_some_and(|headers| headers.as_obj().is_none()) {
         problems.add(with.at("headers"), "type", "\"headers\" must be an object of strings");
     }
-    let mut read = |name: &'static str| {
-        let template = with.template(name, problems);
-        refuse_secrets(with, name, template.as_ref(), problems);
-        template
-    };
-    let (headers, body) = (read("headers"), read("body"));
+    let headers = TemplateField::read(with, "headers", problems);
+    let body = TemplateField::read(with, "body", problems);
     Some(Box::new(Respond { status: u16::try_from(status).unwrap_or(200), headers, body }))
 }
 
 impl Node for Respond {
     fn references(&self) -> Vec<Reference> {
-        let parts = [("headers", &self.headers), ("body", &self.body)];
-        let of = |(name, template): (&str, &Option<Template>)| {
-            template.iter().flat_map(|template| template_references(name, template)).collect::<Vec<_>>()
-        };
-        parts.into_iter().flat_map(of).collect()
+        all_references(self.headers.iter().chain(&self.body))
     }
 
     fn fire(&self, context: &Context) -> Result<Action, ErrorInfo> {
         let mut budget = Budget::node();
-        let headers = self.headers.as_ref().map(|template| render(template, "headers", context, &mut budget));
+        let headers = self.headers.as_ref().map(|headers| headers.render(context, &mut budget));
         let headers =
             headers.transpose()?.map(|headers| super::http::texts(headers, "headers")).transpose()?;
-        let body: Option<Result<Json, ErrorInfo>> =
-            self.body.as_ref().map(|template| render(template, "body", context, &mut budget));
+        let body = self.body.as_ref().map(|body| body.render(context, &mut budget));
         Ok(Action::Respond { status: self.status, headers, body: body.transpose()? })
     }
 }

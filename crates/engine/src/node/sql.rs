@@ -1,12 +1,11 @@
 //! `sql`: calls a function of the database, `(jsonb) returns jsonb`, exactly once: what it does commits with
 //! the event that says so.
 
-use super::{Action, Context, Node, NodeType, Reference, Work, refuse_secrets, render, template_references};
+use super::field::{TemplateField, all_references, input};
+use super::{Action, Context, Node, NodeType, Reference, Work};
 use crate::definition::{Fields, Problems};
 use crate::error::ErrorInfo;
-use crate::expr::Budget;
 use crate::json::Json;
-use crate::template::Template;
 
 /// `{"type":"sql","with":{"function":"app.reserve","input":{…},"run_as":"app_role"},"timeout":"5s"}`. It runs as the role that
 /// published the workflow, or as `run_as`, which that role must be a member of.
@@ -36,7 +35,7 @@ const MAX_IDENTIFIER_BYTES: usize = 63;
 struct Sql {
     function: String,
     run_as: Option<String>,
-    input: Option<Template>,
+    input: Option<TemplateField>,
 }
 
 fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> {
@@ -51,8 +50,7 @@ fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> 
         let message = format!("a role's name has 1 to {MAX_IDENTIFIER_BYTES} bytes");
         problems.add(with.at("run_as"), "range", message);
     }
-    let input = with.template("input", problems);
-    refuse_secrets(with, "input", input.as_ref(), problems);
+    let input = TemplateField::read(with, "input", problems);
     Some(Box::new(Sql { function: function.to_owned(), run_as: run_as.map(str::to_owned), input }))
 }
 
@@ -67,14 +65,11 @@ fn is_qualified(name: &str) -> bool {
 
 impl Node for Sql {
     fn references(&self) -> Vec<Reference> {
-        self.input.iter().flat_map(|input| template_references("input", input)).collect()
+        all_references(&self.input)
     }
 
     fn fire(&self, context: &Context) -> Result<Action, ErrorInfo> {
-        let argument = match &self.input {
-            Some(template) => render(template, "input", context, &mut Budget::node())?,
-            None => Json::object([] as [(&str, Json); 0]),
-        };
+        let argument = input(self.input.as_ref(), context)?;
         let mut input = vec![("function", Json::from(self.function.as_str())), ("argument", argument)];
         input.extend(self.run_as.as_deref().map(|role| ("run_as", Json::from(role))));
         let timeout_ms = context.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS);

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Action, Context, Node, NodeType, Reference, Work, refuse_secrets, render, template_references};
+use super::field::{TemplateField, all_references, input};
+use super::{Action, Context, Node, NodeType, Reference, Work};
 use crate::definition::{Fields, MAX_NAME_BYTES, Problems};
 use crate::error::ErrorInfo;
-use crate::expr::Budget;
-use crate::json::Json;
-use crate::template::Template;
 
 /// `{"type":"task","with":{"queue":"default","input": <template>}}`
 pub(super) static TYPE: NodeType = NodeType { name: "task", work: Work::Job, schema: SCHEMA, compile };
@@ -31,7 +29,7 @@ const DEFAULT_QUEUE: &str = "default";
 #[derive(Debug)]
 struct Task {
     queue: Arc<str>,
-    input: Option<Template>,
+    input: Option<TemplateField>,
 }
 
 fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> {
@@ -41,21 +39,17 @@ fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> 
             format!("a queue name has 1 to {MAX_NAME_BYTES} bytes and is not \"http\", the sidecar's own");
         problems.add(with.at("queue"), "range", message);
     }
-    let input = with.template("input", problems);
-    refuse_secrets(with, "input", input.as_ref(), problems);
+    let input = TemplateField::read(with, "input", problems);
     Some(Box::new(Task { queue: queue.into(), input }))
 }
 
 impl Node for Task {
     fn references(&self) -> Vec<Reference> {
-        self.input.iter().flat_map(|input| template_references("input", input)).collect()
+        all_references(&self.input)
     }
 
     fn fire(&self, context: &Context) -> Result<Action, ErrorInfo> {
-        let input = match &self.input {
-            Some(template) => render(template, "input", context, &mut Budget::node())?,
-            None => Json::object([] as [(&str, Json); 0]),
-        };
+        let input = input(self.input.as_ref(), context)?;
         Ok(Action::Job { queue: Arc::clone(&self.queue), input, timeout_ms: context.timeout_ms })
     }
 }

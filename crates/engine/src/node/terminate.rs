@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Action, Context, Node, NodeType, Reference, Work, refuse_secrets, render, template_references};
+use super::field::{TemplateField, all_references};
+use super::{Action, Context, Node, NodeType, Reference, Work};
 use crate::definition::{Fields, Problems};
 use crate::error::ErrorInfo;
 use crate::expr::Budget;
 use crate::json::Json;
 use crate::state::RunStatus;
-use crate::template::Template;
 
 /// `{"type":"terminate","with":{"status":"succeeded","output": <template>,"reason": <template>}}`
 pub(crate) static TYPE: NodeType =
@@ -25,8 +25,8 @@ const SCHEMA: &str = r##"{
 #[derive(Debug)]
 struct Terminate {
     status: RunStatus,
-    output: Option<Template>,
-    reason: Option<Template>,
+    output: Option<TemplateField>,
+    reason: Option<TemplateField>,
 }
 
 fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> {
@@ -36,10 +36,8 @@ fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> 
         ("canceled", RunStatus::Canceled),
     ];
     let status = with.word("status", &words, problems).unwrap_or(RunStatus::Succeeded);
-    let output = with.template("output", problems);
-    let reason = with.template("reason", problems);
-    refuse_secrets(with, "output", output.as_ref(), problems);
-    refuse_secrets(with, "reason", reason.as_ref(), problems);
+    let output = TemplateField::read(with, "output", problems);
+    let reason = TemplateField::read(with, "reason", problems);
     Some(Box::new(Terminate { status, output, reason }))
 }
 
@@ -50,18 +48,13 @@ impl Node for Terminate {
     }
 
     fn references(&self) -> Vec<Reference> {
-        let of = |name, template: &Option<Template>| {
-            template.iter().flat_map(|template| template_references(name, template)).collect::<Vec<_>>()
-        };
-        let mut references = of("output", &self.output);
-        references.extend(of("reason", &self.reason));
-        references
+        all_references(self.output.iter().chain(&self.reason))
     }
 
     fn fire(&self, context: &Context) -> Result<Action, ErrorInfo> {
         let mut budget = Budget::node();
-        let output = self.output.as_ref().map(|template| render(template, "output", context, &mut budget));
-        let reason = self.reason.as_ref().map(|template| render(template, "reason", context, &mut budget));
+        let output = self.output.as_ref().map(|output| output.render(context, &mut budget));
+        let reason = self.reason.as_ref().map(|reason| reason.render(context, &mut budget));
         let reason = reason.transpose()?.map(|reason| match reason.as_str() {
             Some(text) => Arc::from(text),
             None => Arc::from(reason.to_string()),

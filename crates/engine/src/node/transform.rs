@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Action, Context, Node, NodeType, Reference, Work, refuse_secrets, render, template_references};
+use super::field::TemplateField;
+use super::{Action, Context, Node, NodeType, Reference, Work};
 use crate::definition::{Fields, Problems};
 use crate::error::ErrorInfo;
 use crate::expr::Budget;
 use crate::state::OUT;
-use crate::template::Template;
 
 /// `{"type":"transform","with":{"output": <template>}}`
 pub(super) static TYPE: NodeType =
@@ -20,23 +20,21 @@ const SCHEMA: &str = r##"{
 
 #[derive(Debug)]
 struct Transform {
-    output: Template,
+    output: TemplateField,
 }
 
 fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> {
-    with.required("output", problems)?;
-    let output = with.template("output", problems);
-    refuse_secrets(with, "output", output.as_ref(), problems);
-    Some(Box::new(Transform { output: output? }))
+    let output = TemplateField::required(with, "output", problems)?;
+    Some(Box::new(Transform { output }))
 }
 
 impl Node for Transform {
     fn references(&self) -> Vec<Reference> {
-        template_references("output", &self.output)
+        self.output.references()
     }
 
     fn fire(&self, context: &Context) -> Result<Action, ErrorInfo> {
-        let output = render(&self.output, "output", context, &mut Budget::node())?;
+        let output = self.output.render(context, &mut Budget::node())?;
         Ok(Action::Succeed { port: Arc::from(OUT), output })
     }
 }

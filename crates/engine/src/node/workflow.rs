@@ -2,15 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{
-    Action, ChildVersion, Context, Node, NodeType, Reference, Work, refuse_secrets, render,
-    template_references,
-};
+use super::field::{TemplateField, all_references, input};
+use super::{Action, ChildVersion, Context, Node, NodeType, Reference, Work};
 use crate::definition::{Fields, MAX_NAME_BYTES, Problems};
 use crate::error::ErrorInfo;
-use crate::expr::Budget;
-use crate::json::Json;
-use crate::template::Template;
 
 /// `{"type":"workflow","with":{"workflow":"ship","input":{…},"version":"latest","detached":false}}`. The output is the
 /// child's output; of a detached one `{"run": id}`. Without a version it is the one that was the newest when
@@ -34,7 +29,7 @@ const SCHEMA: &str = r##"{
 struct Child {
     workflow: Arc<str>,
     version: ChildVersion,
-    input: Option<Template>,
+    input: Option<TemplateField>,
     detached: bool,
 }
 
@@ -57,22 +52,18 @@ fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> 
             }
         },
     };
-    let input = with.template("input", problems);
-    refuse_secrets(with, "input", input.as_ref(), problems);
+    let input = TemplateField::read(with, "input", problems);
     let detached = with.boolean("detached", problems).unwrap_or(false);
     Some(Box::new(Child { workflow: workflow.into(), version, input, detached }))
 }
 
 impl Node for Child {
     fn references(&self) -> Vec<Reference> {
-        self.input.iter().flat_map(|input| template_references("input", input)).collect()
+        all_references(&self.input)
     }
 
     fn fire(&self, context: &Context) -> Result<Action, ErrorInfo> {
-        let input = match &self.input {
-            Some(template) => render(template, "input", context, &mut Budget::node())?,
-            None => Json::object([] as [(&str, Json); 0]),
-        };
+        let input = input(self.input.as_ref(), context)?;
         let workflow = Arc::clone(&self.workflow);
         Ok(Action::Start { workflow, version: self.version, input, detached: self.detached })
     }

@@ -1,0 +1,77 @@
+//! A field of `with` that is a template: read, looked through for references, rendered, always under its own name.
+
+use super::{Context, Reference, located, references};
+use crate::definition::{Fields, Problems};
+use crate::error::ErrorInfo;
+use crate::expr::Budget;
+use crate::json::{Json, MAX_DOCUMENT_DEPTH};
+use crate::template::Template;
+
+/// A template and the name of its field.
+#[derive(Debug)]
+pub(super) struct TemplateField {
+    name: &'static str,
+    template: Template,
+}
+
+impl TemplateField {
+    /// Reads the field, if it is there. Complains about `$secrets`: nothing is sent outside from here.
+    pub(super) fn read(with: &mut Fields, name: &'static str, problems: &mut Problems) -> Option<Self> {
+        let template = with.template(name, problems)?;
+        for (below, secret) in template.secrets() {
+            let message =
+                format!("secret \"{secret}\" does not exist; this release keeps no secrets to send outside");
+            problems.add(format!("{}{below}", with.at(name)), "secret", message);
+        }
+        Some(Self { name, template })
+    }
+
+    /// Reads a field that has to be there.
+    pub(super) fn required(with: &mut Fields, name: &'static str, problems: &mut Problems) -> Option<Self> {
+        with.required(name, problems)?;
+        Self::read(with, name, problems)
+    }
+
+    /// The value, where there is no hole in it.
+    pub(super) fn as_const(&self) -> Option<&Json> {
+        self.template.as_const()
+    }
+
+    /// The field's name.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The paths its expressions read.
+    pub(super) fn references(&self) -> Vec<Reference> {
+        let holes = self.template.exprs();
+        holes.iter().flat_map(|(below, expr)| references(&format!("/{}{below}", self.name), expr)).collect()
+    }
+
+    /// The value of this firing.
+    pub(super) fn render(&self, context: &Context, budget: &mut Budget) -> Result<Json, ErrorInfo> {
+        let place = format!("/with/{}", self.name);
+        match self.template.render(context.root, budget) {
+            Ok(rendered) if rendered.value.is_deeper_than(MAX_DOCUMENT_DEPTH) => {
+                let message =
+                    format!("the value is nested deeper than {MAX_DOCUMENT_DEPTH} levels (at {place})");
+                Err(ErrorInfo::new("expr.too_complex", message).retryable(false))
+            }
+            Ok(rendered) => Ok(rendered.value),
+            Err((below, error)) => Err(located(&error, &format!("{place}{below}"))),
+        }
+    }
+}
+
+/// The paths that the expressions of several fields read.
+pub(super) fn all_references<'a>(fields: impl IntoIterator<Item = &'a TemplateField>) -> Vec<Reference> {
+    fields.into_iter().flat_map(TemplateField::references).collect()
+}
+
+/// What an `input` comes to: without one, an empty object.
+pub(super) fn input(field: Option<&TemplateField>, context: &Context) -> Result<Json, ErrorInfo> {
+    match field {
+        Some(field) => field.render(context, &mut Budget::node()),
+        None => Ok(Json::object([] as [(&str, Json); 0])),
+    }
+}
