@@ -33,13 +33,13 @@ COMMENT ON FUNCTION meshhook.cancel_run(uuid, text) IS
 COMMENT ON FUNCTION meshhook.kill_run(uuid, text) IS
 'Ends a run at once with nothing undone, also while it is being undone; retry_run will not take it. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.pause_run(uuid, text) IS
-'Holds a run: what happens to it meanwhile is recorded and counts once it is resumed; work that was scheduled before may still be done. Its deadlines do not stop. False if it has ended already. P0002 if it does not exist.';
+'Holds a run: what happens to it meanwhile is recorded and counts once it is resumed; work that was scheduled before may still be done. Its deadlines do not stop. One that waits to start is kept out until it is resumed. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.resume_run(uuid) IS
 'Ends a pause: what happened meanwhile is decided now, in the order it came. Without effect on a run that is not paused; false if it has ended. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.retry_run(uuid, text) IS
 'Lets a run that failed or was canceled go on in the same run: nodes that failed or were canceled are done again, successes (also of a map''s items) are kept, and so are idempotency keys. Nothing happens to a run that was killed, undone, or ended by a terminate node. False if the run has not ended so. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.signal_run(uuid, text, jsonb, text) IS
-'Sends a signal to a run: the node that has waited longest for it goes on with the payload (at most 1 MiB); if none waits yet it is kept for the first that will, first in, first out. A second signal with the same signal_id is ignored. name has 1 to 63 bytes. 55000 if the run has ended, P0002 if it does not exist.';
+'Sends a signal to a run: the node that has waited longest for it goes on with the payload (at most 1 MiB); if none waits yet it is kept for the first that will, first in, first out. A second signal with the same signal_id is ignored. A run that waits to start finds it when it begins. name has 1 to 63 bytes. 54000 if a run that waits to start was sent more than 100 or 4 MiB, 55000 if the run has ended, P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.decide_approval(uuid, text, boolean, jsonb, text) IS
 'Approves or rejects what a wait node waits for, in the name of decided_by (default: your role); one voice each. The node goes on once as many as it asks for have approved, or one has rejected. Without effect on a node that does not wait. 55000 if the run has ended, P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.simulate_run(jsonb, jsonb, jsonb, timestamptz) IS
@@ -94,7 +94,7 @@ COMMENT ON FUNCTION meshhook.set_retention(interval, text) IS
 COMMENT ON FUNCTION meshhook.preview_retention() IS
 'What maintain() would forget: for each closed leaf how many runs of all projects it holds, how many may go, and whether it is dropped, rebuilt with the few that stay, or kept. Writes nothing.';
 COMMENT ON FUNCTION meshhook.create_bulk_operation(text, jsonb, text, jsonb, boolean) IS
-'Does something to every run of the project that a filter finds. filter is an object of workflow, status, tags, started_after, started_before, input, error_class, run_ids, as in search_runs. action is "cancel", or whatever else the HINT of a wrong one names; arguments are the action''s. By default only counts; with dry_run => false it needs a reason, is noted in the audit log, and is worked off by the orchestrator newest run first, 1000 candidates at a time; the view bulk_operations shows how far it has come. Runs started later are left alone. 22023 for a filter or action that does not exist.';
+'Does something to every run of the project that a filter finds. filter is an object of workflow, status, tags, started_after, started_before, input, error_class, run_ids, as in search_runs. action is "cancel", "retry" or "signal"; arguments of the last are an object of name, payload and signal_id, as in signal_run. By default only counts; with dry_run => false it needs a reason, is noted in the audit log, and is worked off by the orchestrator newest run first, 1000 candidates at a time; the view bulk_operations shows how far it has come. Runs started later are left alone. 22023 for a filter or action that does not exist.';
 COMMENT ON FUNCTION meshhook.cancel_bulk_operation(bigint) IS
 'Stops a bulk operation; what it has done stays done. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.search_runs(text, text[], text[], timestamptz, timestamptz, jsonb, text, uuid, integer) IS
@@ -105,6 +105,9 @@ COMMENT ON FUNCTION meshhook.bulk_action(text) IS 'The function of a bulk action
 COMMENT ON FUNCTION meshhook.bulk_create(integer, text, text, jsonb, text, jsonb, boolean) IS 'Counts and notes. For create_bulk_operation.';
 COMMENT ON FUNCTION meshhook.bulk_step(integer, integer) IS 'One step of a bulk operation. For the orchestrator.';
 COMMENT ON FUNCTION meshhook.bulk_cancel(integer, uuid[], jsonb, text, text) IS 'The bulk action "cancel".';
+COMMENT ON FUNCTION meshhook.bulk_retry(integer, uuid[], jsonb, text, text) IS 'The bulk action "retry".';
+COMMENT ON FUNCTION meshhook.bulk_signal(integer, uuid[], jsonb, text, text) IS 'The bulk action "signal".';
+COMMENT ON FUNCTION meshhook.bulk_no_arguments(jsonb) IS 'Refuses arguments of an action that takes none: 22023.';
 COMMENT ON FUNCTION meshhook.expired_condition(integer) IS 'When a run may be forgotten. For maintenance.';
 COMMENT ON FUNCTION meshhook.closed_leaves() IS 'The leaves of runs that nothing is added to any more. For maintenance.';
 COMMENT ON FUNCTION meshhook.retention_plan(integer, bigint) IS 'What is to be forgotten. For preview_retention.';

@@ -1,23 +1,43 @@
 -- Acts on many runs. bulk_<action>(project, runs, arguments, reason, actor) does an act to some runs and returns to how
--- many; whatever function of that name exists is an action.
+-- many; whatever function of that name exists is an action. bulk_signal is in src/run/bulk.rs.
+--
+-- The runs are those that bulk_filter left; each is looked at once more, for it may have ended since.
 CREATE FUNCTION meshhook.bulk_cancel(project integer, runs uuid[], arguments jsonb, reason text, actor text) RETURNS bigint
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    WITH open_run AS (
-        SELECT u.run_id FROM unnest(runs) AS u (run_id)
-        WHERE EXISTS (SELECT FROM meshhook.run r
-                      WHERE r.project_id = project AND r.run_id = u.run_id AND r.finished_at IS NULL)),
-    waiting AS (
-        DELETE FROM meshhook.run_queue q USING open_run o WHERE q.project_id = project AND q.run_id = o.run_id
-        RETURNING q.run_id, q.data),
-    posted AS (
+    SELECT meshhook.bulk_no_arguments(arguments);
+    WITH posted AS (
         INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
-        SELECT project, o.run_id, 'run.cancel',
-               CASE WHEN reason IS NULL THEN '{}' ELSE jsonb_build_object('reason', reason) END
-               || CASE WHEN w.data IS NULL THEN '{}' ELSE jsonb_build_object('start', w.data) END,
+        SELECT project, r.run_id, 'run.cancel', jsonb_strip_nulls(jsonb_build_object('reason', reason)),
                jsonb_build_object('actor', actor)
-        FROM open_run o LEFT JOIN waiting w ON w.run_id = o.run_id
+        FROM unnest(runs) AS u (run_id)
+        JOIN meshhook.run r ON r.project_id = project AND r.run_id = u.run_id
+        WHERE r.finished_at IS NULL
         RETURNING 1)
     SELECT count(*) FROM posted
+$$;
+
+CREATE FUNCTION meshhook.bulk_retry(project integer, runs uuid[], arguments jsonb, reason text, actor text) RETURNS bigint
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT meshhook.bulk_no_arguments(arguments);
+    WITH posted AS (
+        INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
+        SELECT project, r.run_id, 'run.redrive', jsonb_strip_nulls(jsonb_build_object('reason', reason)),
+               jsonb_build_object('actor', actor)
+        FROM unnest(runs) AS u (run_id)
+        JOIN meshhook.run r ON r.project_id = project AND r.run_id = u.run_id
+        WHERE r.status IN ('failed', 'canceled')
+        RETURNING 1)
+    SELECT count(*) FROM posted
+$$;
+
+CREATE FUNCTION meshhook.bulk_no_arguments(arguments jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF arguments <> '{}' THEN
+        RAISE EXCEPTION 'this action takes no arguments' USING ERRCODE = 'invalid_parameter_value',
+            DETAIL = format('They are %s.', left(arguments::text, 200));
+    END IF;
+END
 $$;
 
 -- The function of an action; raises 22023 for one that does not exist.
@@ -58,7 +78,9 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     bound uuid := meshhook.uuid_floor(clock_timestamp() + interval '1 ms');
 BEGIN
-    PERFORM meshhook.bulk_action(action);
+    -- With no runs it only checks its arguments.
+    EXECUTE format('SELECT %s($1, ''{}'', $2, $3, $4)', meshhook.bulk_action(action))
+    USING project, arguments, reason, actor;
     -- A time is the caller's local time now, and an orchestrator's later.
     filter := filter || jsonb_strip_nulls(jsonb_build_object(
         'started_after', (filter ->> 'started_after')::timestamptz,

@@ -535,11 +535,16 @@ CREATE TABLE meshhook.run_queue (
     ready_at timestamptz NOT NULL,
     -- Whether its time has come and it has taken its place among the others of its lane.
     in_lane boolean NOT NULL DEFAULT false,
+    -- Whether somebody holds it back, and why.
+    paused boolean NOT NULL DEFAULT false,
+    pause_reason text,
     data jsonb NOT NULL,
     metadata jsonb NOT NULL,
+    -- What was sent to it meanwhile, as objects of kind, data and metadata: it follows the start into the inbox.
+    facts jsonb NOT NULL DEFAULT '[]',
     PRIMARY KEY (project_id, run_id)
 );
-CREATE INDEX run_queue_arrival ON meshhook.run_queue (project_id, workflow_id, ready_at) WHERE NOT in_lane;
+CREATE INDEX run_queue_arrival ON meshhook.run_queue (project_id, workflow_id, ready_at) WHERE NOT in_lane AND NOT paused;
 CREATE INDEX run_queue_order ON meshhook.run_queue (project_id, workflow_id, lane, priority DESC, ready_at, run_id)
     WHERE in_lane;
 COMMENT ON TABLE meshhook.run_queue IS 'Starts that wait, with what the run will start from.';
@@ -599,12 +604,12 @@ ALTER TABLE meshhook.run_lane SET (fillfactor = 70, autovacuum_vacuum_scale_fact
 -- lies in between.
 CREATE VIEW meshhook.flow_due WITH (security_invoker = true) AS
 WITH RECURSIVE arrival AS (
-    (SELECT project_id, workflow_id, ready_at AS due_at FROM meshhook.run_queue WHERE NOT in_lane
+    (SELECT project_id, workflow_id, ready_at AS due_at FROM meshhook.run_queue WHERE NOT in_lane AND NOT paused
      ORDER BY project_id, workflow_id, ready_at LIMIT 1)
     UNION ALL
     SELECT n.project_id, n.workflow_id, n.ready_at FROM arrival a CROSS JOIN LATERAL (
         SELECT q.project_id, q.workflow_id, q.ready_at FROM meshhook.run_queue q
-        WHERE NOT q.in_lane AND (q.project_id, q.workflow_id) > (a.project_id, a.workflow_id)
+        WHERE NOT q.in_lane AND NOT q.paused AND (q.project_id, q.workflow_id) > (a.project_id, a.workflow_id)
         ORDER BY q.project_id, q.workflow_id, q.ready_at LIMIT 1) n),
 lane AS (
     (SELECT project_id, workflow_id, due_at FROM meshhook.run_lane WHERE due_at IS NOT NULL
@@ -1542,6 +1547,21 @@ AS 'MODULE_PATHNAME', 'backfill_schedule_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/run/bulk.rs:24
+-- meshhook::run::bulk::bulk_signal
+CREATE  FUNCTION "bulk_signal"(
+	"project" INT, /* i32 */
+	"runs" uuid[], /* Vec < pgrx :: Uuid > */
+	"arguments" jsonb, /* RawJsonb */
+	"_reason" TEXT, /* Option < & str > */
+	"actor" TEXT /* & str */
+) RETURNS bigint /* i64 */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'bulk_signal_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/operations/bulk.rs:51
 -- meshhook::operations::bulk::cancel_bulk_operation
 CREATE  FUNCTION "cancel_bulk_operation"(
@@ -1554,7 +1574,7 @@ AS 'MODULE_PATHNAME', 'cancel_bulk_operation_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:105
+-- src/run/mod.rs:114
 -- meshhook::run::cancel_run
 CREATE  FUNCTION "cancel_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1701,7 +1721,7 @@ AS 'MODULE_PATHNAME', 'current_project_id_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:182
+-- src/run/mod.rs:193
 -- meshhook::run::decide_approval
 CREATE  FUNCTION "decide_approval"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1838,7 +1858,7 @@ AS 'MODULE_PATHNAME', 'is_active_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:117
+-- src/run/mod.rs:126
 -- meshhook::run::kill_run
 CREATE  FUNCTION "kill_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1900,7 +1920,7 @@ AS 'MODULE_PATHNAME', 'pause_project_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:133
+-- src/run/mod.rs:140
 -- meshhook::run::pause_run
 CREATE  FUNCTION "pause_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2163,7 +2183,7 @@ CROSS JOIN LATERAL (
     SELECT format('waits since %s to be admitted', q.ready_at), q.ready_at,
            'nobody takes turns: see SELECT * FROM meshhook.status()'
     FROM meshhook.run_queue q
-    WHERE q.project_id = o.project_id AND q.run_id = o.run_id AND NOT q.in_lane AND w.pause_mode IS NULL
+    WHERE q.project_id = o.project_id AND q.run_id = o.run_id AND NOT q.in_lane AND NOT q.paused AND w.pause_mode IS NULL
       AND q.ready_at < clock_timestamp() - interval '10 seconds' AND NOT meshhook.project_is_paused()
     UNION ALL
     SELECT 'nothing is open for it: no job, no timer, no inbox row', o.since,
@@ -2236,6 +2256,7 @@ SELECT q.run_id,
        CASE
            WHEN p.paused THEN 'the project is paused'
            WHEN w.pause_mode IS NOT NULL THEN coalesce('the workflow is paused: ' || w.pause_reason, 'the workflow is paused')
+           WHEN q.paused THEN coalesce('it is paused: ' || q.pause_reason, 'it is paused')
            WHEN q.ready_at > clock_timestamp() THEN 'its time has not come'
            WHEN NOT q.in_lane THEN 'the orchestrator has not seen it yet'
            WHEN l.due_at IS NULL THEN format('all %s slots are taken', w.concurrency_limit)
@@ -2408,25 +2429,45 @@ $$;
 --   search
 
 -- Acts on many runs. bulk_<action>(project, runs, arguments, reason, actor) does an act to some runs and returns to how
--- many; whatever function of that name exists is an action.
+-- many; whatever function of that name exists is an action. bulk_signal is in src/run/bulk.rs.
+--
+-- The runs are those that bulk_filter left; each is looked at once more, for it may have ended since.
 CREATE FUNCTION meshhook.bulk_cancel(project integer, runs uuid[], arguments jsonb, reason text, actor text) RETURNS bigint
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    WITH open_run AS (
-        SELECT u.run_id FROM unnest(runs) AS u (run_id)
-        WHERE EXISTS (SELECT FROM meshhook.run r
-                      WHERE r.project_id = project AND r.run_id = u.run_id AND r.finished_at IS NULL)),
-    waiting AS (
-        DELETE FROM meshhook.run_queue q USING open_run o WHERE q.project_id = project AND q.run_id = o.run_id
-        RETURNING q.run_id, q.data),
-    posted AS (
+    SELECT meshhook.bulk_no_arguments(arguments);
+    WITH posted AS (
         INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
-        SELECT project, o.run_id, 'run.cancel',
-               CASE WHEN reason IS NULL THEN '{}' ELSE jsonb_build_object('reason', reason) END
-               || CASE WHEN w.data IS NULL THEN '{}' ELSE jsonb_build_object('start', w.data) END,
+        SELECT project, r.run_id, 'run.cancel', jsonb_strip_nulls(jsonb_build_object('reason', reason)),
                jsonb_build_object('actor', actor)
-        FROM open_run o LEFT JOIN waiting w ON w.run_id = o.run_id
+        FROM unnest(runs) AS u (run_id)
+        JOIN meshhook.run r ON r.project_id = project AND r.run_id = u.run_id
+        WHERE r.finished_at IS NULL
         RETURNING 1)
     SELECT count(*) FROM posted
+$$;
+
+CREATE FUNCTION meshhook.bulk_retry(project integer, runs uuid[], arguments jsonb, reason text, actor text) RETURNS bigint
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT meshhook.bulk_no_arguments(arguments);
+    WITH posted AS (
+        INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
+        SELECT project, r.run_id, 'run.redrive', jsonb_strip_nulls(jsonb_build_object('reason', reason)),
+               jsonb_build_object('actor', actor)
+        FROM unnest(runs) AS u (run_id)
+        JOIN meshhook.run r ON r.project_id = project AND r.run_id = u.run_id
+        WHERE r.status IN ('failed', 'canceled')
+        RETURNING 1)
+    SELECT count(*) FROM posted
+$$;
+
+CREATE FUNCTION meshhook.bulk_no_arguments(arguments jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF arguments <> '{}' THEN
+        RAISE EXCEPTION 'this action takes no arguments' USING ERRCODE = 'invalid_parameter_value',
+            DETAIL = format('They are %s.', left(arguments::text, 200));
+    END IF;
+END
 $$;
 
 -- The function of an action; raises 22023 for one that does not exist.
@@ -2467,7 +2508,9 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     bound uuid := meshhook.uuid_floor(clock_timestamp() + interval '1 ms');
 BEGIN
-    PERFORM meshhook.bulk_action(action);
+    -- With no runs it only checks its arguments.
+    EXECUTE format('SELECT %s($1, ''{}'', $2, $3, $4)', meshhook.bulk_action(action))
+    USING project, arguments, reason, actor;
     -- A time is the caller's local time now, and an orchestrator's later.
     filter := filter || jsonb_strip_nulls(jsonb_build_object(
         'started_after', (filter ->> 'started_after')::timestamptz,
@@ -2785,7 +2828,7 @@ AS 'MODULE_PATHNAME', 'resume_project_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:140
+-- src/run/mod.rs:147
 -- meshhook::run::resume_run
 CREATE  FUNCTION "resume_run"(
 	"run" uuid /* Option < pgrx :: Uuid > */
@@ -2819,7 +2862,7 @@ AS 'MODULE_PATHNAME', 'resume_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:147
+-- src/run/mod.rs:154
 -- meshhook::run::retry_run
 CREATE  FUNCTION "retry_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2949,7 +2992,7 @@ AS 'MODULE_PATHNAME', 'set_run_tags_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:160
+-- src/run/mod.rs:167
 -- meshhook::run::signal_run
 CREATE  FUNCTION "signal_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2983,7 +3026,7 @@ AS 'MODULE_PATHNAME', 'simulate_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/start.rs:183
+-- src/run/start.rs:196
 -- meshhook::run::start::start_run
 CREATE  FUNCTION "start_run"(
 	"workflow" TEXT, /* Option < & str > */
@@ -3301,13 +3344,13 @@ COMMENT ON FUNCTION meshhook.cancel_run(uuid, text) IS
 COMMENT ON FUNCTION meshhook.kill_run(uuid, text) IS
 'Ends a run at once with nothing undone, also while it is being undone; retry_run will not take it. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.pause_run(uuid, text) IS
-'Holds a run: what happens to it meanwhile is recorded and counts once it is resumed; work that was scheduled before may still be done. Its deadlines do not stop. False if it has ended already. P0002 if it does not exist.';
+'Holds a run: what happens to it meanwhile is recorded and counts once it is resumed; work that was scheduled before may still be done. Its deadlines do not stop. One that waits to start is kept out until it is resumed. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.resume_run(uuid) IS
 'Ends a pause: what happened meanwhile is decided now, in the order it came. Without effect on a run that is not paused; false if it has ended. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.retry_run(uuid, text) IS
 'Lets a run that failed or was canceled go on in the same run: nodes that failed or were canceled are done again, successes (also of a map''s items) are kept, and so are idempotency keys. Nothing happens to a run that was killed, undone, or ended by a terminate node. False if the run has not ended so. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.signal_run(uuid, text, jsonb, text) IS
-'Sends a signal to a run: the node that has waited longest for it goes on with the payload (at most 1 MiB); if none waits yet it is kept for the first that will, first in, first out. A second signal with the same signal_id is ignored. name has 1 to 63 bytes. 55000 if the run has ended, P0002 if it does not exist.';
+'Sends a signal to a run: the node that has waited longest for it goes on with the payload (at most 1 MiB); if none waits yet it is kept for the first that will, first in, first out. A second signal with the same signal_id is ignored. A run that waits to start finds it when it begins. name has 1 to 63 bytes. 54000 if a run that waits to start was sent more than 100 or 4 MiB, 55000 if the run has ended, P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.decide_approval(uuid, text, boolean, jsonb, text) IS
 'Approves or rejects what a wait node waits for, in the name of decided_by (default: your role); one voice each. The node goes on once as many as it asks for have approved, or one has rejected. Without effect on a node that does not wait. 55000 if the run has ended, P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.simulate_run(jsonb, jsonb, jsonb, timestamptz) IS
@@ -3362,7 +3405,7 @@ COMMENT ON FUNCTION meshhook.set_retention(interval, text) IS
 COMMENT ON FUNCTION meshhook.preview_retention() IS
 'What maintain() would forget: for each closed leaf how many runs of all projects it holds, how many may go, and whether it is dropped, rebuilt with the few that stay, or kept. Writes nothing.';
 COMMENT ON FUNCTION meshhook.create_bulk_operation(text, jsonb, text, jsonb, boolean) IS
-'Does something to every run of the project that a filter finds. filter is an object of workflow, status, tags, started_after, started_before, input, error_class, run_ids, as in search_runs. action is "cancel", or whatever else the HINT of a wrong one names; arguments are the action''s. By default only counts; with dry_run => false it needs a reason, is noted in the audit log, and is worked off by the orchestrator newest run first, 1000 candidates at a time; the view bulk_operations shows how far it has come. Runs started later are left alone. 22023 for a filter or action that does not exist.';
+'Does something to every run of the project that a filter finds. filter is an object of workflow, status, tags, started_after, started_before, input, error_class, run_ids, as in search_runs. action is "cancel", "retry" or "signal"; arguments of the last are an object of name, payload and signal_id, as in signal_run. By default only counts; with dry_run => false it needs a reason, is noted in the audit log, and is worked off by the orchestrator newest run first, 1000 candidates at a time; the view bulk_operations shows how far it has come. Runs started later are left alone. 22023 for a filter or action that does not exist.';
 COMMENT ON FUNCTION meshhook.cancel_bulk_operation(bigint) IS
 'Stops a bulk operation; what it has done stays done. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.search_runs(text, text[], text[], timestamptz, timestamptz, jsonb, text, uuid, integer) IS
@@ -3373,6 +3416,9 @@ COMMENT ON FUNCTION meshhook.bulk_action(text) IS 'The function of a bulk action
 COMMENT ON FUNCTION meshhook.bulk_create(integer, text, text, jsonb, text, jsonb, boolean) IS 'Counts and notes. For create_bulk_operation.';
 COMMENT ON FUNCTION meshhook.bulk_step(integer, integer) IS 'One step of a bulk operation. For the orchestrator.';
 COMMENT ON FUNCTION meshhook.bulk_cancel(integer, uuid[], jsonb, text, text) IS 'The bulk action "cancel".';
+COMMENT ON FUNCTION meshhook.bulk_retry(integer, uuid[], jsonb, text, text) IS 'The bulk action "retry".';
+COMMENT ON FUNCTION meshhook.bulk_signal(integer, uuid[], jsonb, text, text) IS 'The bulk action "signal".';
+COMMENT ON FUNCTION meshhook.bulk_no_arguments(jsonb) IS 'Refuses arguments of an action that takes none: 22023.';
 COMMENT ON FUNCTION meshhook.expired_condition(integer) IS 'When a run may be forgotten. For maintenance.';
 COMMENT ON FUNCTION meshhook.closed_leaves() IS 'The leaves of runs that nothing is added to any more. For maintenance.';
 COMMENT ON FUNCTION meshhook.retention_plan(integer, bigint) IS 'What is to be forgotten. For preview_retention.';

@@ -14,11 +14,16 @@ CREATE TABLE meshhook.run_queue (
     ready_at timestamptz NOT NULL,
     -- Whether its time has come and it has taken its place among the others of its lane.
     in_lane boolean NOT NULL DEFAULT false,
+    -- Whether somebody holds it back, and why.
+    paused boolean NOT NULL DEFAULT false,
+    pause_reason text,
     data jsonb NOT NULL,
     metadata jsonb NOT NULL,
+    -- What was sent to it meanwhile, as objects of kind, data and metadata: it follows the start into the inbox.
+    facts jsonb NOT NULL DEFAULT '[]',
     PRIMARY KEY (project_id, run_id)
 );
-CREATE INDEX run_queue_arrival ON meshhook.run_queue (project_id, workflow_id, ready_at) WHERE NOT in_lane;
+CREATE INDEX run_queue_arrival ON meshhook.run_queue (project_id, workflow_id, ready_at) WHERE NOT in_lane AND NOT paused;
 CREATE INDEX run_queue_order ON meshhook.run_queue (project_id, workflow_id, lane, priority DESC, ready_at, run_id)
     WHERE in_lane;
 COMMENT ON TABLE meshhook.run_queue IS 'Starts that wait, with what the run will start from.';
@@ -78,12 +83,12 @@ ALTER TABLE meshhook.run_lane SET (fillfactor = 70, autovacuum_vacuum_scale_fact
 -- lies in between.
 CREATE VIEW meshhook.flow_due WITH (security_invoker = true) AS
 WITH RECURSIVE arrival AS (
-    (SELECT project_id, workflow_id, ready_at AS due_at FROM meshhook.run_queue WHERE NOT in_lane
+    (SELECT project_id, workflow_id, ready_at AS due_at FROM meshhook.run_queue WHERE NOT in_lane AND NOT paused
      ORDER BY project_id, workflow_id, ready_at LIMIT 1)
     UNION ALL
     SELECT n.project_id, n.workflow_id, n.ready_at FROM arrival a CROSS JOIN LATERAL (
         SELECT q.project_id, q.workflow_id, q.ready_at FROM meshhook.run_queue q
-        WHERE NOT q.in_lane AND (q.project_id, q.workflow_id) > (a.project_id, a.workflow_id)
+        WHERE NOT q.in_lane AND NOT q.paused AND (q.project_id, q.workflow_id) > (a.project_id, a.workflow_id)
         ORDER BY q.project_id, q.workflow_id, q.ready_at LIMIT 1) n),
 lane AS (
     (SELECT project_id, workflow_id, due_at FROM meshhook.run_lane WHERE due_at IS NOT NULL

@@ -123,7 +123,7 @@ CROSS JOIN LATERAL (
     SELECT format('waits since %s to be admitted', q.ready_at), q.ready_at,
            'nobody takes turns: see SELECT * FROM meshhook.status()'
     FROM meshhook.run_queue q
-    WHERE q.project_id = o.project_id AND q.run_id = o.run_id AND NOT q.in_lane AND w.pause_mode IS NULL
+    WHERE q.project_id = o.project_id AND q.run_id = o.run_id AND NOT q.in_lane AND NOT q.paused AND w.pause_mode IS NULL
       AND q.ready_at < clock_timestamp() - interval '10 seconds' AND NOT meshhook.project_is_paused()
     UNION ALL
     SELECT 'nothing is open for it: no job, no timer, no inbox row', o.since,
@@ -196,6 +196,7 @@ SELECT q.run_id,
        CASE
            WHEN p.paused THEN 'the project is paused'
            WHEN w.pause_mode IS NOT NULL THEN coalesce('the workflow is paused: ' || w.pause_reason, 'the workflow is paused')
+           WHEN q.paused THEN coalesce('it is paused: ' || q.pause_reason, 'it is paused')
            WHEN q.ready_at > clock_timestamp() THEN 'its time has not come'
            WHEN NOT q.in_lane THEN 'the orchestrator has not seen it yet'
            WHEN l.due_at IS NULL THEN format('all %s slots are taken', w.concurrency_limit)

@@ -123,7 +123,7 @@ macro_rules! with_first_of_lane {
                  ORDER BY priority DESC, ready_at, run_id LIMIT $4 FOR UPDATE SKIP LOCKED),
              gone AS (
                  DELETE FROM meshhook.run_queue q USING picked p WHERE q.project_id = $1 AND q.run_id = p.run_id
-                 RETURNING q.run_id, q.priority, q.ready_at, q.data, q.metadata)",
+                 RETURNING q.run_id, q.priority, q.ready_at, q.data, q.metadata, q.facts)",
             $then
         )
     };
@@ -153,7 +153,7 @@ impl Gate {
         let arrived = spi::exec(
             "WITH due AS MATERIALIZED (
                  SELECT run_id, lane, concurrency_key, rate_key FROM meshhook.run_queue
-                 WHERE project_id = $1 AND workflow_id = $2 AND NOT in_lane AND ready_at <= $3
+                 WHERE project_id = $1 AND workflow_id = $2 AND NOT in_lane AND NOT paused AND ready_at <= $3
                  ORDER BY ready_at LIMIT $4 FOR UPDATE SKIP LOCKED),
              lanes AS (
                  INSERT INTO meshhook.run_lane AS l (project_id, workflow_id, lane, concurrency_key, rate_key, due_at)
@@ -274,15 +274,24 @@ impl Gate {
         );
     }
 
-    /// Begins the first starts of a lane: each becomes a fact of its run and takes a slot.
+    /// Begins the first starts of a lane: each becomes a fact of its run, with what was sent to it behind, and takes a
+    /// slot.
     fn begin(&self, lane: &Lane, most: i64) -> i64 {
-        let begun = spi::exec(
+        let begun = spi::run_one(
             with_first_of_lane!(
                 ", slots AS (
                      INSERT INTO meshhook.run_slot (project_id, run_id, workflow_id, concurrency_key, admitted_at)
-                     SELECT $1, run_id, $2, $5, clock_timestamp() FROM gone WHERE $5::text IS NOT NULL)
-                 INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
-                 SELECT $1, run_id, 'run.start', data, metadata FROM gone ORDER BY priority DESC, ready_at, run_id"
+                     SELECT $1, run_id, $2, $5, clock_timestamp() FROM gone WHERE $5::text IS NOT NULL),
+                 begun AS (
+                     INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
+                     SELECT $1, g.run_id, f.kind, f.data, f.metadata
+                     FROM gone g CROSS JOIN LATERAL (
+                         SELECT 0 AS n, 'run.start' AS kind, g.data, g.metadata
+                         UNION ALL
+                         SELECT n, fact ->> 'kind', fact -> 'data', fact -> 'metadata'
+                         FROM jsonb_array_elements(g.facts) WITH ORDINALITY AS kept (fact, n)) f
+                     ORDER BY g.priority DESC, g.ready_at, g.run_id, f.n)
+                 SELECT count(*) FROM gone"
             ),
             &[
                 arg(self.project),
@@ -291,8 +300,9 @@ impl Gate {
                 arg(most),
                 arg(lane.concurrency_key.clone()),
             ],
+            |row| row.must::<i64>(1),
         );
-        begun.cast_signed()
+        begun.unwrap_or(0)
     }
 
     /// Ends the starts of a full lane without beginning them; how many.

@@ -3,6 +3,7 @@
 mod admit;
 mod lock;
 pub mod pause;
+pub mod waiting;
 
 use meshhook_engine::definition::flow::{Flow, Keys};
 use meshhook_engine::json::Json;
@@ -11,13 +12,12 @@ pub use admit::{Cursor, admit, next_due};
 pub use pause::refuse_if_paused;
 
 use crate::error::{Refusal, bad_parameter};
-use crate::owner::Role;
 use crate::project::Project;
 use crate::random::{PG_EPOCH_MICROS, now_micros, timestamptz, unix_micros};
 use crate::run::start::{Options, Start, recorded_start};
+use crate::shmem;
 use crate::spi::{self, Arg, RawJsonb, arg};
 use crate::workflow::{self, Version};
-use crate::{run, shmem};
 
 /// Stores the limits of a workflow's newest version where admission reads them.
 pub fn set_limits(project: Project, workflow: Option<i64>, flow: &Flow) {
@@ -102,7 +102,7 @@ pub fn enqueue(start: &Start, mut args: Vec<Arg>) {
         recorded_start!(
             "INSERT INTO meshhook.run_queue (project_id, run_id, workflow_id, lane, concurrency_key, rate_key, priority,
                  ready_at, data, metadata)
-             SELECT $1, $2, $12, sha256(convert_to(jsonb_build_array($13::text, $14::text)::text, 'UTF8')), $13, $14, $15, $16,
+             SELECT $1, $2, $13, sha256(convert_to(jsonb_build_array($14::text, $15::text)::text, 'UTF8')), $14, $15, $16, $17,
                     data, metadata FROM fact"
         ),
         &args,
@@ -111,22 +111,4 @@ pub fn enqueue(start: &Start, mut args: Vec<Arg>) {
         Some(at) if at > now_micros() => shmem::note_deadline_on_commit(at - PG_EPOCH_MICROS),
         _ => shmem::wake_on_commit(),
     }
-}
-
-/// Asks for the end of a run; one that still waits leaves the queue and ends without having begun.
-pub fn cancel(project: Project, run: pgrx::Uuid, reason: Option<&str>, actor: Role) {
-    let waiting = spi::run_one(
-        "DELETE FROM meshhook.run_queue WHERE project_id = $1 AND run_id = $2 RETURNING data",
-        &[arg(project.0), arg(run)],
-        |row| row.must::<RawJsonb>(1).text(),
-    );
-    let mut fact = Vec::new();
-    if let Some(reason) = reason {
-        fact.push(format!("\"reason\": {}", serde_json::Value::from(reason)));
-    }
-    if let Some(start) = waiting {
-        fact.push(format!("\"start\": {start}"));
-    }
-    let fact = format!("{{{}}}", fact.join(", "));
-    run::post(project, run, "run.cancel", RawJsonb::of_text(&fact), actor);
 }

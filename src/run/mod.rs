@@ -1,5 +1,6 @@
 //! Runs: starting, canceling, reading, and the turns that move them.
 
+mod bulk;
 pub mod read;
 mod simulate;
 pub mod start;
@@ -11,6 +12,7 @@ use pgrx::prelude::*;
 use serde_json::json;
 
 use crate::error::{bad_parameter, refuse, required, unknown_run};
+use crate::flow::waiting;
 use crate::owner::{Role, as_owner};
 use crate::project::{self, Project};
 use crate::spi::{self, RawJsonb, arg};
@@ -45,30 +47,37 @@ impl Asked {
         matches!(self.status.as_str(), "succeeded" | "failed" | "canceled")
     }
 
-    /// Tells a run that is under way; false where it is over. Raises 55000 where it has not begun.
-    fn tell(&self, kind: &'static str, data: &serde_json::Value) -> bool {
-        if self.is_over() {
-            return false;
-        }
-        self.must_be_open();
-        self.post(kind, data);
-        true
-    }
-
     fn post(&self, kind: &'static str, data: &serde_json::Value) {
         post(self.project, self.run, kind, RawJsonb::of_text(&data.to_string()), self.caller);
     }
 
-    /// Raises 55000 where the run is over or has not begun: what is sent to it would be lost.
-    fn must_be_open(&self) {
-        if self.is_held_back {
-            refuse(
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("run \"{}\" has not begun", self.run),
-            )
-            .hint("It waits in meshhook.queued_runs for its time or for its workflow's limits.")
-            .raise();
+    /// Sends a run what it may wait for; one that has not begun finds it when it does.
+    fn send(&self, kind: &'static str, data: &str) {
+        let data = RawJsonb::of_text(data);
+        if !(self.is_held_back && waiting::keep(self.project, self.run, kind, data, self.caller)) {
+            post(self.project, self.run, kind, data, self.caller);
         }
+    }
+
+    /// Holds the run, or lets it go on; false where it is over. One that has not begun has no log to say so, the audit
+    /// log does.
+    fn hold(&self, paused: bool, reason: Option<&str>) -> bool {
+        if self.is_over() {
+            return false;
+        }
+        let kind = if paused { "run.pause" } else { "run.resume" };
+        if self.is_held_back && waiting::hold(self.project, self.run, paused, reason) {
+            let action = if paused { "run.paused" } else { "run.resumed" };
+            let details = Some(with_reason(reason).to_string());
+            project::audit(self.project, self.caller, action, &self.run.to_string(), details);
+        } else {
+            self.post(kind, &with_reason(reason));
+        }
+        true
+    }
+
+    /// Raises 55000 where the run is over: what is sent to it would be lost.
+    fn must_be_open(&self) {
         if self.is_over() {
             refuse(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -107,7 +116,7 @@ fn with_reason(reason: Option<&str>) -> serde_json::Value {
 fn cancel_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -> bool {
     ask(run, |asked| {
         if !asked.is_over() {
-            crate::flow::cancel(asked.project, asked.run, reason, asked.caller);
+            asked.post("run.cancel", &with_reason(reason));
         }
         !asked.is_over()
     })
@@ -118,9 +127,7 @@ fn cancel_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -
 #[search_path(pg_catalog, pg_temp)]
 fn kill_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -> bool {
     ask(run, |asked| {
-        if asked.is_held_back {
-            crate::flow::cancel(asked.project, asked.run, reason, asked.caller);
-        } else if !asked.is_over() {
+        if !asked.is_over() {
             let mut data = with_reason(reason);
             data["kill"] = json!(true);
             asked.post("run.cancel", &data);
@@ -133,14 +140,14 @@ fn kill_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -> 
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn pause_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -> bool {
-    ask(run, |asked| asked.tell("run.pause", &with_reason(reason)))
+    ask(run, |asked| asked.hold(true, reason))
 }
 
 /// Lets a run go on; see the COMMENT.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn resume_run(run: Option<pgrx::Uuid>) -> bool {
-    ask(run, |asked| asked.tell("run.resume", &json!({})))
+    ask(run, |asked| asked.hold(false, None))
 }
 
 /// Lets a run that failed go on; see the COMMENT.
@@ -165,17 +172,21 @@ fn signal_run(
     payload: default!(Option<RawJsonb>, "NULL"),
     signal_id: default!(Option<&str>, "NULL"),
 ) {
-    let name = required("name", name);
-    check_text("a signal's name", name, MAX_NAME_BYTES);
-    signal_id.iter().for_each(|id| check_text("a signal's id", id, MAX_SIGNAL_ID_BYTES));
-    payload.iter().for_each(|payload| start::check_document("payload", *payload));
+    let fact = signal_fact(required("name", name), payload, signal_id);
     ask(run, |asked| {
         asked.must_be_open();
-        let payload = payload.map_or_else(|| "null".to_owned(), RawJsonb::text);
-        let id = signal_id.map_or_else(String::new, |id| format!(",\"id\":{}", json!(id)));
-        let data = format!("{{\"name\":{},\"payload\":{payload}{id}}}", json!(name));
-        post(asked.project, asked.run, "run.signal", RawJsonb::of_text(&data), asked.caller);
+        asked.send("run.signal", &fact);
     });
+}
+
+/// A signal as a fact. Refuses what is too large: 22023, 54000.
+fn signal_fact(name: &str, payload: Option<RawJsonb>, id: Option<&str>) -> String {
+    check_text("a signal's name", name, MAX_NAME_BYTES);
+    id.iter().for_each(|id| check_text("a signal's id", id, MAX_SIGNAL_ID_BYTES));
+    payload.iter().for_each(|payload| start::check_document("payload", *payload));
+    let payload = payload.map_or_else(|| "null".to_owned(), RawJsonb::text);
+    let id = id.map_or_else(String::new, |id| format!(",\"id\":{}", json!(id)));
+    format!("{{\"name\":{},\"payload\":{payload}{id}}}", json!(name))
 }
 
 /// Approves or rejects what a node waits for; see the COMMENT.
@@ -198,7 +209,7 @@ fn decide_approval(
         let by = decided_by.map_or_else(|| asked.caller.name(), str::to_owned);
         let data =
             format!("{{\"node\":{},\"approved\":{approved},\"by\":{}{payload}}}", json!(node), json!(by));
-        post(asked.project, asked.run, "run.approval", RawJsonb::of_text(&data), asked.caller);
+        asked.send("run.approval", &data);
     });
 }
 

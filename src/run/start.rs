@@ -12,7 +12,7 @@ use crate::error::{bad_parameter, refuse, required};
 use crate::owner::{Role, as_owner};
 use crate::project::{self, Project};
 use crate::random;
-use crate::spi::{self, RawJsonb, arg};
+use crate::spi::{self, Arg, RawJsonb, arg};
 use crate::workflow::{self, Version};
 use crate::{flow, guc, installation, shmem, worker};
 
@@ -47,8 +47,10 @@ pub struct Start<'a> {
     pub key: Option<&'a str>,
     /// Who or what starts it, as JSON text.
     pub trigger: String,
-    /// The role that starts it.
-    pub actor: Role,
+    /// The role that starts it; none for what the engine itself starts.
+    pub actor: Option<Role>,
+    /// The run above it, as JSON text.
+    pub parent: Option<String>,
     /// How it starts.
     pub options: Options,
 }
@@ -74,7 +76,7 @@ pub fn new_run() -> (pgrx::Uuid, TimestampWithTimeZone) {
 }
 
 /// A statement that makes the run and hands its start on: `fact` has the start's data and metadata. Takes the
-/// arguments that [`start`] makes.
+/// arguments that [`recorded`] makes.
 macro_rules! recorded_start {
     ($into:literal) => {
         concat!(
@@ -85,8 +87,9 @@ macro_rules! recorded_start {
                  SELECT jsonb_build_object('workflow', $5::text, 'version', $6::integer, 'input', $7::jsonb,
                             'seed', $8::bigint, 'trigger', $9::jsonb)
                         || CASE WHEN $10::text IS NULL THEN '{}'
-                                ELSE jsonb_build_object('idempotency_key', $10::text) END AS data,
-                        jsonb_build_object('actor', $11::text) AS metadata)
+                                ELSE jsonb_build_object('idempotency_key', $10::text) END
+                        || CASE WHEN $12::jsonb IS NULL THEN '{}' ELSE jsonb_build_object('parent', $12::jsonb) END AS data,
+                        jsonb_strip_nulls(jsonb_build_object('actor', $11::text)) AS metadata)
              ",
             $into
         )
@@ -103,9 +106,31 @@ pub fn start(start: &Start) -> pgrx::Uuid {
         return earlier;
     }
     tags::add(start.project, run, &start.options.tags);
-    let args = [
+    if flow::must_wait(&start.version, &start.options) {
+        enqueue(start);
+        return run;
+    }
+    spi::exec(
+        recorded_start!(
+            "INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
+             SELECT $1, $2, 'run.start', data, metadata FROM fact"
+        ),
+        &recorded(start),
+    );
+    shmem::wake_on_commit();
+    run
+}
+
+/// Makes a run that waits for admission. Called as the owner role.
+pub fn enqueue(start: &Start) {
+    flow::enqueue(start, recorded(start));
+}
+
+/// The arguments of [`recorded_start`].
+fn recorded(start: &Start) -> Vec<Arg> {
+    vec![
         arg(start.project.0),
-        arg(run),
+        arg(start.run),
         arg(start.version.version_id),
         arg(start.now),
         arg(start.workflow.to_owned()),
@@ -114,21 +139,9 @@ pub fn start(start: &Start) -> pgrx::Uuid {
         arg(random::seed()),
         arg(start.trigger.clone()),
         arg(start.key.map(str::to_owned)),
-        arg(start.actor.name()),
-    ];
-    if flow::must_wait(&start.version, &start.options) {
-        flow::enqueue(start, args.to_vec());
-        return run;
-    }
-    spi::exec(
-        recorded_start!(
-            "INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
-             SELECT $1, $2, 'run.start', data, metadata FROM fact"
-        ),
-        &args,
-    );
-    shmem::wake_on_commit();
-    run
+        arg(start.actor.map(Role::name)),
+        arg(start.parent.clone()),
+    ]
 }
 
 /// Takes the key for `run`; the run that has it already, if there is one. A concurrent start under the
@@ -232,7 +245,8 @@ fn start_run(
             input,
             key: idempotency_key,
             trigger,
-            actor: caller,
+            actor: Some(caller),
+            parent: None,
             options: Options { keys, ..options },
         })
     })

@@ -7,9 +7,9 @@ use serde_json::json;
 use super::{Schedule, stored};
 use crate::owner::Role;
 use crate::run::start::{OWN_KEYS, Options, Start, new_run, start};
-use crate::spi::{self, arg};
+use crate::spi::{self, RawJsonb, arg};
 use crate::workflow::{self, Version};
-use crate::{flow, shmem};
+use crate::{flow, run, shmem};
 
 /// Most times of a schedule that wait; further ones are left out.
 pub(super) const MAX_WAITING: usize = 10_000;
@@ -158,9 +158,9 @@ impl<'a> Line<'a> {
     }
 
     fn cancel_open(&self, time: Timestamp) {
-        let reason = format!("the schedule's next time {time} has come");
+        let cancel = json!({ "reason": format!("the schedule's next time {time} has come") }).to_string();
         for run in &self.open {
-            flow::cancel(self.schedule.project, *run, Some(&reason), self.actor);
+            run::post(self.schedule.project, *run, "run.cancel", RawJsonb::of_text(&cancel), self.actor);
         }
     }
 
@@ -187,7 +187,8 @@ impl<'a> Line<'a> {
             input: schedule.input,
             key: Some(&key(schedule.id, time)),
             trigger,
-            actor: self.actor,
+            actor: Some(self.actor),
+            parent: None,
             options: Options { keys, ..Options::default() },
         });
         self.note(time, origin, overlap, Some(run));

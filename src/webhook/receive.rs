@@ -214,7 +214,8 @@ fn accept(
             input,
             key: None,
             trigger,
-            actor: caller,
+            actor: Some(caller),
+            parent: None,
             options: Options { keys, ..Options::default() },
         });
         (202, run, "accepted")

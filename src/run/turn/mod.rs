@@ -5,11 +5,13 @@
 //! `worker::orchestrator`), `tick()` leaves it to the session. Nothing here may wait.
 
 mod batch;
+mod children;
 mod database;
 mod limits;
 mod load;
 pub use load::events_after;
 pub mod tick;
+mod unbegun;
 mod write;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -164,7 +166,11 @@ impl Turns {
             } else if !alone {
                 self.leave_functions(&mut work);
             }
-            self.move_run(work, now, &mut out);
+            if unbegun::join_start(&mut work) {
+                self.move_run(work, now, &mut out);
+            } else {
+                self.passed_over = true;
+            }
         }
         write::all(&out);
         self.slots_freed |= !out.slots.run.is_empty();

@@ -1,6 +1,7 @@
 //! What a turn writes: one statement a table, whatever the number of runs.
 
 use super::batch::Batch;
+use super::children;
 use crate::random::PG_EPOCH_MICROS;
 use crate::spi::{self, arg};
 use crate::{event_store, shmem};
@@ -13,7 +14,7 @@ pub(super) fn all(batch: &Batch) {
     jobs(batch);
     timers(batch);
     database(batch);
-    children(batch);
+    children::start(&batch.children);
     runs(batch);
     returns(batch);
     slots(batch);
@@ -199,69 +200,6 @@ fn database(batch: &Batch) {
             arg(work.attempt.clone()),
         ],
     );
-}
-
-/// Starts child runs: on the version named, the one fixed when the parent was published, or the newest. Where there
-/// is none the parent is told.
-fn children(batch: &Batch) {
-    let children = &batch.children;
-    if children.run.is_empty() {
-        return;
-    }
-    let unstarted = spi::run(
-        "WITH wanted AS MATERIALIZED (
-             SELECT u.*, e.data -> 'input' AS input, v.version_id, v.version AS resolved
-             FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::uuid[], $5::text[], $6::integer[], $7::boolean[], $8::boolean[],
-                         $9::integer[], $10::bigint[], $11::bigint[])
-                  AS u (project_id, parent, node, run_id, workflow, version, newest, detached, depth, input_position, seed)
-             JOIN meshhook.run_event e ON e.project_id = u.project_id AND e.run_id = u.parent AND e.position = u.input_position
-             LEFT JOIN LATERAL (
-                 SELECT v.version_id, v.version
-                 FROM meshhook.run r
-                 JOIN meshhook.workflow_version p ON p.project_id = r.project_id AND p.version_id = r.version_id
-                 JOIN meshhook.workflow w ON w.project_id = u.project_id AND w.name = u.workflow
-                 JOIN meshhook.workflow_version v ON v.project_id = w.project_id AND v.workflow_id = w.workflow_id
-                 WHERE r.project_id = u.project_id AND r.run_id = u.parent AND v.archived_at IS NULL
-                   AND v.version = coalesce(u.version, CASE WHEN u.newest THEN v.version
-                                                            ELSE coalesce((p.children ->> u.workflow)::integer, v.version) END)
-                 ORDER BY v.version DESC LIMIT 1) v ON true),
-         run AS (
-             INSERT INTO meshhook.run (project_id, run_id, version_id, status, created_at)
-             SELECT project_id, run_id, version_id, 'queued', meshhook.uuid_time(run_id) FROM wanted WHERE version_id IS NOT NULL),
-         started AS (
-             INSERT INTO meshhook.inbox (project_id, run_id, kind, data)
-             SELECT project_id, run_id, 'run.start',
-                    jsonb_build_object('workflow', workflow, 'version', resolved, 'input', input, 'seed', seed,
-                        'trigger', jsonb_build_object('type', CASE WHEN node IS NULL THEN 'failure' ELSE 'workflow' END, 'run', parent)
-                                   || CASE WHEN node IS NULL THEN '{}' ELSE jsonb_build_object('node', node) END,
-                        'parent', jsonb_build_object('run', parent, 'detached', detached, 'depth', depth)
-                                  || CASE WHEN node IS NULL THEN '{}' ELSE jsonb_build_object('node', node) END)
-             FROM wanted WHERE version_id IS NOT NULL),
-         missing AS (
-             INSERT INTO meshhook.inbox (project_id, run_id, kind, data)
-             SELECT project_id, parent, 'child.ended',
-                    jsonb_build_object('node', node, 'run', run_id, 'status', 'failed', 'error', jsonb_build_object(
-                        'class', 'workflow.missing', 'message', format('there is no published workflow %I to start', workflow)))
-             FROM wanted WHERE version_id IS NULL AND NOT detached)
-         SELECT workflow, parent FROM wanted WHERE version_id IS NULL AND detached",
-        &[
-            arg(children.keys.project.clone()),
-            arg(children.keys.run.clone()),
-            arg(children.node.clone()),
-            arg(children.run.clone()),
-            arg(children.workflow.clone()),
-            arg(children.version.clone()),
-            arg(children.newest.clone()),
-            arg(children.detached.clone()),
-            arg(children.depth.clone()),
-            arg(children.input_position.clone()),
-            arg(children.seed.clone()),
-        ],
-        |row| (row.must::<String>(1), row.must::<pgrx::Uuid>(2)),
-    );
-    for (workflow, parent) in unstarted {
-        pgrx::warning!("run {parent} could not start a run of workflow \"{workflow}\": it is not published");
-    }
 }
 
 /// Tells the runs that wait for those that ended.

@@ -124,4 +124,80 @@ SELECT pg_temp.settle();
 SELECT status FROM meshhook.runs WHERE run_id = :'project';
 SELECT action, target, details FROM meshhook.audit_log WHERE action LIKE '%paused' OR action LIKE '%resumed' ORDER BY audit_id;
 
+-- What is sent to a run that waits to start is there when it begins; a pause keeps it out.
+SELECT meshhook.publish_workflow('{"name": "patient", "concurrency": {"limit": 1}, "nodes": [
+    {"id": "go", "type": "wait", "with": {"signal": "go"}}]}');
+SELECT meshhook.start_run('patient', '"first"') AS first \gset
+SELECT meshhook.start_run('patient', '"second"') AS second \gset
+SELECT pg_temp.settle();
+SELECT meshhook.signal_run(:'second', 'go', '{"n": 1}', 'once'), meshhook.signal_run(:'second', 'go', '{"n": 2}', 'once');
+SELECT meshhook.pause_run(:'second', 'not today');
+SELECT reason FROM meshhook.queued_runs WHERE run_id = :'second';
+SELECT meshhook.signal_run(:'first', 'go');
+SELECT pg_temp.settle();
+SELECT pg_temp.settle();
+SELECT input, status FROM meshhook.runs WHERE workflow = 'patient' ORDER BY input;
+SELECT count(*) FROM meshhook.stuck_runs;
+SELECT meshhook.resume_run(:'second');
+SELECT pg_temp.settle();
+SELECT status, output FROM meshhook.runs WHERE run_id = :'second';
+SELECT position, type, data ->> 'signal_id' AS signal_id FROM meshhook.run_history(:'second') ORDER BY position;
+SELECT action, target = :'second' AS this, details FROM meshhook.audit_log WHERE action LIKE 'run.%' ORDER BY audit_id;
+-- Too much of it is refused.
+SELECT meshhook.start_run('patient', '"third"', delay => '1 day') AS third \gset
+SELECT count(meshhook.signal_run(:'third', 'go', to_jsonb(n))) FROM generate_series(1, 100) n;
+\set VERBOSITY sqlstate
+SELECT meshhook.signal_run(:'third', 'go');
+\set VERBOSITY default
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
+-- Ended before it began, also while it is paused.
+SELECT meshhook.pause_run(:'third'), meshhook.kill_run(:'third', 'never');
+SELECT pg_temp.settle();
+SELECT status, input, error FROM meshhook.runs WHERE run_id = :'third';
+-- A cancel that was sent before its start left the queue: the log still begins with the start.
+SELECT meshhook.start_run('patient', '"fourth"', delay => '1 day') AS fourth \gset
+BEGIN;
+SELECT meshhook.cancel_run(:'fourth');
+UPDATE meshhook.run_queue SET ready_at = now() WHERE run_id = :'fourth';
+SELECT pg_sleep(0.11);
+COMMIT;
+SELECT pg_temp.settle();
+SELECT position, type FROM meshhook.run_history(:'fourth') ORDER BY position;
+SELECT count(*) AS left_over FROM meshhook.run_queue WHERE workflow_id = (SELECT workflow_id FROM meshhook.workflow WHERE name = 'patient');
+
+-- A child counts as a run of its own workflow.
+SELECT meshhook.publish_workflow('{"name": "child", "concurrency": {"limit": 1, "key": "{{ .input.key | ascii_downcase }}"}, "nodes": [
+    {"id": "do", "type": "task", "with": {"queue": "child", "input": "{{ .input.n }}"}}]}');
+SELECT meshhook.publish_workflow('{"name": "parent", "nodes": [
+    {"id": "sub", "type": "workflow", "with": {"workflow": "child", "input": "{{ .input }}"}}]}');
+SELECT count(meshhook.start_run('parent', jsonb_build_object('key', 'k', 'n', n::text))) FROM generate_series(1, 3) n;
+SELECT meshhook.start_run('parent', '{"key": ["no text"], "n": "4"}') AS uncountable \gset
+SELECT pg_temp.settle();
+SELECT pg_temp.settle();
+SELECT status, count(*) FROM meshhook.runs WHERE workflow = 'child' GROUP BY status ORDER BY status;
+SELECT reason, input ->> 'n' AS n FROM meshhook.queued_runs WHERE workflow = 'child' ORDER BY 2;
+SELECT status, error ->> 'class' AS class, error -> 'details' -> 'error' AS child FROM meshhook.runs WHERE run_id = :'uncountable';
+-- A parent that is canceled takes along its child that has not begun.
+SELECT meshhook.cancel_run(run_id) FROM meshhook.runs WHERE workflow = 'parent' AND input ->> 'n' = '3';
+SELECT pg_temp.settle();
+SELECT pg_temp.finish('child');
+SELECT pg_temp.settle();
+SELECT pg_sleep(0.11);
+SELECT pg_temp.settle();
+SELECT pg_temp.finish('child');
+SELECT pg_temp.settle();
+SELECT workflow, status, array_agg(input ->> 'n' ORDER BY input ->> 'n') AS n FROM meshhook.runs
+WHERE workflow IN ('parent', 'child') GROUP BY 1, 2 ORDER BY 1, 2;
+-- While its workflow is paused it waits, whatever becomes of other starts.
+SELECT meshhook.pause_workflow('child', 'reject');
+SELECT meshhook.start_run('parent', '{"key": "p", "n": "5"}') AS five \gset
+SELECT pg_temp.settle();
+SELECT reason FROM meshhook.queued_runs WHERE workflow = 'child';
+SELECT meshhook.resume_workflow('child');
+SELECT pg_temp.settle();
+SELECT pg_temp.settle();
+SELECT pg_temp.finish('child');
+SELECT pg_temp.settle();
+SELECT status FROM meshhook.runs WHERE run_id = :'five';
+
 SELECT count(*) AS differences FROM meshhook.runs r, meshhook.verify_run(r.run_id);

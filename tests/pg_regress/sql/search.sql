@@ -65,5 +65,33 @@ SELECT meshhook.cancel_bulk_operation(:op);
 SELECT meshhook.cancel_bulk_operation(0);
 \echo SQLSTATE :LAST_ERROR_SQLSTATE
 SELECT action, target = :'op' AS this, details FROM meshhook.audit_log WHERE action LIKE 'bulk.%' ORDER BY audit_id;
+
+-- Retried: what failed goes on, what was killed or never began stays as it is.
+SELECT * FROM meshhook.create_bulk_operation('retry', '{}', arguments => '{"from": "start"}');
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
+SELECT matched FROM meshhook.create_bulk_operation('retry', '{"status": ["failed"]}', 'mended', dry_run => false);
+SELECT pg_temp.settle();
+SELECT pg_sleep(0.11);
+SELECT pg_temp.settle();
+SELECT run_input -> 'n' AS n, run_status FROM meshhook.search_runs('tasks') ORDER BY run_input -> 'n';
+-- Signaled: those under way, and one that waits to start.
+SELECT meshhook.publish_workflow('{"name": "waits", "nodes": [{"id": "go", "type": "wait", "with": {"signal": "go"}}]}');
+SELECT count(meshhook.start_run('waits', jsonb_build_object('n', n), delay => CASE n WHEN 3 THEN interval '1 h' END))
+FROM generate_series(1, 3) n;
+SELECT pg_temp.settle();
+SELECT * FROM meshhook.create_bulk_operation('signal', '{"workflow": "waits"}');
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
+SELECT * FROM meshhook.create_bulk_operation('signal', '{"workflow": "waits"}', arguments => '{"name": "go", "colour": "red"}');
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
+SELECT matched FROM meshhook.create_bulk_operation('signal', '{"workflow": "waits"}', 'off we go',
+    '{"name": "go", "payload": {"x": 1}, "signal_id": "s1"}', dry_run => false);
+SELECT pg_temp.settle();
+SELECT pg_sleep(0.11);
+SELECT pg_temp.settle();
+UPDATE meshhook.run_queue q SET ready_at = now() FROM meshhook.search_runs('waits') r WHERE q.run_id = r.run_id;
+SELECT pg_temp.settle();
+SELECT pg_temp.settle();
+SELECT input -> 'n' AS n, status, output FROM meshhook.runs WHERE workflow = 'waits' ORDER BY input -> 'n';
+SELECT action, status, matched, done, failed, failures FROM meshhook.bulk_operations ORDER BY operation_id;
 SELECT count(*) AS differences FROM meshhook.search_runs(batch_size => 1000) r, meshhook.verify_run(r.run_id);
 RESET meshhook.project;
