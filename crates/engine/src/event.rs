@@ -3,6 +3,7 @@
 //! `docs/events.md` is the catalogue. An event type is never changed in place: fields may be added as
 //! optional ones, anything else is a new type.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -217,6 +218,63 @@ pub struct RunRedriven {
     /// When the run has taken too long, counted from now; the engine says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
+    /// A node outside of bodies that is done again with all that follows from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Arc<str>>,
+    /// That node and those that follow from it, in path order; the engine says so.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub again: BTreeSet<Arc<str>>,
+    /// `.vars` from now on, where somebody has changed them.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::present")]
+    pub vars: Option<Json>,
+    /// Outputs given by hand, by path: their nodes count as succeeded.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outputs: BTreeMap<Arc<str>, Json>,
+}
+
+/// Somebody changed what the rest of the run goes by.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunEdited {
+    /// Why, in the caller's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Arc<str>>,
+    /// All of `.vars` from now on. In the fact: those that change.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::present")]
+    pub vars: Option<Json>,
+    /// Outputs from now on, by the path of a node that has succeeded.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outputs: BTreeMap<Arc<str>, Json>,
+}
+
+/// Somebody settled an open node in place of whoever was to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeOverridden {
+    /// The node.
+    pub node: Arc<str>,
+    /// The port taken; absent means `out`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<Arc<str>>,
+    /// What `.nodes.<id>.output` is from now on.
+    pub output: Json,
+    /// Why, in the caller's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Arc<str>>,
+}
+
+/// The run goes its own way from here: the events before are a copy of another run's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunForked {
+    /// The run whose events they are.
+    pub run: Arc<str>,
+    /// The input from now on, where it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::present")]
+    pub input: Option<Json>,
+    /// Why, in the caller's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Arc<str>>,
+    /// When the run has taken too long, counted from now; the engine says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
 }
 
 /// A node has its result.
@@ -383,6 +441,9 @@ events! {
     RunUnwinding(RunUnwinding) = "run.unwinding": "the run is going to end, and what it did is undone first",
     RunHandlerStarted(RunHandlerStarted) = "run.handler_started": "a run that looks after this one's failure was started",
     RunRedriven(RunRedriven) = "run.redriven": "the run goes on after its end: what failed is tried again",
+    RunEdited(RunEdited) = "run.edited": "somebody changed variables or outputs",
+    NodeOverridden(NodeOverridden) = "node.overridden": "somebody settled a node in place of whoever was to",
+    RunForked(RunForked) = "run.forked": "the run goes on by itself from a copy of another run's events",
     RunSucceeded(RunSucceeded) = "run.succeeded": "the run ended well",
     RunFailed(RunFailed) = "run.failed": "the run ended with an error",
     RunCanceled(RunCanceled) = "run.canceled": "the run was ended on request",

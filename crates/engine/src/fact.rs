@@ -5,7 +5,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ErrorInfo;
-use crate::event::{ApprovalGiven, RunPaused, RunRedriven, RunResumed, SignalReceived};
+use crate::event::{
+    ApprovalGiven, NodeOverridden, RunEdited, RunForked, RunPaused, RunRedriven, RunResumed, SignalReceived,
+};
 use crate::json::Json;
 use crate::state::RunStatus;
 use crate::time::Timestamp;
@@ -35,6 +37,12 @@ pub enum Fact {
     Resume(RunResumed),
     /// `run.redrive`: the run goes on after its end.
     Redrive(RunRedriven),
+    /// `run.edit`: somebody changes variables or outputs.
+    Edit(RunEdited),
+    /// `node.override`: somebody settles a node.
+    Override(NodeOverridden),
+    /// `run.fork`: the run goes on by itself from the events it has got from another.
+    Fork(RunForked),
     /// `run.quarantine`: the run cannot be carried on; it ends with the error instead of hurting others.
     Quarantine(Quarantine),
 }
@@ -187,5 +195,8 @@ facts! {
     Pause = "run.pause",
     Resume = "run.resume",
     Redrive = "run.redrive",
+    Edit = "run.edit",
+    Override = "node.override",
+    Fork = "run.fork",
     Quarantine = "run.quarantine",
 }

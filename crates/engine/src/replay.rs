@@ -41,8 +41,71 @@ impl fmt::Display for Difference {
 /// # Errors
 /// The first difference, boxed because it carries two documents.
 pub fn verify(workflow: &Workflow, run: &str, log: &[Recorded]) -> Result<RunState, Box<Difference>> {
+    walk(workflow, run, log, |_| true)
+}
+
+/// Where a copy of a run begins to go its own way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut<'a> {
+    /// The last position that is copied; 0 for an empty log.
+    pub position: u64,
+    /// The run whose events these are: the one that is copied, or the one that it was copied from itself.
+    pub run: &'a str,
+}
+
+/// Where a copy of a run may begin to go its own way: the last position up to `until` between two facts, at least
+/// that after the first. Without a bound the last one before the run ended or began to be undone.
+///
+/// # Errors
+/// The log differs from the rules before that.
+pub fn boundary<'a>(
+    workflow: &Workflow,
+    run: &'a str,
+    log: &'a [Recorded],
+    until: Option<u64>,
+) -> Result<Cut<'a>, Box<Difference>> {
+    let mut found = 0;
+    walk(workflow, run, log, |state| {
+        let is_beyond = match until {
+            Some(until) => state.position > until,
+            None => state.status.is_terminal() || state.unwinding.is_some(),
+        };
+        if !is_beyond || found == 0 {
+            found = state.position;
+        }
+        !is_beyond
+    })?;
+    Ok(Cut { position: found, run: Forks::of(log).decider(found).unwrap_or(run) })
+}
+
+/// The forks in a log. What was copied from another run was decided under that run's id.
+struct Forks<'a>(Vec<(u64, &'a str)>);
+
+impl<'a> Forks<'a> {
+    fn of(log: &'a [Recorded]) -> Self {
+        let forks = log.iter().filter_map(|recorded| match &recorded.event {
+            Event::RunForked(forked) => Some((recorded.position, &*forked.run)),
+            _ => None,
+        });
+        Self(forks.collect())
+    }
+
+    /// The other run that decided the event at a position.
+    fn decider(&self, position: u64) -> Option<&'a str> {
+        self.0.iter().find(|(fork, _)| *fork > position).map(|(_, run)| *run)
+    }
+}
+
+/// Decides a log again fact by fact, and shows the state after each as long as that is wanted.
+fn walk(
+    workflow: &Workflow,
+    run: &str,
+    log: &[Recorded],
+    mut after_fact: impl FnMut(&RunState) -> bool,
+) -> Result<RunState, Box<Difference>> {
     let mut state = RunState::default();
     let mut rest = log;
+    let forks = Forks::of(log);
     while let Some(first) = rest.first() {
         if first.position != state.position + 1 {
             let path = "/position".to_owned();
@@ -50,28 +113,39 @@ pub fn verify(workflow: &Workflow, run: &str, log: &[Recorded]) -> Result<RunSta
             let expected = Some(Json::from(i64::try_from(state.position + 1).unwrap_or(i64::MAX)));
             return Err(Box::new(Difference { position: state.position + 1, path, expected, found }));
         }
-        let position = first.position;
-        let fact = fact_behind(&state, &first.event, rest.get(1).map(|next| &next.event));
-        let decided =
-            fact.map(|fact| step(workflow, run, &mut state, &fact, first.at).events).unwrap_or_default();
-        if decided.is_empty() {
-            let found = Some(document(&first.event));
-            return Err(Box::new(Difference { position, path: String::new(), expected: None, found }));
-        }
-        for (i, expected) in decided.iter().enumerate() {
-            let position = position + i as u64;
-            let expected = document(expected);
-            let Some(found) = rest.get(i).map(|found| document(&found.event)) else {
-                let expected = Some(expected);
-                return Err(Box::new(Difference { position, path: String::new(), expected, found: None }));
-            };
-            if let Some((path, expected, found)) = first_difference(&expected, &found) {
-                return Err(Box::new(Difference { position, path, expected, found }));
-            }
-        }
+        let run = forks.decider(first.position).unwrap_or(run);
+        let decided = match fact_behind(&state, &first.event, rest.get(1).map(|next| &next.event)) {
+            Some(fact) => step(workflow, run, &mut state, &fact, first.at).events,
+            None => Vec::new(),
+        };
+        compare(&decided, rest)?;
         rest = &rest[decided.len()..];
+        if !after_fact(&state) {
+            break;
+        }
     }
     Ok(state)
+}
+
+/// Compares what is decided now with what stands at the beginning of the rest of a log.
+fn compare(decided: &[Event], rest: &[Recorded]) -> Result<(), Box<Difference>> {
+    let position = rest.first().map_or(0, |first| first.position);
+    let at = |i: usize| rest.get(i).map(|found| document(&found.event));
+    if decided.is_empty() {
+        return Err(Box::new(Difference { position, path: String::new(), expected: None, found: at(0) }));
+    }
+    for (i, expected) in decided.iter().enumerate() {
+        let position = position + i as u64;
+        let expected = document(expected);
+        let Some(found) = at(i) else {
+            let expected = Some(expected);
+            return Err(Box::new(Difference { position, path: String::new(), expected, found: None }));
+        };
+        if let Some((path, expected, found)) = first_difference(&expected, &found) {
+            return Err(Box::new(Difference { position, path, expected, found }));
+        }
+    }
+    Ok(())
 }
 
 /// The fact that an event records, given the state before it; `None` for a pure decision. The event after it
@@ -122,6 +196,9 @@ fn fact_behind(state: &RunState, event: &Event, next: Option<&Event>) -> Option<
         Event::RunPaused(pause) => Some(Fact::Pause(pause.clone())),
         Event::RunResumed(resume) => Some(Fact::Resume(resume.clone())),
         Event::RunRedriven(redrive) => Some(Fact::Redrive(redrive.clone())),
+        Event::RunEdited(edited) => Some(Fact::Edit(edited.clone())),
+        Event::NodeOverridden(by_hand) => Some(Fact::Override(by_hand.clone())),
+        Event::RunForked(forked) => Some(Fact::Fork(forked.clone())),
         Event::RunCancelRequested(request) => {
             Some(Fact::Cancel(Cancel { reason: request.reason.clone(), kill: request.kill, start: None }))
         }

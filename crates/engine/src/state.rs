@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ErrorInfo;
 use crate::event::{
-    ApprovalGiven, Child, Event, FactDeferred, NodeEntered, NodeScheduled, NodeSucceeded, Recorded,
-    RunResponded, RunUnwinding,
+    ApprovalGiven, Child, Event, FactDeferred, NodeEntered, NodeOverridden, NodeScheduled, NodeSucceeded,
+    Recorded, RunForked, RunRedriven, RunResponded, RunUnwinding,
 };
 use crate::fact::Parent;
 use crate::json::Json;
@@ -289,6 +289,12 @@ pub struct RunState {
     /// The run that started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Parent>,
+    /// The run that its first events were copied from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<Arc<str>>,
+    /// `.vars`, where somebody has changed them; else they are the definition's.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::present")]
+    pub vars: Option<Json>,
     /// The nodes that have an event, by path: the id, and inside bodies `<map>/<index>/<id>`. What a body did
     /// for an item is forgotten with the item's end.
     pub nodes: BTreeMap<Arc<str>, NodeState>,
@@ -452,10 +458,10 @@ impl RunState {
                 self.unwinding = Some(unwinding.clone());
             }
             Event::RunHandlerStarted(_) => {}
-            Event::RunRedriven(redriven) => {
-                self.deadline = redriven.deadline;
-                self.redrive();
-            }
+            Event::RunRedriven(redriven) => self.redrive(redriven, at),
+            Event::RunEdited(edited) => self.edit(edited.vars.as_ref(), &edited.outputs, at),
+            Event::NodeOverridden(by_hand) => self.override_node(by_hand, at),
+            Event::RunForked(forked) => self.fork(forked, at),
             Event::RunSucceeded(end) => {
                 self.output = Some(end.output.clone());
                 self.end(RunStatus::Succeeded, at);
@@ -544,7 +550,45 @@ impl RunState {
         }
     }
 
-    fn redrive(&mut self) {
+    /// Takes over variables and outputs given by hand; a node that has one counts as succeeded.
+    fn edit(&mut self, vars: Option<&Json>, outputs: &BTreeMap<Arc<str>, Json>, at: Timestamp) {
+        if let Some(vars) = vars {
+            self.vars = Some(vars.clone());
+        }
+        for (path, output) in outputs {
+            if self.nodes.get(path).is_some_and(|node| node.status != NodeStatus::Succeeded) {
+                let node = self.settle(path, NodeStatus::Succeeded, at);
+                (node.port, node.error) = (Some(Arc::from(OUT)), None);
+            }
+            if let Some(node) = self.nodes.get_mut(path) {
+                node.output = Some(output.clone());
+            }
+        }
+    }
+
+    fn override_node(&mut self, by_hand: &NodeOverridden, at: Timestamp) {
+        self.cancel_within(&format!("{}/", by_hand.node), at);
+        let NodeOverridden { node, port, output, .. } = by_hand.clone();
+        let done = NodeSucceeded { node, attempt: None, port, output, signal: None, compensate: false };
+        self.succeed(&done, at);
+    }
+
+    fn fork(&mut self, forked: &RunForked, at: Timestamp) {
+        self.forked_from = Some(Arc::clone(&forked.run));
+        self.started_at = Some(at);
+        self.deadline = forked.deadline;
+        if let Some(input) = &forked.input {
+            self.input = input.clone();
+        }
+        // Whoever started the other run waits for that one.
+        if let Some(parent) = &mut self.parent {
+            parent.detached = true;
+        }
+    }
+
+    fn redrive(&mut self, redriven: &RunRedriven, at: Timestamp) {
+        self.deadline = redriven.deadline;
+        self.edit(redriven.vars.as_ref(), &redriven.outputs, at);
         self.status = RunStatus::Running;
         (self.finished_at, self.error, self.output, self.reason) = (None, None, None, None);
         self.cancel_requested = false;
@@ -563,6 +607,12 @@ impl RunState {
                 }
                 None => {}
             }
+        }
+        for path in &redriven.again {
+            self.nodes.remove(path);
+            self.open.remove(path);
+            self.forget_within(&format!("{path}/"));
+            self.undo.retain(|undo| undo != path && !path::is_within(undo, path));
         }
     }
 

@@ -3,9 +3,11 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::Sim;
 use meshhook_engine::definition::Workflow;
-use meshhook_engine::event::{Event, RunPaused, RunRedriven, RunResumed};
+use meshhook_engine::event::{Event, NodeOverridden, RunEdited, RunPaused, RunRedriven, RunResumed};
 use meshhook_engine::fact::{Cancel, Fact};
 use meshhook_engine::json::Json;
 use meshhook_engine::state::{NodeState, NodeStatus, RunStatus};
@@ -154,12 +156,33 @@ fn carry_on_any(run: &mut Sim, open: &[(String, NodeState)]) -> bool {
 
 /// Somebody interferes.
 fn interfere(run: &mut Sim, how: u8) {
-    match how % 6 {
+    let any = |paths: Vec<&Arc<str>>| Some(Arc::clone(paths.get(usize::from(how) % paths.len().max(1))?));
+    match how % 12 {
         0 => run.cancel(None),
         1 => run.take(&Fact::Cancel(Cancel { reason: None, kill: true, start: None })),
         2 | 3 => run.take(&Fact::Pause(RunPaused::default())),
         4 => run.signal("go", "2"),
-        _ => run.take(&Fact::Redrive(RunRedriven::default())),
+        5 => run.take(&Fact::Redrive(RunRedriven::default())),
+        6 => {
+            let from = any(run.state.nodes.keys().collect());
+            run.take(&Fact::Redrive(RunRedriven { from, ..RunRedriven::default() }));
+        }
+        7 => {
+            let outputs = any(run.state.nodes.keys().collect()).map(|path| (path, Json::from(7)));
+            let outputs = outputs.into_iter().collect();
+            run.take(&Fact::Edit(RunEdited { outputs, ..RunEdited::default() }));
+        }
+        8 => {
+            let outputs = run.state.broken().into_iter().map(|path| (path, Json::from(8))).collect();
+            run.take(&Fact::Redrive(RunRedriven { outputs, ..RunRedriven::default() }));
+        }
+        9 | 10 => {
+            let Some(node) = any(run.state.open.iter().collect()) else { return };
+            let port = run.workflow.locate(&node).and_then(|(_, node)| node.node.ports().first().cloned());
+            let by_hand = NodeOverridden { node, port, output: Json::from(9), reason: None };
+            run.take(&Fact::Override(by_hand));
+        }
+        _ => run.fork(Some(1 + u64::from(how) * run.state.position / 256), Some(r#"{"n":3}"#)),
     }
 }
 

@@ -289,7 +289,7 @@ impl<'a> Turn<'a> {
         }
     }
 
-    fn touch(&mut self, path: &Arc<str>) {
+    pub(super) fn touch(&mut self, path: &Arc<str>) {
         if path::compensated(path).is_some() {
             return;
         }

@@ -2,14 +2,17 @@
 //!
 //! [`step`] depends on the definition, the state folded from the log, the fact and its time; on nothing
 //! else. `docs/semantics.md` says in words what these functions do: [`flow`] fires nodes and settles them,
-//! [`body`] runs maps and repeats, [`outside`] takes in what comes from outside, [`ending`] ends runs,
-//! [`view`] is what expressions see.
+//! [`body`] runs maps and repeats, [`outside`] takes in what comes from outside, [`intervene`] what people
+//! change by hand, [`ending`] ends runs, [`view`] is what expressions see.
 
 mod body;
 mod ending;
 mod flow;
+mod intervene;
 mod outside;
 mod view;
+
+pub use intervene::refusal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -91,9 +94,17 @@ struct Turn<'a> {
 impl Turn<'_> {
     fn take(&mut self, fact: &Fact) {
         match (self.state.status, fact) {
-            (RunStatus::Failed | RunStatus::Canceled, Fact::Redrive(redrive)) => self.redrive(redrive),
+            (_, Fact::Redrive(_) | Fact::Edit(_) | Fact::Override(_) | Fact::Fork(_)) => {
+                if refusal(self.workflow, self.state, fact).is_some() {
+                    return;
+                }
+                self.intervene(fact);
+                // A pause holds back what follows.
+                if self.state.status == RunStatus::Paused {
+                    return;
+                }
+            }
             (status, _) if status.is_terminal() => return,
-            (_, Fact::Redrive(_)) => return,
             (RunStatus::Queued, Fact::Start(start)) => self.start(start),
             (RunStatus::Queued, Fact::Quarantine(quarantine)) => self.quarantine(quarantine),
             // It waited for its start until somebody ended it.
@@ -129,7 +140,8 @@ impl Turn<'_> {
             Fact::Approval(given) => self.approval(given),
             Fact::Cancel(cancel) => self.cancel(cancel),
             Fact::Quarantine(quarantine) => self.quarantine(quarantine),
-            Fact::Start(_) | Fact::Pause(_) | Fact::Resume(_) | Fact::Redrive(_) => {}
+            Fact::Start(_) | Fact::Pause(_) | Fact::Resume(_) => {}
+            Fact::Redrive(_) | Fact::Edit(_) | Fact::Override(_) | Fact::Fork(_) => {}
         }
     }
 

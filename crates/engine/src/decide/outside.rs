@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use super::{Turn, flow};
 use crate::error::ErrorInfo;
-use crate::event::{ApprovalGiven, Child, Event, NodeScheduled, RunRedriven, RunResumed, SignalReceived};
+use crate::event::{ApprovalGiven, Child, Event, NodeScheduled, RunResumed, SignalReceived};
 use crate::fact::{ChildEnded, Fact, JobFailed};
 use crate::json::{Json, MAX_DOCUMENT_DEPTH};
-use crate::node::terminate;
 use crate::node::wait::{APPROVED, REJECTED};
 use crate::state::{NodeState, NodeStatus, OUT, RunStatus};
 
@@ -86,10 +85,13 @@ impl Turn<'_> {
         }
     }
 
-    /// Schedules the next attempt; every attempt gets the same input.
     fn try_again(&mut self, path: &Arc<str>, node: &NodeState) {
+        self.schedule_attempt(path, node, node.attempt.saturating_add(1));
+    }
+
+    /// Schedules an attempt of a node; every attempt gets the same input.
+    pub(super) fn schedule_attempt(&mut self, path: &Arc<str>, node: &NodeState, attempt: u32) {
         let Some(job) = &node.job else { return };
-        let attempt = node.attempt.saturating_add(1);
         // Each attempt is a run of its own.
         let child = node.child.clone().map(|child| Child { run: self.child_id(path, attempt), ..child });
         self.emit(Event::NodeScheduled(NodeScheduled {
@@ -173,26 +175,6 @@ impl Turn<'_> {
             }
         }
         self.reconsider();
-    }
-
-    /// Lets a run go on after its end: what failed or was canceled is pending again.
-    pub(super) fn redrive(&mut self, redrive: &RunRedriven) {
-        let has_ended_badly = matches!(self.state.status, RunStatus::Failed | RunStatus::Canceled);
-        let is_final = self.state.killed || self.state.unwinding.is_some() || self.was_terminated();
-        if has_ended_badly && !is_final && !self.state.broken().is_empty() {
-            let deadline = self.deadline_from_now();
-            self.emit(Event::RunRedriven(RunRedriven { deadline, ..redrive.clone() }));
-            self.reconsider();
-        }
-    }
-
-    /// Whether the definition itself ended the run: nothing in it says how it could go on.
-    fn was_terminated(&self) -> bool {
-        let ends = |path: &str| {
-            self.workflow.locate(path).is_some_and(|(_, node)| node.kind.name == terminate::TYPE.name)
-        };
-        let mut nodes = self.state.nodes.iter();
-        nodes.any(|(path, node)| node.status == NodeStatus::Succeeded && ends(path))
     }
 }
 

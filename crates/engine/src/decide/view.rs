@@ -27,7 +27,7 @@ impl Turn<'_> {
             ("input", state.input.clone()),
             ("nodes", Json::Obj(nodes)),
             ("run", run),
-            ("vars", self.workflow.vars.clone()),
+            ("vars", state.vars.as_ref().unwrap_or(&self.workflow.vars).clone()),
             ("error", error.as_ref().map_or(Json::Null, error_view)),
             ("now", Json::from(self.at.to_string())),
         ];
@@ -65,8 +65,8 @@ impl Turn<'_> {
         let (Event::NodeSucceeded(NodeSucceeded { node, .. }) | Event::NodeFailed(NodeFailed { node, .. })) =
             event
         else {
-            // What failed has no output any more, and the state is looked at again.
-            if matches!(event, Event::RunRedriven(_)) {
+            // What failed may have no output any more, what people changed has another: the state is looked at again.
+            if matches!(event, Event::RunRedriven(_) | Event::RunEdited(_) | Event::NodeOverridden(_)) {
                 self.outputs = None;
             }
             return;

@@ -7,19 +7,20 @@ use std::sync::Arc;
 use meshhook_engine::decide::step;
 use meshhook_engine::definition::Workflow;
 use meshhook_engine::error::ErrorInfo;
-use meshhook_engine::event::{ApprovalGiven, Event, Recorded, SignalReceived};
+use meshhook_engine::event::{ApprovalGiven, Event, Recorded, RunForked, SignalReceived};
 use meshhook_engine::fact::{Cancel, ChildEnded, Fact, JobCompleted, JobFailed, Start, TimerDue};
 use meshhook_engine::json::Json;
-use meshhook_engine::replay::verify;
+use meshhook_engine::replay::{boundary, verify};
 use meshhook_engine::state::{NodeStatus, RunState, RunStatus};
 use meshhook_engine::time::Timestamp;
 
-/// The id of every simulated run.
+/// The id of every simulated run that is no fork.
 pub const RUN: &str = "01890000-0000-7000-8000-000000000000";
 
 /// A run in memory.
 #[derive(Debug)]
 pub struct Sim {
+    pub id: String,
     pub workflow: Workflow,
     pub state: RunState,
     pub log: Vec<Recorded>,
@@ -48,8 +49,8 @@ impl Sim {
             deadline: None,
             parent: None,
         };
-        let mut sim =
-            Self { workflow, state: RunState::default(), log: Vec::new(), dropped: Vec::new(), now };
+        let (id, state) = (RUN.to_owned(), RunState::default());
+        let mut sim = Self { id, workflow, state, log: Vec::new(), dropped: Vec::new(), now };
         sim.take(&Fact::Start(start));
         sim
     }
@@ -58,7 +59,7 @@ impl Sim {
     pub fn take(&mut self, fact: &Fact) {
         let first = self.state.position + 1;
         let open = self.state.open.clone();
-        let step = step(&self.workflow, RUN, &mut self.state, fact, self.now);
+        let step = step(&self.workflow, &self.id, &mut self.state, fact, self.now);
         self.dropped.extend(step.dropped.iter().map(|dropped| dropped.node.to_string()));
         assert!(
             step.dropped
@@ -121,6 +122,21 @@ impl Sim {
         self.take(&Fact::ChildEnded(ChildEnded { node: node.into(), run, status, output, error }));
     }
 
+    /// Makes this run a fork of itself: it goes on from the last boundary up to a position, if it had not ended there.
+    pub fn fork(&mut self, until: Option<u64>, input: Option<&str>) {
+        let cut = boundary(&self.workflow, &self.id, &self.log, until).unwrap();
+        let (copied, source) = (&self.log[..usize::try_from(cut.position).unwrap()], cut.run.to_owned());
+        let state = RunState::fold(copied).unwrap();
+        if state.status.is_terminal() || state.unwinding.is_some() {
+            return;
+        }
+        (self.log, self.state) = (copied.to_vec(), state);
+        self.dropped.clear();
+        self.id = format!("{}f", &self.id[1..]);
+        let input = input.map(|input| Json::parse(input).unwrap());
+        self.take(&Fact::Fork(RunForked { run: source.into(), input, reason: None, deadline: None }));
+    }
+
     pub fn status(&self) -> RunStatus {
         self.state.status
     }
@@ -181,7 +197,7 @@ impl Sim {
     pub fn verify(&self) {
         let stored = self.stored();
         assert_eq!(RunState::fold(&stored).unwrap(), self.state, "the fold differs from the state in memory");
-        match verify(&self.workflow, RUN, &stored) {
+        match verify(&self.workflow, &self.id, &stored) {
             Ok(state) => assert_eq!(state, self.state),
             Err(difference) => panic!("{difference}"),
         }
@@ -189,6 +205,6 @@ impl Sim {
 
     /// Whether a replay of this log finds a difference, or ends in another state.
     pub fn differs(&self, log: &[Recorded]) -> bool {
-        verify(&self.workflow, RUN, log).map_or(true, |state| state != self.state)
+        verify(&self.workflow, &self.id, log).map_or(true, |state| state != self.state)
     }
 }
