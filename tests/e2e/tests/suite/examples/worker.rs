@@ -36,14 +36,14 @@ fn worker(copy: &Copy) -> Process {
     Process(child)
 }
 
-/// Has the copy's worker take three seconds for a task that it has on lease for one.
+/// Has the copy's worker take five seconds for a task that it has on lease for two.
 fn slow_down(copy: &Copy) {
     let path = copy.folder.join("worker.py");
     let mut text = read(&path);
     for (from, to) in [
-        (r#"LEASE = "30 s""#, r#"LEASE = "1 s""#),
+        (r#"LEASE = "30 s""#, r#"LEASE = "2 s""#),
         ("RENEW_SECONDS = 10", "RENEW_SECONDS = 0.2"),
-        ("    words = ", "    Event().wait(3)\n    words = "),
+        ("    words = ", "    Event().wait(5)\n    words = "),
     ] {
         assert!(text.contains(from), "{from} is not in it");
         text = text.replacen(from, to, 1);
