@@ -24,7 +24,8 @@ import show
 
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 STATE = TARGET / "demo.json"
-EXAMPLE = ROOT / "examples" / "order-fulfilment.json"
+EXAMPLE = ROOT / "examples" / "order-fulfilment" / "workflow.json"
+SERVICES = ROOT / "examples" / "services.py"
 SEND = ROOT / "scripts" / "send-webhook.sh"
 DATABASE = "shop"
 READY_SECONDS_MAX = 30
@@ -139,7 +140,7 @@ def start_shop(demo):
     address = f"127.0.0.1:{free_port()}"
     # By way of the folder, not of the clone: the server's account may not be able to read that.
     program = demo.cluster.folder / "shop.py"
-    shutil.copy(Path(__file__).with_name("shop.py"), program)
+    shutil.copy(SERVICES, program)
     give_to_server(program)
     process = demo.spawn("shop", [sys.executable, program, address.rpartition(":")[2]])
     wait_ready("the shop", process, f"http://{address}/")
@@ -288,7 +289,7 @@ def keep_up(demo, address, endpoint, run_id):
         "    BEGIN; SELECT meshhook.start_run('order-fulfilment', '{\"order\":{\"id\":\"C-1\"}}'); ROLLBACK;   -- no run",
         f"{psql} -U postgres -c 'SELECT * FROM meshhook.status()'",
         "",
-        "an order that cannot be shipped is refunded:",
+        "an order that cannot be shipped is undone: refunded, its stock released:",
         f"    MESHHOOK_ENDPOINT_SECRET=$(cat {secret}) scripts/send-webhook.sh \\",
         f"        http://{address}{endpoint['path']} <<<'{json.dumps(unicorn)}'",
         f"curl http://{address}/metrics",

@@ -132,6 +132,20 @@ fn every_example_of_the_reference_compiles() {
     assert!(count > NODE_TYPES.len(), "{count} examples");
 }
 
+#[test]
+fn every_workflow_of_the_examples_compiles() {
+    let mut count = 0;
+    for entry in std::fs::read_dir(root().join("examples")).unwrap() {
+        let path = entry.unwrap().path().join("workflow.json");
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        if let Err(problems) = Workflow::compile(&Json::parse(&text).unwrap()) {
+            panic!("{}: {problems:?}", path.display());
+        }
+        count += 1;
+    }
+    assert!(count > 0, "there are none");
+}
+
 /// A workflow of one node.
 fn around(node: &Json) -> Json {
     Json::object([("name", Json::from("example")), ("nodes", Json::array([node.clone()]))])

@@ -46,10 +46,15 @@ pub fn standard(secret: &str, id: &str, timestamp: i64, body: &[u8]) -> Headers 
 
 /// Signs `body` as GitHub does: `x-hub-signature-256` over the body alone, the delivery id unsigned.
 pub fn github(secret: &str, delivery: &str, body: &[u8]) -> Headers {
+    github_event(secret, delivery, "push", body)
+}
+
+/// The same for an event of another kind, as `issues`.
+pub fn github_event(secret: &str, delivery: &str, event: &str, body: &[u8]) -> Headers {
     vec![
         ("content-type".into(), "application/json".into()),
         ("x-github-delivery".into(), delivery.into()),
-        ("x-github-event".into(), "push".into()),
+        ("x-github-event".into(), event.into()),
         ("x-hub-signature-256".into(), format!("sha256={}", hex::encode(mac(secret.as_bytes(), &[body])))),
     ]
 }

@@ -16,6 +16,7 @@ mod definitions;
 mod dump;
 mod event_store;
 mod event_store_order;
+mod examples;
 mod failures;
 mod flow_control;
 mod idle;

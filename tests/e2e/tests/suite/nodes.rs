@@ -126,6 +126,60 @@ fn a_child_brings_its_output_up_and_is_canceled_with_its_parent() {
 }
 
 #[test]
+fn a_repeat_asks_again_after_its_delay_until_it_is_content() {
+    let db = Database::preloaded("repeats");
+    let mut app = db.app();
+    publish(
+        &mut app,
+        &json!({"name": "w", "nodes": [{"id": "poll", "type": "repeat", "with": {
+            "until": ".item.ready", "max_iterations": 5, "delay": "200ms",
+            "body": {"nodes": [{"id": "ask", "type": "task", "with": {"input": {"before": "{{ .item.n }}"}}}]}}}]}),
+    );
+    let id = start(&mut app, "w", &json!({}));
+    let mut executor = db.executor();
+    let mut keys = Vec::new();
+    for n in 1..=3 {
+        let job = claim_one(&mut executor, "default");
+        assert_eq!(job.payload, json!({"before": if n == 1 { json!(null) } else { json!(n - 1) }}));
+        keys.push(job.idempotency_key.clone());
+        complete(&mut executor, &job, &json!({"n": n, "ready": n == 3}));
+    }
+    assert_eq!(ended(&mut app, id).output, Some(json!({"n": 3, "ready": true})));
+    assert_eq!(keys, [0, 1, 2].map(|index| format!("{id}/poll/{index}/ask")));
+    let rests: Vec<bool> = app.values(
+        "SELECT s.\"time\" - e.\"time\" >= interval '200 ms'
+         FROM meshhook.run_history($1) e JOIN meshhook.run_history($1) s
+              ON s.type = 'item.started' AND (s.data ->> 'index')::integer = (e.data ->> 'index')::integer + 1
+         WHERE e.type = 'item.succeeded'",
+        &[&id],
+    );
+    assert_eq!(rests, [true, true]);
+}
+
+#[test]
+fn a_run_that_is_short_need_not_wait_for_the_end_of_a_long_map() {
+    let db = Database::preloaded("long_map");
+    let mut app = db.app();
+    let item = json!({"id": "n", "type": "transform", "with": {"output": "{{ .item * 2 }}"}});
+    publish(
+        &mut app,
+        &json!({"name": "long", "nodes": [{"id": "each", "type": "map", "with": {
+            "items": "{{ [range(.input.items)] }}", "body": {"nodes": [item]}}}]}),
+    );
+    // Both in one commit, the long one first: a turn that did it to its end would hold up the other.
+    app.exec("BEGIN");
+    let (long, short) =
+        (start(&mut app, "long", &json!({"items": 5000})), start(&mut app, "long", &json!({"items": 1})));
+    app.exec("COMMIT");
+    assert_eq!(ended(&mut app, short).output, Some(json!([0])));
+    let output = ended(&mut app, long).output.expect("it succeeded");
+    assert_eq!((output.as_array().map(Vec::len), &output[4999]), (Some(5000), &json!(9998)));
+    let sql = "SELECT (SELECT finished_at FROM meshhook.runs WHERE run_id = $1)
+                    < (SELECT finished_at FROM meshhook.runs WHERE run_id = $2)";
+    assert!(app.value::<bool>(sql, &[&short, &long]), "the short one ended first");
+}
+
+#[test]
 fn signals_approvals_pauses_and_retries_reach_a_run() {
     let db = Database::preloaded("interventions");
     let mut app = db.app();
