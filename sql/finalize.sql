@@ -36,8 +36,20 @@ COMMENT ON FUNCTION meshhook.pause_run(uuid, text) IS
 'Holds a run: what happens to it meanwhile is recorded and counts once it is resumed; work that was scheduled before may still be done. Its deadlines do not stop. One that waits to start is kept out until it is resumed. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.resume_run(uuid) IS
 'Ends a pause: what happened meanwhile is decided now, in the order it came. Without effect on a run that is not paused; false if it has ended. P0002 if it does not exist.';
-COMMENT ON FUNCTION meshhook.retry_run(uuid, text) IS
-'Lets a run that failed or was canceled go on in the same run: nodes that failed or were canceled are done again, successes (also of a map''s items) are kept, and so are idempotency keys. Nothing happens to a run that was killed, undone, or ended by a terminate node. False if the run has not ended so. P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.retry_run(uuid, text, jsonb, text) IS
+'Lets a run that failed or was canceled go on at once in the same run: nodes that failed or were canceled are done again, successes (also of a map''s items) are kept, and so are idempotency keys. With from_node, a node outside of bodies, that one and all that follow from it are done again. patch is an object of vars (those that change) and outputs (by node path; such a node counts as succeeded). Answers like run_state. Waits for a turn in progress. 55000 if the run has not ended so, was killed, undone, or ended by a terminate node, P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.edit_run(uuid, jsonb, text) IS
+'Changes at once what the rest of a run goes by: patch is an object of vars (those that change) and outputs (by the path of a node that has succeeded). Jobs under way keep their input. Answers like run_state. Waits for a turn in progress. 55000 if nothing can be changed so, P0002 if the run does not exist.';
+COMMENT ON FUNCTION meshhook.skip_node(uuid, text, jsonb, text, text) IS
+'Settles an open node by hand: it has succeeded, with the output (default null) and at the port (default out) given. Its job, timer and body are dropped, and it is not undone later. The node is named by its path, also of what undoes a node (x/compensate). Answers like run_state. Waits for a turn in progress. 55000 if the node is not open or has no such port, P0002 if the run does not exist.';
+COMMENT ON FUNCTION meshhook.fork_run(uuid, bigint, jsonb, text) IS
+'Makes a new run with a copy of the events of this one up to at_position, rounded down to the end of a decision (default: before the run ended or began to be undone), and lets it go its own way: what was under way there is begun anew, with idempotency keys of its own. input is that of the new run from there on. Tags are copied; admission is not asked. The other run is left alone. 22023 for a position that does not exist, 55000 if the run had ended there, P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.reset_run(uuid, bigint, jsonb, text) IS
+'fork_run, and the other run is killed if it has not ended; its idempotency key passes to the new run.';
+COMMENT ON FUNCTION meshhook.submit_event(uuid, text, jsonb, text) IS
+'Sends an event (a signal) to a run and decides at once what follows; answers with the run''s state then, like run_state. Everything is part of your transaction. Waits for a turn in progress, as lock_timeout allows. An event_id that came before changes nothing. 55000 if the run has ended, P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.enqueue_event(uuid, text, jsonb, text) IS
+'Sends an event (a signal) to a run; the orchestrator decides what follows. The same as signal_run, to go with submit_event.';
 COMMENT ON FUNCTION meshhook.signal_run(uuid, text, jsonb, text) IS
 'Sends a signal to a run: the node that has waited longest for it goes on with the payload (at most 1 MiB); if none waits yet it is kept for the first that will, first in, first out. A second signal with the same signal_id is ignored. A run that waits to start finds it when it begins. name has 1 to 63 bytes. 54000 if a run that waits to start was sent more than 100 or 4 MiB, 55000 if the run has ended, P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.decide_approval(uuid, text, boolean, jsonb, text) IS
@@ -266,10 +278,11 @@ BEGIN
         SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
             'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'decide_approval',
-            'delete_stream', 'drop_consumer', 'fail_jobs', 'heartbeat_jobs', 'kill_run', 'last_message_of_run',
-            'messages_of_run', 'messages_of_runs', 'pause_run', 'purge_stream', 'read_consumer', 'receive_webhook',
-            'release_jobs', 'resize_consumer', 'resume_run', 'retry_run', 'seek_consumer', 'signal_run', 'start_run',
-            'tick', 'trigger_schedule'])
+            'delete_stream', 'drop_consumer', 'edit_run', 'enqueue_event', 'fail_jobs', 'fork_run', 'heartbeat_jobs',
+            'kill_run', 'last_message_of_run', 'messages_of_run', 'messages_of_runs', 'pause_run', 'purge_stream',
+            'read_consumer', 'receive_webhook', 'release_jobs', 'reset_run', 'resize_consumer', 'resume_run',
+            'retry_run', 'seek_consumer', 'signal_run', 'skip_node', 'start_run', 'submit_event', 'tick',
+            'trigger_schedule'])
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET plan_cache_mode = force_generic_plan', routine);
         FOREACH setting IN ARRAY ARRAY['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin'] LOOP
@@ -287,16 +300,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'append_message', 'append_messages', 'archive_workflow', 'await_run', 'backfill_schedule',
         'cancel_bulk_operation', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job', 'complete_jobs',
         'create_bulk_operation', 'create_endpoint', 'create_schedule', 'current_project_id', 'decide_approval',
-        'discard_draft', 'drop_consumer', 'drop_schedule', 'fail_job', 'fail_jobs', 'hash_64', 'heartbeat_jobs',
-        'holders_of_positions', 'is_active', 'kill_run', 'last_message', 'pause_project', 'pause_run',
-        'pause_schedule', 'pause_workflow', 'preview_expression', 'preview_schedule', 'preview_template',
-        'project_is_paused', 'publish_draft', 'publish_workflow', 'read_all', 'read_category', 'read_consumer',
-        'read_stream', 'release_jobs', 'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule',
-        'resume_workflow', 'retry_run', 'rollback_workflow', 'rotate_endpoint_secret', 'run_filter', 'run_history',
-        'run_state', 'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_run_tags', 'signal_run',
-        'simulate_run', 'start_run', 'status', 'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version',
-        'tick', 'trigger_schedule', 'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow',
-        'verify_run', 'version', 'wait_append', 'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
+        'discard_draft', 'drop_consumer', 'drop_schedule', 'edit_run', 'enqueue_event', 'fail_job', 'fail_jobs',
+        'fork_run', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active', 'kill_run', 'last_message',
+        'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow', 'preview_expression', 'preview_schedule',
+        'preview_template', 'project_is_paused', 'publish_draft', 'publish_workflow', 'read_all', 'read_category',
+        'read_consumer', 'read_stream', 'release_jobs', 'reset_run', 'resize_consumer', 'resume_project',
+        'resume_run', 'resume_schedule', 'resume_workflow', 'retry_run', 'rollback_workflow',
+        'rotate_endpoint_secret', 'run_filter', 'run_history', 'run_state', 'safe_position', 'save_draft',
+        'search_runs', 'seek_consumer', 'set_run_tags', 'signal_run', 'simulate_run', 'skip_node', 'start_run',
+        'status', 'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version', 'submit_event', 'tick',
+        'trigger_schedule', 'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow', 'verify_run',
+        'version', 'wait_append', 'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
 $$;
 
 CREATE FUNCTION meshhook.grant_api(role regrole) RETURNS void

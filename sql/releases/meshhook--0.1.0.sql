@@ -861,6 +861,43 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/lib.rs:52
+-- requires:
+--   schema_leaves
+
+-- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
+-- pinned search_path, which would forbid that, and therefore qualify every name and operator.
+CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer)
+LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
+
+CREATE PROCEDURE meshhook.await_run(
+    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    left_ms integer := 0;
+BEGIN
+    IF timeout IS NULL THEN
+        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    LOOP
+        CALL meshhook.wait_turn(run, left_ms);
+        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
+        WHERE r.run_id OPERATOR(pg_catalog.=) run;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
+                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
+        END IF;
+        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
+        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
+            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
+        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
+    END LOOP;
+END
+$$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/lib.rs:53
 -- requires:
 --   schema_leaves
@@ -1451,43 +1488,6 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:52
--- requires:
---   schema_leaves
-
--- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
--- pinned search_path, which would forbid that, and therefore qualify every name and operator.
-CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer)
-LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
-
-CREATE PROCEDURE meshhook.await_run(
-    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
-LANGUAGE plpgsql AS $$
-DECLARE
-    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
-    left_ms integer := 0;
-BEGIN
-    IF timeout IS NULL THEN
-        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
-    END IF;
-    LOOP
-        CALL meshhook.wait_turn(run, left_ms);
-        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
-        WHERE r.run_id OPERATOR(pg_catalog.=) run;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
-                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
-        END IF;
-        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
-        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
-            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
-        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
-    END LOOP;
-END
-$$;
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/installation.rs:49
 -- meshhook::installation::activate
 CREATE  FUNCTION "activate"() RETURNS bool /* bool */
@@ -1574,7 +1574,7 @@ AS 'MODULE_PATHNAME', 'cancel_bulk_operation_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:114
+-- src/run/mod.rs:115
 -- meshhook::run::cancel_run
 CREATE  FUNCTION "cancel_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1721,7 +1721,7 @@ AS 'MODULE_PATHNAME', 'current_project_id_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:193
+-- src/run/mod.rs:185
 -- meshhook::run::decide_approval
 CREATE  FUNCTION "decide_approval"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1780,6 +1780,33 @@ AS 'MODULE_PATHNAME', 'drop_schedule_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/run/intervene.rs:74
+-- meshhook::run::intervene::edit_run
+CREATE  FUNCTION "edit_run"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"patch" jsonb, /* Option < RawJsonb > */
+	"reason" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS jsonb /* RawJsonb */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'edit_run_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/intervene.rs:255
+-- meshhook::run::intervene::enqueue_event
+CREATE  FUNCTION "enqueue_event"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"name" TEXT, /* Option < & str > */
+	"payload" jsonb DEFAULT NULL, /* Option < RawJsonb > */
+	"event_id" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS void
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'enqueue_event_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/job/mod.rs:245
 -- meshhook::job::fail_jobs
 CREATE  FUNCTION "fail_jobs"(
@@ -1811,6 +1838,20 @@ CREATE FUNCTION meshhook.fail_job(job_id text, token bigint, error jsonb) RETURN
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT outcome FROM meshhook.fail_jobs(ARRAY[job_id], ARRAY[token], ARRAY[error])
 $$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/intervene.rs:126
+-- meshhook::run::intervene::fork_run
+CREATE  FUNCTION "fork_run"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"at_position" bigint DEFAULT NULL, /* Option < i64 > */
+	"input" jsonb DEFAULT NULL, /* Option < RawJsonb > */
+	"reason" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS uuid /* pgrx :: Uuid */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'fork_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1858,7 +1899,7 @@ AS 'MODULE_PATHNAME', 'is_active_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:126
+-- src/run/mod.rs:127
 -- meshhook::run::kill_run
 CREATE  FUNCTION "kill_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1920,7 +1961,7 @@ AS 'MODULE_PATHNAME', 'pause_project_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:140
+-- src/run/mod.rs:141
 -- meshhook::run::pause_run
 CREATE  FUNCTION "pause_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2270,51 +2311,6 @@ JOIN meshhook.workflow w ON w.project_id = q.project_id AND w.workflow_id = q.wo
 CROSS JOIN LATERAL (SELECT meshhook.project_is_paused() AS paused) p
 LEFT JOIN meshhook.run_lane l ON l.project_id = q.project_id AND l.workflow_id = q.workflow_id AND l.lane = q.lane;
 COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start, with what they wait for.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:84
--- requires:
---   views
-
-CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
-SELECT s.name,
-       w.name AS workflow,
-       s.version,
-       s.cron,
-       s.every,
-       s.anchor,
-       s.time_zone,
-       s.input,
-       s.overlap,
-       s.catch_up,
-       s.jitter,
-       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
-       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
-       s.last_time,
-       s.last_run_id,
-       r.status AS last_status,
-       (SELECT count(*) FROM meshhook.schedule_firing f
-        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
-          AND (SELECT run.finished_at IS NULL FROM meshhook.run
-               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
-       s.waiting,
-       s.missed,
-       s.skipped,
-       s.paused_at IS NOT NULL AS paused,
-       s.paused_at,
-       s.paused_by,
-       s.pause_reason,
-       s.created_at,
-       s.created_by
-FROM meshhook.schedule s
-JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
-LEFT JOIN LATERAL (
-    SELECT run.status FROM meshhook.run
-    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
-    OFFSET 0
-) r ON true;
-COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2725,6 +2721,51 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/lib.rs:84
+-- requires:
+--   views
+
+CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
+SELECT s.name,
+       w.name AS workflow,
+       s.version,
+       s.cron,
+       s.every,
+       s.anchor,
+       s.time_zone,
+       s.input,
+       s.overlap,
+       s.catch_up,
+       s.jitter,
+       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
+       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
+       s.last_time,
+       s.last_run_id,
+       r.status AS last_status,
+       (SELECT count(*) FROM meshhook.schedule_firing f
+        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
+          AND (SELECT run.finished_at IS NULL FROM meshhook.run
+               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
+       s.waiting,
+       s.missed,
+       s.skipped,
+       s.paused_at IS NOT NULL AS paused,
+       s.paused_at,
+       s.paused_by,
+       s.pause_reason,
+       s.created_at,
+       s.created_by
+FROM meshhook.schedule s
+JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
+LEFT JOIN LATERAL (
+    SELECT run.status FROM meshhook.run
+    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
+    OFFSET 0
+) r ON true;
+COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/workflow/draft.rs:68
 -- meshhook::workflow::draft::publish_draft
 CREATE  FUNCTION "publish_draft"(
@@ -2805,6 +2846,20 @@ AS 'MODULE_PATHNAME', 'release_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/run/intervene.rs:138
+-- meshhook::run::intervene::reset_run
+CREATE  FUNCTION "reset_run"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"at_position" bigint DEFAULT NULL, /* Option < i64 > */
+	"input" jsonb DEFAULT NULL, /* Option < RawJsonb > */
+	"reason" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS uuid /* pgrx :: Uuid */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'reset_run_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/event_store/consumer.rs:336
 -- meshhook::event_store::consumer::resize_consumer
 CREATE  FUNCTION "resize_consumer"(
@@ -2828,7 +2883,7 @@ AS 'MODULE_PATHNAME', 'resume_project_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:147
+-- src/run/mod.rs:148
 -- meshhook::run::resume_run
 CREATE  FUNCTION "resume_run"(
 	"run" uuid /* Option < pgrx :: Uuid > */
@@ -2862,12 +2917,14 @@ AS 'MODULE_PATHNAME', 'resume_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:154
--- meshhook::run::retry_run
+-- src/run/intervene.rs:110
+-- meshhook::run::intervene::retry_run
 CREATE  FUNCTION "retry_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
+	"from_node" TEXT DEFAULT NULL, /* Option < & str > */
+	"patch" jsonb DEFAULT NULL, /* Option < RawJsonb > */
 	"reason" TEXT DEFAULT NULL /* Option < & str > */
-) RETURNS bool /* bool */
+) RETURNS jsonb /* RawJsonb */
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'retry_run_wrapper';
@@ -2899,7 +2956,7 @@ AS 'MODULE_PATHNAME', 'rotate_endpoint_secret_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/read.rs:91
+-- src/run/read.rs:112
 -- meshhook::run::read::run_history
 CREATE  FUNCTION "run_history"(
 	"run" uuid, /* pgrx :: Uuid */
@@ -2921,7 +2978,7 @@ AS 'MODULE_PATHNAME', 'run_history_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/read.rs:59
+-- src/run/read.rs:79
 -- meshhook::run::read::run_state
 CREATE  FUNCTION "run_state"(
 	"run" uuid /* pgrx :: Uuid */
@@ -2992,7 +3049,7 @@ AS 'MODULE_PATHNAME', 'set_run_tags_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:167
+-- src/run/mod.rs:155
 -- meshhook::run::signal_run
 CREATE  FUNCTION "signal_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -3023,6 +3080,21 @@ CREATE  FUNCTION "simulate_run"(
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'simulate_run_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/intervene.rs:88
+-- meshhook::run::intervene::skip_node
+CREATE  FUNCTION "skip_node"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"node" TEXT, /* Option < & str > */
+	"output" jsonb DEFAULT NULL, /* Option < RawJsonb > */
+	"port" TEXT DEFAULT NULL, /* Option < & str > */
+	"reason" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS jsonb /* RawJsonb */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'skip_node_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3179,6 +3251,20 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'stream_version_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/run/intervene.rs:231
+-- meshhook::run::intervene::submit_event
+CREATE  FUNCTION "submit_event"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"name" TEXT, /* Option < & str > */
+	"payload" jsonb DEFAULT NULL, /* Option < RawJsonb > */
+	"event_id" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS jsonb /* RawJsonb */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'submit_event_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/run/turn/tick.rs:12
 -- meshhook::run::turn::tick::tick
 CREATE  FUNCTION "tick"(
@@ -3231,7 +3317,7 @@ AS 'MODULE_PATHNAME', 'validate_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/read.rs:130
+-- src/run/read.rs:151
 -- meshhook::run::read::verify_run
 CREATE  FUNCTION "verify_run"(
 	"run" uuid /* pgrx :: Uuid */
@@ -3347,8 +3433,20 @@ COMMENT ON FUNCTION meshhook.pause_run(uuid, text) IS
 'Holds a run: what happens to it meanwhile is recorded and counts once it is resumed; work that was scheduled before may still be done. Its deadlines do not stop. One that waits to start is kept out until it is resumed. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.resume_run(uuid) IS
 'Ends a pause: what happened meanwhile is decided now, in the order it came. Without effect on a run that is not paused; false if it has ended. P0002 if it does not exist.';
-COMMENT ON FUNCTION meshhook.retry_run(uuid, text) IS
-'Lets a run that failed or was canceled go on in the same run: nodes that failed or were canceled are done again, successes (also of a map''s items) are kept, and so are idempotency keys. Nothing happens to a run that was killed, undone, or ended by a terminate node. False if the run has not ended so. P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.retry_run(uuid, text, jsonb, text) IS
+'Lets a run that failed or was canceled go on at once in the same run: nodes that failed or were canceled are done again, successes (also of a map''s items) are kept, and so are idempotency keys. With from_node, a node outside of bodies, that one and all that follow from it are done again. patch is an object of vars (those that change) and outputs (by node path; such a node counts as succeeded). Answers like run_state. Waits for a turn in progress. 55000 if the run has not ended so, was killed, undone, or ended by a terminate node, P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.edit_run(uuid, jsonb, text) IS
+'Changes at once what the rest of a run goes by: patch is an object of vars (those that change) and outputs (by the path of a node that has succeeded). Jobs under way keep their input. Answers like run_state. Waits for a turn in progress. 55000 if nothing can be changed so, P0002 if the run does not exist.';
+COMMENT ON FUNCTION meshhook.skip_node(uuid, text, jsonb, text, text) IS
+'Settles an open node by hand: it has succeeded, with the output (default null) and at the port (default out) given. Its job, timer and body are dropped, and it is not undone later. The node is named by its path, also of what undoes a node (x/compensate). Answers like run_state. Waits for a turn in progress. 55000 if the node is not open or has no such port, P0002 if the run does not exist.';
+COMMENT ON FUNCTION meshhook.fork_run(uuid, bigint, jsonb, text) IS
+'Makes a new run with a copy of the events of this one up to at_position, rounded down to the end of a decision (default: before the run ended or began to be undone), and lets it go its own way: what was under way there is begun anew, with idempotency keys of its own. input is that of the new run from there on. Tags are copied; admission is not asked. The other run is left alone. 22023 for a position that does not exist, 55000 if the run had ended there, P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.reset_run(uuid, bigint, jsonb, text) IS
+'fork_run, and the other run is killed if it has not ended; its idempotency key passes to the new run.';
+COMMENT ON FUNCTION meshhook.submit_event(uuid, text, jsonb, text) IS
+'Sends an event (a signal) to a run and decides at once what follows; answers with the run''s state then, like run_state. Everything is part of your transaction. Waits for a turn in progress, as lock_timeout allows. An event_id that came before changes nothing. 55000 if the run has ended, P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.enqueue_event(uuid, text, jsonb, text) IS
+'Sends an event (a signal) to a run; the orchestrator decides what follows. The same as signal_run, to go with submit_event.';
 COMMENT ON FUNCTION meshhook.signal_run(uuid, text, jsonb, text) IS
 'Sends a signal to a run: the node that has waited longest for it goes on with the payload (at most 1 MiB); if none waits yet it is kept for the first that will, first in, first out. A second signal with the same signal_id is ignored. A run that waits to start finds it when it begins. name has 1 to 63 bytes. 54000 if a run that waits to start was sent more than 100 or 4 MiB, 55000 if the run has ended, P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.decide_approval(uuid, text, boolean, jsonb, text) IS
@@ -3577,10 +3675,11 @@ BEGIN
         SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
             'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'decide_approval',
-            'delete_stream', 'drop_consumer', 'fail_jobs', 'heartbeat_jobs', 'kill_run', 'last_message_of_run',
-            'messages_of_run', 'messages_of_runs', 'pause_run', 'purge_stream', 'read_consumer', 'receive_webhook',
-            'release_jobs', 'resize_consumer', 'resume_run', 'retry_run', 'seek_consumer', 'signal_run', 'start_run',
-            'tick', 'trigger_schedule'])
+            'delete_stream', 'drop_consumer', 'edit_run', 'enqueue_event', 'fail_jobs', 'fork_run', 'heartbeat_jobs',
+            'kill_run', 'last_message_of_run', 'messages_of_run', 'messages_of_runs', 'pause_run', 'purge_stream',
+            'read_consumer', 'receive_webhook', 'release_jobs', 'reset_run', 'resize_consumer', 'resume_run',
+            'retry_run', 'seek_consumer', 'signal_run', 'skip_node', 'start_run', 'submit_event', 'tick',
+            'trigger_schedule'])
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET plan_cache_mode = force_generic_plan', routine);
         FOREACH setting IN ARRAY ARRAY['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin'] LOOP
@@ -3598,16 +3697,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'append_message', 'append_messages', 'archive_workflow', 'await_run', 'backfill_schedule',
         'cancel_bulk_operation', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job', 'complete_jobs',
         'create_bulk_operation', 'create_endpoint', 'create_schedule', 'current_project_id', 'decide_approval',
-        'discard_draft', 'drop_consumer', 'drop_schedule', 'fail_job', 'fail_jobs', 'hash_64', 'heartbeat_jobs',
-        'holders_of_positions', 'is_active', 'kill_run', 'last_message', 'pause_project', 'pause_run',
-        'pause_schedule', 'pause_workflow', 'preview_expression', 'preview_schedule', 'preview_template',
-        'project_is_paused', 'publish_draft', 'publish_workflow', 'read_all', 'read_category', 'read_consumer',
-        'read_stream', 'release_jobs', 'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule',
-        'resume_workflow', 'retry_run', 'rollback_workflow', 'rotate_endpoint_secret', 'run_filter', 'run_history',
-        'run_state', 'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_run_tags', 'signal_run',
-        'simulate_run', 'start_run', 'status', 'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version',
-        'tick', 'trigger_schedule', 'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow',
-        'verify_run', 'version', 'wait_append', 'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
+        'discard_draft', 'drop_consumer', 'drop_schedule', 'edit_run', 'enqueue_event', 'fail_job', 'fail_jobs',
+        'fork_run', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active', 'kill_run', 'last_message',
+        'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow', 'preview_expression', 'preview_schedule',
+        'preview_template', 'project_is_paused', 'publish_draft', 'publish_workflow', 'read_all', 'read_category',
+        'read_consumer', 'read_stream', 'release_jobs', 'reset_run', 'resize_consumer', 'resume_project',
+        'resume_run', 'resume_schedule', 'resume_workflow', 'retry_run', 'rollback_workflow',
+        'rotate_endpoint_secret', 'run_filter', 'run_history', 'run_state', 'safe_position', 'save_draft',
+        'search_runs', 'seek_consumer', 'set_run_tags', 'signal_run', 'simulate_run', 'skip_node', 'start_run',
+        'status', 'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version', 'submit_event', 'tick',
+        'trigger_schedule', 'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow', 'verify_run',
+        'version', 'wait_append', 'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
 $$;
 
 CREATE FUNCTION meshhook.grant_api(role regrole) RETURNS void

@@ -1,6 +1,7 @@
 //! Runs: starting, canceling, reading, and the turns that move them.
 
 mod bulk;
+mod intervene;
 pub mod read;
 mod simulate;
 pub mod start;
@@ -150,19 +151,6 @@ fn resume_run(run: Option<pgrx::Uuid>) -> bool {
     ask(run, |asked| asked.hold(false, None))
 }
 
-/// Lets a run that failed go on; see the COMMENT.
-#[pg_extern]
-#[search_path(pg_catalog, pg_temp)]
-fn retry_run(run: Option<pgrx::Uuid>, reason: default!(Option<&str>, "NULL")) -> bool {
-    ask(run, |asked| {
-        let is_possible = matches!(asked.status.as_str(), "failed" | "canceled");
-        if is_possible {
-            asked.post("run.redrive", &with_reason(reason));
-        }
-        is_possible
-    })
-}
-
 /// Sends a signal; see the COMMENT.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
@@ -172,7 +160,11 @@ fn signal_run(
     payload: default!(Option<RawJsonb>, "NULL"),
     signal_id: default!(Option<&str>, "NULL"),
 ) {
-    let fact = signal_fact(required("name", name), payload, signal_id);
+    signal(run, name, payload, signal_id);
+}
+
+fn signal(run: Option<pgrx::Uuid>, name: Option<&str>, payload: Option<RawJsonb>, id: Option<&str>) {
+    let fact = signal_fact(required("name", name), payload, id);
     ask(run, |asked| {
         asked.must_be_open();
         asked.send("run.signal", &fact);

@@ -13,43 +13,63 @@ use crate::error::{bad_parameter, bug, unknown_run};
 use crate::owner::as_owner;
 use crate::project::{self, Project};
 use crate::random::unix_micros;
-use crate::spi::{self, RawJsonb, arg};
+use crate::spi::{self, RawJsonb, Row, arg};
 use crate::workflow;
 
 /// Most events one call of `run_history` returns.
 const MAX_HISTORY: i32 = 100_000;
 
 /// A run's row with the name and version of its workflow.
-struct RunRow {
-    key: RunKey,
-    version_id: i64,
+pub(super) struct RunRow {
+    pub key: RunKey,
+    pub version_id: i64,
     status: String,
-    position: u64,
+    pub position: u64,
     workflow: String,
     version: i32,
 }
 
-fn find(project: Project, run: pgrx::Uuid) -> RunRow {
-    let row = spi::read_one(
-        "SELECT r.version_id, r.status, r.position, w.name, v.version FROM meshhook.run r
-         JOIN meshhook.workflow_version v ON v.project_id = r.project_id AND v.version_id = r.version_id
-         JOIN meshhook.workflow w ON w.project_id = v.project_id AND w.workflow_id = v.workflow_id
-         WHERE r.project_id = $1 AND r.run_id = $2",
-        &[arg(project.0), arg(run)],
-        |row| RunRow {
-            key: RunKey { project: project.0, run },
+impl RunRow {
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        matches!(self.status.as_str(), "succeeded" | "failed" | "canceled")
+    }
+}
+
+const FIND: &str = "SELECT r.version_id, r.status, r.position, w.name, v.version FROM meshhook.run r
+     JOIN meshhook.workflow_version v ON v.project_id = r.project_id AND v.version_id = r.version_id
+     JOIN meshhook.workflow w ON w.project_id = v.project_id AND w.workflow_id = v.workflow_id
+     WHERE r.project_id = $1 AND r.run_id = $2";
+
+impl RunRow {
+    fn of(key: RunKey) -> impl FnMut(&Row) -> Self {
+        move |row| Self {
+            key,
             version_id: row.must(1),
             status: row.must(2),
             position: row.must::<i64>(3).cast_unsigned(),
             workflow: row.must(4),
             version: row.must(5),
-        },
-    );
+        }
+    }
+}
+
+/// The row of a run as the snapshot in force has it. Raises P0002 if there is none.
+pub(super) fn find(project: Project, run: pgrx::Uuid) -> RunRow {
+    let key = RunKey { project: project.0, run };
+    let row = spi::read_one(FIND, &[arg(project.0), arg(run)], RunRow::of(key));
+    row.unwrap_or_else(|| unknown_run(run).raise())
+}
+
+/// The row of a run with all that this transaction has done to it. Raises P0002 if there is none.
+pub(super) fn find_now(project: Project, run: pgrx::Uuid) -> RunRow {
+    let key = RunKey { project: project.0, run };
+    let row = spi::run_one(FIND, &[arg(project.0), arg(run)], RunRow::of(key));
     row.unwrap_or_else(|| unknown_run(run).raise())
 }
 
 /// The log of a run up to the position its row stands at: what commits meanwhile is left out.
-fn log(row: &RunRow) -> Vec<Recorded> {
+pub(super) fn log(row: &RunRow) -> Vec<Recorded> {
     let mut events = events_after(&[(row.key, 0)]).remove(&row.key).unwrap_or_default();
     events.retain(|event| event.position <= row.position);
     events
@@ -59,12 +79,13 @@ fn log(row: &RunRow) -> Vec<Recorded> {
 #[pg_extern(stable)]
 #[search_path(pg_catalog, pg_temp)]
 fn run_state(run: pgrx::Uuid) -> RawJsonb {
-    let text = as_owner(|caller| {
-        let row = find(project::current(caller), run);
-        let state = RunState::fold(&log(&row)).unwrap_or_else(|message| bug(&message));
-        document(&row, &state).to_string()
-    });
-    RawJsonb::of_text(&text)
+    RawJsonb::of_text(&as_owner(|caller| state_text(&find(project::current(caller), run))))
+}
+
+/// Where a run stands, as JSON text.
+pub(super) fn state_text(row: &RunRow) -> String {
+    let state = RunState::fold(&log(row)).unwrap_or_else(|message| bug(&message));
+    document(row, &state).to_string()
 }
 
 fn document(row: &RunRow, state: &RunState) -> Json {

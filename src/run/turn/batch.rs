@@ -246,9 +246,11 @@ impl Batch {
         let at = pg_time(recorded.at);
         let open = |path: &str| state.nodes.get(path).filter(|node| node.is_open());
         match &recorded.event {
-            Event::RunStarted(_) | Event::RunRedriven(_) => {
-                if let Some(deadline) = state.deadline {
-                    self.add_timer(key, "", deadline);
+            Event::RunStarted(_) | Event::RunRedriven(_) => self.add_deadline(key, state),
+            Event::RunForked(_) => {
+                self.add_deadline(key, state);
+                for (path, node) in state.open_work() {
+                    node.timer().into_iter().for_each(|due| self.add_timer(key, path, due));
                 }
             }
             Event::NodeScheduled(scheduled) => {
@@ -346,6 +348,24 @@ impl Batch {
         returns.position.push(position.cast_signed());
         returns.parent.push(parent.run.to_string());
         returns.node.push(node.to_string());
+    }
+
+    /// Puts back the timer of a node, or with an empty path the run's own, that still waits for its time.
+    pub fn restore_timer(&mut self, key: &RunKey, path: &str, state: &RunState) {
+        if state.status.is_terminal() {
+            return;
+        }
+        let due = match path {
+            "" => state.deadline,
+            path => state.nodes.get(path).and_then(NodeState::timer),
+        };
+        due.into_iter().for_each(|due| self.add_timer(key, path, due));
+    }
+
+    fn add_deadline(&mut self, key: &RunKey, state: &RunState) {
+        if let Some(deadline) = state.deadline {
+            self.add_timer(key, "", deadline);
+        }
     }
 
     /// One timer a node: a later one takes its place.

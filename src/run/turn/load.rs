@@ -133,6 +133,16 @@ pub(super) fn lock(keys: &[RunKey]) -> Vec<LockedRun> {
     )
 }
 
+/// Locks the row of a run, whoever holds it: waits as `lock_timeout` allows. `None` if there is no such run.
+pub(super) fn wait_for(key: RunKey) -> Option<LockedRun> {
+    spi::run_one(
+        "SELECT version_id, position, finished_at IS NOT NULL FROM meshhook.run
+         WHERE project_id = $1 AND run_id = $2 FOR NO KEY UPDATE",
+        &[arg(key.project), arg(key.run)],
+        |row| LockedRun { key, version_id: row.must(1), position: position(row, 2), finished: row.must(3) },
+    )
+}
+
 /// The facts of runs, in the order they came in.
 pub(super) fn facts(keys: &[RunKey]) -> HashMap<RunKey, Vec<Incoming>> {
     let (projects, runs) = columns(keys);

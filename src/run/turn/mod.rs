@@ -10,6 +10,8 @@ mod database;
 mod limits;
 mod load;
 pub use load::events_after;
+mod submit;
+pub use submit::submit;
 pub mod tick;
 mod unbegun;
 mod write;
@@ -32,7 +34,7 @@ use crate::project::Project;
 use crate::random;
 use crate::{flow, schedule, shmem, workflow};
 
-use batch::Batch;
+use batch::{Batch, Mark};
 
 /// Most bytes of run states kept between turns.
 const CACHE_BYTES: usize = 64 << 20;
@@ -222,53 +224,14 @@ impl Turns {
 
     /// Decides what follows from a run's facts and adds it to the batch.
     fn move_run(&mut self, work: load::Work, now: i64, out: &mut Batch) {
+        let is_redriven = work.is_redriven();
         let load::Work { run, state, facts } = work;
-        let is_redriven = facts.iter().any(|fact| matches!(fact.fact, Ok(Fact::Redrive(_))));
-        let Some(mut state) = state.filter(|_| !run.finished || is_redriven) else {
+        let Some(state) = state.filter(|_| !run.finished || is_redriven) else {
             return out.consumed.extend(facts.iter().map(|fact| fact.inbox_id));
         };
-        let before = state.position;
-        let mark = out.mark();
-        let project = Project(run.key.project);
-        let workflow = workflow::compiled(project, run.version_id);
-        let moved = Moved { key: &run.key, id: run.key.run.to_string(), workflow };
-        for incoming in &facts {
-            let at = Timestamp::from_micros(now.max(state.last_at.map_or(0, Timestamp::as_micros)));
-            // Only now, for the facts before may have taken the work back.
-            let outcome = incoming.due.as_ref().map(|due| database::perform(&run, &state, due));
-            let known = match outcome {
-                Some(database::Outcome::Held) => {
-                    self.passed_over = true;
-                    continue;
-                }
-                Some(database::Outcome::Fact(fact)) => Ok(*fact),
-                Some(database::Outcome::Obsolete) | None => incoming.fact.clone(),
-            };
-            out.consumed.push(incoming.inbox_id);
-            let fact = match known {
-                Ok(fact) => fact,
-                Err(message) if message.is_empty() => continue,
-                Err(message) => {
-                    Fact::Quarantine(Quarantine { error: ErrorInfo::new("internal", message), start: None })
-                }
-            };
-            let metadata = incoming.metadata.as_deref();
-            moved.record(&mut state, &fact, at, metadata, out);
-            if let Some(fact) = limits::too_many_events(&state) {
-                moved.record(&mut state, &fact, at, None, out);
-            }
-        }
-        if state.position > before {
-            out.update(&run.key, &state);
-        }
-        let ended = state.status.is_terminal();
-        if ended {
-            out.drop_work_since(mark);
-            if moved.workflow.flow.concurrency.is_some() {
-                out.slots.push(&run.key);
-            }
-        }
-        self.staged.push((run.key, (!ended).then_some(state)));
+        let mut moved = Moved::new(&run, state, out);
+        self.passed_over |= moved.take(facts, now, out);
+        self.staged.push((run.key, moved.settle(out)));
     }
 
     /// Keeps what the transaction made: it has committed.
@@ -371,29 +334,92 @@ impl Default for Turns {
 
 /// A run that is being moved.
 struct Moved<'a> {
-    key: &'a RunKey,
+    run: &'a LockedRun,
     /// Its id as expressions see it.
     id: String,
     workflow: Rc<Workflow>,
+    state: RunState,
+    /// Where the run and the batch stood before.
+    before: u64,
+    mark: Mark,
 }
 
-impl Moved<'_> {
+impl<'a> Moved<'a> {
+    fn new(run: &'a LockedRun, state: RunState, out: &Batch) -> Self {
+        Moved {
+            run,
+            id: run.key.run.to_string(),
+            workflow: workflow::compiled(Project(run.key.project), run.version_id),
+            before: state.position,
+            mark: out.mark(),
+            state,
+        }
+    }
+
+    /// Takes in facts of the inbox, one after the other; true if one was held by another session and stays.
+    fn take(&mut self, facts: Vec<load::Incoming>, now: i64, out: &mut Batch) -> bool {
+        let mut any_held = false;
+        for incoming in facts {
+            // Only now, for the facts before may have taken the work back.
+            let outcome = incoming.due.as_ref().map(|due| database::perform(self.run, &self.state, due));
+            let known = match outcome {
+                Some(database::Outcome::Held) => {
+                    any_held = true;
+                    continue;
+                }
+                Some(database::Outcome::Fact(fact)) => Ok(*fact),
+                Some(database::Outcome::Obsolete) | None => incoming.fact,
+            };
+            out.consumed.push(incoming.inbox_id);
+            let fact = match known {
+                Ok(fact) => fact,
+                Err(message) if message.is_empty() => continue,
+                Err(message) => {
+                    Fact::Quarantine(Quarantine { error: ErrorInfo::new("internal", message), start: None })
+                }
+            };
+            self.record(&fact, now, incoming.metadata.as_deref(), out);
+        }
+        any_held
+    }
+
     /// Decides what follows from a fact and adds it to the batch.
-    fn record(
-        &self,
-        state: &mut RunState,
-        fact: &Fact,
-        at: Timestamp,
-        metadata: Option<&str>,
-        out: &mut Batch,
-    ) {
-        let first = state.position + 1;
-        let step = decide(&self.workflow, &self.id, state, fact, at);
-        step.dropped.iter().for_each(|dropped| out.drop_work(self.key, dropped));
+    fn record(&mut self, fact: &Fact, now: i64, metadata: Option<&str>, out: &mut Batch) {
+        self.step(fact, now, metadata, out);
+        if let Some(fact) = limits::too_many_events(&self.state) {
+            self.step(&fact, now, None, out);
+        }
+    }
+
+    fn step(&mut self, fact: &Fact, now: i64, metadata: Option<&str>, out: &mut Batch) {
+        let at = Timestamp::from_micros(now.max(self.state.last_at.map_or(0, Timestamp::as_micros)));
+        let first = self.state.position + 1;
+        let step = decide(&self.workflow, &self.id, &mut self.state, fact, at);
+        step.dropped.iter().for_each(|dropped| out.drop_work(&self.run.key, dropped));
+        // One that came before its time, for the clock stepped back or somebody moved it, is put back.
+        if let (Fact::TimerDue(early), true) = (fact, step.events.is_empty()) {
+            out.restore_timer(&self.run.key, &early.node, &self.state);
+        }
         for (offset, event) in (0u64..).zip(step.events) {
             let metadata = metadata.filter(|_| offset == 0);
-            out.add(self.key, &Recorded { position: first + offset, at, event }, state, metadata);
+            out.add(&self.run.key, &Recorded { position: first + offset, at, event }, &self.state, metadata);
         }
+    }
+
+    /// Adds where the run stands now; its state, unless it is over.
+    fn settle(self, out: &mut Batch) -> Option<RunState> {
+        let key = &self.run.key;
+        if self.state.position > self.before {
+            out.update(key, &self.state);
+        }
+        let ended = self.state.status.is_terminal();
+        if ended {
+            out.drop_work_since(self.mark);
+            if self.workflow.flow.concurrency.is_some() {
+                out.slots.push(key);
+            }
+        }
+        (!ended).then_some(self.state)
     }
 }
 

@@ -211,7 +211,10 @@ fn signals_approvals_pauses_and_retries_reach_a_run() {
     let job = claim_one(&mut db.executor(), "default");
     fail(&mut db.executor(), &job, &json!("no"));
     assert_eq!(ended(&mut app, id).status, "failed");
-    assert!(app.value::<bool>(&format!("SELECT meshhook.retry_run('{id}')"), &[]));
+    assert_eq!(
+        app.value::<String>(&format!("SELECT meshhook.retry_run('{id}') ->> 'status'"), &[]),
+        "running"
+    );
     let job = claim_one(&mut db.executor(), "default");
     complete(&mut db.executor(), &job, &json!(5));
     wait_status(&mut app, id, &["succeeded"], Duration::from_secs(20));
