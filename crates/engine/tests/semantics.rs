@@ -239,6 +239,14 @@ fn the_output_is_the_only_leafs_or_an_object_of_all() {
     let run = Sim::start(two, "{}");
     assert_eq!(run.output(), r#"{"a":2,"b":[]}"#);
     run.verify();
+    // What would have ended the run otherwise has no part in it.
+    let or_end = r#"{"name":"w","nodes":[{"id":"a","type":"task"},{"id":"b","type":"transform","with":{"output":1}},
+        {"id":"stop","type":"terminate","with":{"status":"failed"}}],
+        "edges":[{"from":"a","to":"b"},{"from":"a","port":"error","to":"stop"}]}"#;
+    let mut run = Sim::start(or_end, "{}");
+    run.complete("a", "0");
+    assert_eq!((run.status(), run.output()), (RunStatus::Succeeded, "1".into()));
+    run.verify();
 }
 
 #[test]

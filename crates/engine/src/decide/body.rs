@@ -79,8 +79,9 @@ impl Turn<'_> {
         let output = |id: &str| self.state.nodes.get(&*path_of(id)).and_then(|node| node.output.clone());
         let mut leaves = graph.leaves();
         let output = match (leaves.next(), leaves.next()) {
+            (None, _) => Json::Null,
             (Some(only), None) => output(&only.id).unwrap_or(Json::Null),
-            _ => {
+            (Some(_), Some(_)) => {
                 let outputs =
                     graph.leaves().filter_map(|leaf| Some((Arc::clone(&leaf.id), output(&leaf.id)?)));
                 Json::Obj(Arc::new(outputs.collect()))

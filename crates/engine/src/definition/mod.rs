@@ -19,7 +19,7 @@ pub use schema::schema;
 use crate::contract::Contract;
 use crate::expr;
 use crate::json::Json;
-use crate::node::{self, Node, NodeType, Work};
+use crate::node::{self, Node, NodeType, Work, terminate};
 use crate::path;
 use crate::retry::{Jitter, Matcher, RetryPolicy};
 use crate::state::OUT;
@@ -239,11 +239,13 @@ impl Graph {
         self.nodes[node].outgoing.iter().any(|edge| &*self.edges[*edge].port == port)
     }
 
-    /// The nodes whose outputs make the output: those with no edge on a port of success.
+    /// The nodes whose outputs make the output: those with no edge on a port of success. One that ends the run
+    /// has no part in what comes out where it was not reached.
     pub fn leaves(&self) -> impl Iterator<Item = &NodeDef> {
-        self.nodes.iter().filter(|node| {
-            node.outgoing.iter().all(|edge| matches!(&*self.edges[*edge].port, ERROR_PORT | TIMEOUT_PORT))
-        })
+        let leads_on = |edge: &usize| !matches!(&*self.edges[*edge].port, ERROR_PORT | TIMEOUT_PORT);
+        self.nodes
+            .iter()
+            .filter(move |node| node.kind.name != terminate::TYPE.name && !node.outgoing.iter().any(leads_on))
     }
 
     fn visit<'a>(&'a self, found: &mut dyn FnMut(&'a NodeDef)) {
