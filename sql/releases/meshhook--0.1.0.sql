@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:37
+-- src/lib.rs:38
 -- bootstrap
 -- The roles outlive the extension: they are cluster-wide and not part of a dump, so the script makes
 -- them where they are missing and nothing ever drops them.
@@ -50,7 +50,7 @@ GRANT USAGE ON SCHEMA meshhook TO meshhook_executor;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:38
+-- src/lib.rs:39
 -- requires:
 --   roles
 
@@ -104,7 +104,7 @@ COMMENT ON TABLE meshhook.installation IS 'The cluster and database in which thi
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:39
+-- src/lib.rs:40
 -- requires:
 --   schema_project
 
@@ -165,7 +165,7 @@ COMMENT ON TABLE meshhook.workflow_draft IS 'Definitions somebody works on, one 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:40
+-- src/lib.rs:41
 -- requires:
 --   schema_workflow
 
@@ -241,6 +241,19 @@ CREATE TABLE meshhook.run_key (
 CREATE INDEX run_key_run ON meshhook.run_key (project_id, run_id);
 COMMENT ON TABLE meshhook.run_key IS 'Idempotency keys of start_run: one run per project, workflow and key.';
 
+-- What a resume URL says is the key, so whoever is first to insert has used it; the URL itself is nowhere.
+CREATE TABLE meshhook.resume_use (
+    project_id integer NOT NULL,
+    run_id uuid NOT NULL,
+    node text NOT NULL,
+    sender text NOT NULL,
+    expires_at timestamptz NOT NULL,
+    answer jsonb NOT NULL,
+    used_at timestamptz NOT NULL,
+    PRIMARY KEY (project_id, run_id, node, sender, expires_at)
+);
+COMMENT ON TABLE meshhook.resume_use IS 'Resume URLs that were used, each with the answer that counted.';
+
 CREATE TABLE meshhook.timer (
     project_id integer NOT NULL,
     run_id uuid NOT NULL,
@@ -284,7 +297,7 @@ ALTER TABLE meshhook.timer SET (autovacuum_vacuum_scale_factor = 0, autovacuum_v
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/lib.rs:42
 -- requires:
 --   schema_run
 
@@ -341,7 +354,7 @@ COMMENT ON TABLE meshhook.delivery_key IS 'What was delivered already: one run p
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:42
+-- src/lib.rs:43
 -- requires:
 --   schema_webhook
 
@@ -408,7 +421,7 @@ ALTER TABLE meshhook.schedule_firing SET (autovacuum_vacuum_scale_factor = 0, au
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:43
+-- src/lib.rs:44
 -- requires:
 --   schema_schedule
 
@@ -515,7 +528,7 @@ ALTER TABLE meshhook.message SET (autovacuum_vacuum_insert_scale_factor = 0.05, 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:48
+-- src/lib.rs:49
 -- requires:
 --   schema_event_store
 
@@ -634,7 +647,7 @@ COMMENT ON VIEW meshhook.flow_due IS 'When the next start of each workflow can b
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:49
+-- src/lib.rs:50
 -- requires:
 --   schema_flow
 
@@ -692,7 +705,7 @@ COMMENT ON TABLE meshhook.retention IS 'How long runs are kept after their end; 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:50
+-- src/lib.rs:51
 -- requires:
 --   schema_operations
 
@@ -727,7 +740,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:51
+-- src/lib.rs:52
 -- requires:
 --   schema_dump
 
@@ -860,6 +873,43 @@ $$;
 -- requires:
 --   schema_leaves
 
+-- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
+-- pinned search_path, which would forbid that, and therefore qualify every name and operator.
+CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer)
+LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
+
+CREATE PROCEDURE meshhook.await_run(
+    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    left_ms integer := 0;
+BEGIN
+    IF timeout IS NULL THEN
+        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    LOOP
+        CALL meshhook.wait_turn(run, left_ms);
+        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
+        WHERE r.run_id OPERATOR(pg_catalog.=) run;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
+                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
+        END IF;
+        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
+        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
+            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
+        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
+    END LOOP;
+END
+$$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:54
+-- requires:
+--   schema_leaves
+
 -- Reading messages. C functions that fill their result themselves; src/event_store/native.rs says why they have no SET
 -- clause.
 CREATE TYPE meshhook.stored_message AS (
@@ -938,7 +988,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:58
+-- src/lib.rs:59
 -- requires:
 --   event_store_functions
 
@@ -976,7 +1026,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:59
+-- src/lib.rs:60
 -- requires:
 --   waiting
 
@@ -1026,7 +1076,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:64
+-- src/lib.rs:65
 -- requires:
 --   message_store_functions
 
@@ -1241,7 +1291,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:69
+-- src/lib.rs:70
 -- requires:
 --   message_store_install
 
@@ -1446,43 +1496,6 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:52
--- requires:
---   schema_leaves
-
--- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
--- pinned search_path, which would forbid that, and therefore qualify every name and operator.
-CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer)
-LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
-
-CREATE PROCEDURE meshhook.await_run(
-    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
-LANGUAGE plpgsql AS $$
-DECLARE
-    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
-    left_ms integer := 0;
-BEGIN
-    IF timeout IS NULL THEN
-        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
-    END IF;
-    LOOP
-        CALL meshhook.wait_turn(run, left_ms);
-        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
-        WHERE r.run_id OPERATOR(pg_catalog.=) run;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
-                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
-        END IF;
-        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
-        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
-            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
-        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
-    END LOOP;
-END
-$$;
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/installation.rs:49
 -- meshhook::installation::activate
 CREATE  FUNCTION "activate"() RETURNS bool /* bool */
@@ -1566,7 +1579,7 @@ AS 'MODULE_PATHNAME', 'cancel_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:55
+-- src/job/mod.rs:56
 -- meshhook::job::claim_jobs
 CREATE  FUNCTION "claim_jobs"(
 	"queue" TEXT DEFAULT 'default', /* Option < & str > */
@@ -1604,7 +1617,7 @@ AS 'MODULE_PATHNAME', 'commit_consumer_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:234
+-- src/job/mod.rs:258
 -- meshhook::job::complete_jobs
 CREATE  FUNCTION "complete_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1639,7 +1652,7 @@ AS 'MODULE_PATHNAME', 'create_bulk_operation_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:43
+-- src/webhook/endpoint.rs:39
 -- meshhook::webhook::endpoint::create_endpoint
 CREATE  FUNCTION "create_endpoint"(
 	"workflow" TEXT, /* & str */
@@ -1760,7 +1773,7 @@ AS 'MODULE_PATHNAME', 'drop_schedule_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:245
+-- src/job/mod.rs:269
 -- meshhook::job::fail_jobs
 CREATE  FUNCTION "fail_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1777,7 +1790,7 @@ AS 'MODULE_PATHNAME', 'fail_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:95
+-- src/lib.rs:96
 -- requires:
 --   job::complete_jobs
 --   job::fail_jobs
@@ -1802,7 +1815,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'hash_64_wrapper
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:203
+-- src/job/mod.rs:227
 -- meshhook::job::heartbeat_jobs
 CREATE  FUNCTION "heartbeat_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1885,6 +1898,20 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'message_store_stream_version_wrapper';
 CREATE FUNCTION meshhook.message_store_write(
     project integer, id varchar, stream_name varchar, type varchar, data jsonb, metadata jsonb, expected_version bigint)
 RETURNS bigint LANGUAGE c AS 'MODULE_PATHNAME', 'message_store_write_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/resume/answer.rs:33
+-- meshhook::resume::answer::open_resume_url
+CREATE  FUNCTION "open_resume_url"(
+	"token" TEXT /* Option < & str > */
+) RETURNS TABLE (
+	"status" INT,  /* i32 */
+	"body" jsonb  /* RawJsonb */
+)
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'open_resume_url_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2031,7 +2058,7 @@ AS 'MODULE_PATHNAME', 'project_is_paused_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:74
+-- src/lib.rs:75
 -- requires:
 --   schema_leaves
 --   project::current_project_id
@@ -2252,52 +2279,7 @@ COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:84
--- requires:
---   views
-
-CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
-SELECT s.name,
-       w.name AS workflow,
-       s.version,
-       s.cron,
-       s.every,
-       s.anchor,
-       s.time_zone,
-       s.input,
-       s.overlap,
-       s.catch_up,
-       s.jitter,
-       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
-       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
-       s.last_time,
-       s.last_run_id,
-       r.status AS last_status,
-       (SELECT count(*) FROM meshhook.schedule_firing f
-        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
-          AND (SELECT run.finished_at IS NULL FROM meshhook.run
-               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
-       s.waiting,
-       s.missed,
-       s.skipped,
-       s.paused_at IS NOT NULL AS paused,
-       s.paused_at,
-       s.paused_by,
-       s.pause_reason,
-       s.created_at,
-       s.created_by
-FROM meshhook.schedule s
-JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
-LEFT JOIN LATERAL (
-    SELECT run.status FROM meshhook.run
-    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
-    OFFSET 0
-) r ON true;
-COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:100
+-- src/lib.rs:101
 -- requires:
 --   views
 
@@ -2403,7 +2385,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:101
+-- src/lib.rs:102
 -- requires:
 --   search
 
@@ -2556,7 +2538,7 @@ COMMENT ON VIEW meshhook.bulk_operations IS 'Acts on many runs of your project: 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:102
+-- src/lib.rs:103
 -- requires:
 --   bulk
 
@@ -2610,7 +2592,7 @@ BEGIN
 END
 $$;
 
--- The next step of forgetting: keys and tags first, some at a time, then the leaf in one transaction.
+-- The next step of forgetting: keys, tags and used resume URLs first, some at a time, then the leaf in one transaction.
 CREATE FUNCTION meshhook.apply_retention(days integer, most_survivors bigint)
 RETURNS TABLE (step text, target text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
@@ -2635,7 +2617,7 @@ BEGIN
     LOOP
         SELECT * INTO plan FROM meshhook.retention_plan(days, most_survivors) p WHERE p.leaf = 'run_' || closed.suffix;
         CONTINUE WHEN plan.action = 'keep';
-        FOREACH named IN ARRAY ARRAY['run_key', 'run_tag'] LOOP
+        FOREACH named IN ARRAY ARRAY['run_key', 'run_tag', 'resume_use'] LOOP
             EXECUTE format(
                 'DELETE FROM meshhook.%1$I WHERE ctid = ANY (ARRAY(
                      SELECT k.ctid FROM meshhook.project p
@@ -2682,6 +2664,51 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/lib.rs:85
+-- requires:
+--   views
+
+CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
+SELECT s.name,
+       w.name AS workflow,
+       s.version,
+       s.cron,
+       s.every,
+       s.anchor,
+       s.time_zone,
+       s.input,
+       s.overlap,
+       s.catch_up,
+       s.jitter,
+       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
+       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
+       s.last_time,
+       s.last_run_id,
+       r.status AS last_status,
+       (SELECT count(*) FROM meshhook.schedule_firing f
+        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
+          AND (SELECT run.finished_at IS NULL FROM meshhook.run
+               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
+       s.waiting,
+       s.missed,
+       s.skipped,
+       s.paused_at IS NOT NULL AS paused,
+       s.paused_at,
+       s.paused_by,
+       s.pause_reason,
+       s.created_at,
+       s.created_by
+FROM meshhook.schedule s
+JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
+LEFT JOIN LATERAL (
+    SELECT run.status FROM meshhook.run
+    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
+    OFFSET 0
+) r ON true;
+COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/workflow/draft.rs:68
 -- meshhook::workflow::draft::publish_draft
 CREATE  FUNCTION "publish_draft"(
@@ -2694,7 +2721,7 @@ AS 'MODULE_PATHNAME', 'publish_draft_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/publish.rs:114
+-- src/workflow/publish.rs:115
 -- meshhook::workflow::publish::publish_workflow
 CREATE  FUNCTION "publish_workflow"(
 	"definition" jsonb /* Option < RawJsonb > */
@@ -2746,7 +2773,7 @@ AS 'MODULE_PATHNAME', 'register_database_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:256
+-- src/job/mod.rs:280
 -- meshhook::job::release_jobs
 CREATE  FUNCTION "release_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -2831,7 +2858,7 @@ AS 'MODULE_PATHNAME', 'retry_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/publish.rs:124
+-- src/workflow/publish.rs:125
 -- meshhook::workflow::publish::rollback_workflow
 CREATE  FUNCTION "rollback_workflow"(
 	"workflow" TEXT, /* Option < & str > */
@@ -2843,7 +2870,7 @@ AS 'MODULE_PATHNAME', 'rollback_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:83
+-- src/webhook/endpoint.rs:79
 -- meshhook::webhook::endpoint::rotate_endpoint_secret
 CREATE  FUNCTION "rotate_endpoint_secret"(
 	"endpoint" TEXT, /* & str */
@@ -2856,7 +2883,7 @@ AS 'MODULE_PATHNAME', 'rotate_endpoint_secret_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/read.rs:91
+-- src/run/read.rs:103
 -- meshhook::run::read::run_history
 CREATE  FUNCTION "run_history"(
 	"run" uuid, /* pgrx :: Uuid */
@@ -2878,7 +2905,7 @@ AS 'MODULE_PATHNAME', 'run_history_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/read.rs:59
+-- src/run/read.rs:71
 -- meshhook::run::read::run_state
 CREATE  FUNCTION "run_state"(
 	"run" uuid /* pgrx :: Uuid */
@@ -3053,7 +3080,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'stream_category
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:85
+-- src/lib.rs:86
 -- requires:
 --   views
 --   event_store::native::holders_of_positions
@@ -3172,7 +3199,22 @@ AS 'MODULE_PATHNAME', 'unarchive_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/publish.rs:97
+-- src/resume/answer.rs:43
+-- meshhook::resume::answer::use_resume_url
+CREATE  FUNCTION "use_resume_url"(
+	"token" TEXT, /* Option < & str > */
+	"answer" jsonb /* Option < RawJsonb > */
+) RETURNS TABLE (
+	"status" INT,  /* i32 */
+	"body" jsonb  /* RawJsonb */
+)
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'use_resume_url_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/workflow/publish.rs:98
 -- meshhook::workflow::publish::validate_workflow
 CREATE  FUNCTION "validate_workflow"(
 	"definition" jsonb /* Option < RawJsonb > */
@@ -3188,7 +3230,7 @@ AS 'MODULE_PATHNAME', 'validate_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/read.rs:130
+-- src/run/read.rs:142
 -- meshhook::run::read::verify_run
 CREATE  FUNCTION "verify_run"(
 	"run" uuid /* pgrx :: Uuid */
@@ -3254,7 +3296,7 @@ AS 'MODULE_PATHNAME', 'workflow_diff_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/publish.rs:107
+-- src/workflow/publish.rs:108
 -- meshhook::workflow::publish::workflow_schema
 CREATE  FUNCTION "workflow_schema"() RETURNS jsonb /* RawJsonb */
 IMMUTABLE STRICT
@@ -3264,14 +3306,14 @@ AS 'MODULE_PATHNAME', 'workflow_schema_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:103
+-- src/lib.rs:104
 -- finalize
 -- Run last: what every function means (docs/sql-reference.md is generated from these texts), and who may call it.
 
 COMMENT ON FUNCTION meshhook.validate_workflow(jsonb) IS
 'Checks a workflow definition and returns every fault as a row: JSON pointer, stable code, message. No row: it can be published. Writes nothing.';
 COMMENT ON FUNCTION meshhook.publish_workflow(jsonb) IS
-'Publishes a definition under its name as the next version and returns the version''s number. A version never changes; runs stay on the one they started with. Publishing what is the newest version already returns that version. 22023 with all faults in DETAIL if the definition is not sound.';
+'Publishes a definition under its name as the next version and returns the version''s number. A version never changes; runs stay on the one they started with. Publishing what is the newest version already returns that version. 22023 with all faults in DETAIL if the definition is not sound, F0000 if it sends resume URLs and no key is there to sign them.';
 COMMENT ON FUNCTION meshhook.workflow_schema() IS
 'The JSON Schema (draft 2020-12) of workflow definitions, for editors and builders; docs/workflow.schema.json is the same. What it refuses, validate_workflow refuses; expressions, references and cycles only validate_workflow can judge.';
 COMMENT ON FUNCTION meshhook.save_draft(jsonb, bigint) IS
@@ -3295,7 +3337,7 @@ COMMENT ON FUNCTION meshhook.start_run(text, jsonb, text, integer, smallint, int
 COMMENT ON FUNCTION meshhook.preview_expression(text, jsonb) IS
 'Evaluates an expression on a sample, within the budget of one node, and returns one row: whether it has exactly one output, the output and its type, and the steps it took (a node has 1000000, an expression 100000). Otherwise code, message, the character it is about (from 1), and marker: the line of the text with a caret below that character; raised is what the expression gave to error(). sample stands for everything expressions read: {"input": …, "nodes": {"<id>": {"output": …}}, "vars": …}. docs/expressions.md has the language. Never raises for what is in the expression; 22004 for null, 54000 for a sample over 4 MiB. Writes nothing.';
 COMMENT ON FUNCTION meshhook.preview_template(jsonb, jsonb) IS
-'Renders a template (any JSON value with {{ expressions }} in its strings) on a sample, as preview_expression does, and returns one row with the value; {{ $secrets.name }} stays as it is written. Otherwise a row for each fault: pointer is the JSON pointer of the string, at_character and marker count within that string. 22004 for null, 54000 for a template or sample over 4 MiB. Writes nothing.';
+'Renders a template (any JSON value with {{ expressions }} in its strings) on a sample, as preview_expression does, and returns one row with the value; {{ $secrets.name }} and {{ $resume.node }} stay as they are written. Otherwise a row for each fault: pointer is the JSON pointer of the string, at_character and marker count within that string. 22004 for null, 54000 for a template or sample over 4 MiB. Writes nothing.';
 COMMENT ON FUNCTION meshhook.cancel_run(uuid, text) IS
 'Asks for the end of a run; the orchestrator''s next turn takes back its open work, cancels the runs it waits for, undoes what has a "compensate", and ends it. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.kill_run(uuid, text) IS
@@ -3335,7 +3377,7 @@ COMMENT ON PROCEDURE meshhook.wait_turn(uuid, integer) IS
 'Ends the current transaction and sleeps without a snapshot until the run may have ended, at most ms milliseconds. For await_run.';
 
 COMMENT ON FUNCTION meshhook.claim_jobs(text, text, integer, interval) IS
-'Claims up to batch_size (1 to 1000) ready jobs of a queue, oldest first and each project its equal share, each with a lease (1 ms to 1 day) and a fencing token. Report before the lease runs out, or renew it; afterwards the attempt counts as failed and its token is worthless. idempotency_key is the same for every attempt of a node: pass it on to whatever you call. executor is a name for people; default the role''s. Members of meshhook_executor claim from every project, others from theirs. Empty where the database is a dormant copy.';
+'Claims up to batch_size (1 to 1000) ready jobs of a queue, oldest first and each project its equal share, each with a lease (1 ms to 1 day) and a fencing token. Report before the lease runs out, or renew it; afterwards the attempt counts as failed and its token is worthless. idempotency_key is the same for every attempt of a node: pass it on to whatever you call. executor is a name for people; default the role''s. Members of meshhook_executor claim from every project, others from theirs. A job that sends resume URLs is left out, with a WARNING, where no key is there to sign them. Empty where the database is a dormant copy.';
 COMMENT ON FUNCTION meshhook.heartbeat_jobs(text[], bigint[], interval) IS
 'Renews leases, counted from now. A null lease_expires_at says that the lease was lost: stop the work, its result will not be taken. A task node''s timeout is never exceeded.';
 COMMENT ON FUNCTION meshhook.complete_jobs(text[], bigint[], jsonb[]) IS
@@ -3460,6 +3502,10 @@ COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval) IS
 'Makes an address that starts a run of a workflow''s newest version for each delivery. preset says how senders sign: "standard" (Standard Webhooks) or "github". tolerance bounds the age of signed timestamps, 1 second to 1 day. Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once. Needs meshhook.kek_file (F0000 otherwise).';
 COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval) IS
 'Gives an endpoint a new secret, shown this once. Older ones verify for the overlap given, so that senders can change over.';
+COMMENT ON FUNCTION meshhook.open_resume_url(text) IS
+'What a resume URL (its last segment) is for: the HTTP status to answer with, and a document with its state: "open", "early" (an approval that the run does not wait for yet) or "used" with the answer that counted, each with workflow, run_id, node and the signal or approval; or "over", "expired" (410), "unknown" (404). Changes nothing.';
+COMMENT ON FUNCTION meshhook.use_resume_url(text, jsonb) IS
+'Answers a wait node in the name of a resume URL: {"approved": true, "payload": …, "by": "…"}, without approved for a signal. The first answer counts (status 200, "used": false) and is told to everybody after (200, "used": true). 400 if the answer is malformed, 404 if nobody signed the URL, 409 before the run waits for an approval, 410 after it has ended, gone on or the URL has expired, 503 without the key file or in a dormant copy.';
 COMMENT ON FUNCTION meshhook.receive_webhook(text, text, jsonb, text, bytea) IS
 'Takes a delivery in: verifies the signature over the raw body, starts one run per delivery in this transaction, records the delivery. headers is an object with lower-case names. Answer with the status, headers and body it returns, after the commit: 202 with run_id, 200 for a repeat with the first run_id, 400, 401, 404, 405, 413, 415, 410 where the workflow is archived, 422 with the violations where the body breaks its input schema, or 503 where no key file is set. Never raises for a sender''s fault.';
 
@@ -3532,9 +3578,9 @@ BEGIN
         WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
             'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'decide_approval',
             'delete_stream', 'drop_consumer', 'fail_jobs', 'heartbeat_jobs', 'kill_run', 'last_message_of_run',
-            'messages_of_run', 'messages_of_runs', 'pause_run', 'purge_stream', 'read_consumer', 'receive_webhook',
-            'release_jobs', 'resize_consumer', 'resume_run', 'retry_run', 'seek_consumer', 'signal_run', 'start_run',
-            'tick', 'trigger_schedule'])
+            'messages_of_run', 'messages_of_runs', 'open_resume_url', 'pause_run', 'purge_stream', 'read_consumer',
+            'receive_webhook', 'release_jobs', 'resize_consumer', 'resume_run', 'retry_run', 'seek_consumer', 'signal_run',
+            'start_run', 'tick', 'trigger_schedule', 'use_resume_url'])
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET plan_cache_mode = force_generic_plan', routine);
         FOREACH setting IN ARRAY ARRAY['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin'] LOOP
@@ -3597,6 +3643,8 @@ GRANT EXECUTE ON FUNCTION
     meshhook.fail_job(text, bigint, jsonb),
     meshhook.release_jobs(text[], bigint[]),
     meshhook.receive_webhook(text, text, jsonb, text, bytea),
+    meshhook.open_resume_url(text),
+    meshhook.use_resume_url(text, jsonb),
     meshhook.tick(integer),
     meshhook.status(),
     meshhook.is_active(),

@@ -20,17 +20,30 @@ use crate::workflow;
 const MAX_HISTORY: i32 = 100_000;
 
 /// A run's row with the name and version of its workflow.
-struct RunRow {
+pub struct RunRow {
     key: RunKey,
-    version_id: i64,
+    /// The version it runs on.
+    pub version_id: i64,
     status: String,
     position: u64,
-    workflow: String,
+    /// The workflow's name.
+    pub workflow: String,
     version: i32,
 }
 
+/// A run and the state its log comes to, if there is such a run. Called as the owner role.
+pub fn state(project: Project, run: pgrx::Uuid) -> Option<(RunRow, RunState)> {
+    let row = look(project, run)?;
+    let state = RunState::fold(&log(&row)).unwrap_or_else(|message| bug(&message));
+    Some((row, state))
+}
+
 fn find(project: Project, run: pgrx::Uuid) -> RunRow {
-    let row = spi::read_one(
+    look(project, run).unwrap_or_else(|| unknown_run(run).raise())
+}
+
+fn look(project: Project, run: pgrx::Uuid) -> Option<RunRow> {
+    spi::read_one(
         "SELECT r.version_id, r.status, r.position, w.name, v.version FROM meshhook.run r
          JOIN meshhook.workflow_version v ON v.project_id = r.project_id AND v.version_id = r.version_id
          JOIN meshhook.workflow w ON w.project_id = v.project_id AND w.workflow_id = v.workflow_id
@@ -44,8 +57,7 @@ fn find(project: Project, run: pgrx::Uuid) -> RunRow {
             workflow: row.must(4),
             version: row.must(5),
         },
-    );
-    row.unwrap_or_else(|| unknown_run(run).raise())
+    )
 }
 
 /// The log of a run up to the position its row stands at: what commits meanwhile is left out.
@@ -60,8 +72,8 @@ fn log(row: &RunRow) -> Vec<Recorded> {
 #[search_path(pg_catalog, pg_temp)]
 fn run_state(run: pgrx::Uuid) -> RawJsonb {
     let text = as_owner(|caller| {
-        let row = find(project::current(caller), run);
-        let state = RunState::fold(&log(&row)).unwrap_or_else(|message| bug(&message));
+        let found = state(project::current(caller), run);
+        let (row, state) = found.unwrap_or_else(|| unknown_run(run).raise());
         document(&row, &state).to_string()
     });
     RawJsonb::of_text(&text)
