@@ -3,7 +3,7 @@
 COMMENT ON FUNCTION meshhook.validate_workflow(jsonb) IS
 'Checks a workflow definition and returns every fault as a row: JSON pointer, stable code, message. No row: it can be published. Writes nothing.';
 COMMENT ON FUNCTION meshhook.publish_workflow(jsonb) IS
-'Publishes a definition under its name as the next version and returns the version''s number. A version never changes; runs stay on the one they started with. Publishing what is the newest version already returns that version. 22023 with all faults in DETAIL if the definition is not sound.';
+'Publishes a definition under its name as the next version and returns the version''s number. A version never changes; runs stay on the one they started with. Publishing what is the newest version already returns that version. 22023 with all faults in DETAIL if the definition is not sound, F0000 if it sends resume URLs and no key is there to sign them.';
 COMMENT ON FUNCTION meshhook.workflow_schema() IS
 'The JSON Schema (draft 2020-12) of workflow definitions, for editors and builders; docs/workflow.schema.json is the same. What it refuses, validate_workflow refuses; expressions, references and cycles only validate_workflow can judge.';
 COMMENT ON FUNCTION meshhook.save_draft(jsonb, bigint) IS
@@ -27,7 +27,7 @@ COMMENT ON FUNCTION meshhook.start_run(text, jsonb, text, integer, smallint, int
 COMMENT ON FUNCTION meshhook.preview_expression(text, jsonb) IS
 'Evaluates an expression on a sample, within the budget of one node, and returns one row: whether it has exactly one output, the output and its type, and the steps it took (a node has 1000000, an expression 100000). Otherwise code, message, the character it is about (from 1), and marker: the line of the text with a caret below that character; raised is what the expression gave to error(). sample stands for everything expressions read: {"input": …, "nodes": {"<id>": {"output": …}}, "vars": …}. docs/expressions.md has the language. Never raises for what is in the expression; 22004 for null, 54000 for a sample over 4 MiB. Writes nothing.';
 COMMENT ON FUNCTION meshhook.preview_template(jsonb, jsonb) IS
-'Renders a template (any JSON value with {{ expressions }} in its strings) on a sample, as preview_expression does, and returns one row with the value; {{ $secrets.name }} stays as it is written. Otherwise a row for each fault: pointer is the JSON pointer of the string, at_character and marker count within that string. 22004 for null, 54000 for a template or sample over 4 MiB. Writes nothing.';
+'Renders a template (any JSON value with {{ expressions }} in its strings) on a sample, as preview_expression does, and returns one row with the value; {{ $secrets.name }} and {{ $resume.node }} stay as they are written. Otherwise a row for each fault: pointer is the JSON pointer of the string, at_character and marker count within that string. 22004 for null, 54000 for a template or sample over 4 MiB. Writes nothing.';
 COMMENT ON FUNCTION meshhook.cancel_run(uuid, text) IS
 'Asks for the end of a run; the orchestrator''s next turn takes back its open work, cancels the runs it waits for, undoes what has a "compensate", and ends it. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.kill_run(uuid, text) IS
@@ -79,7 +79,7 @@ COMMENT ON PROCEDURE meshhook.wait_turn(uuid, integer) IS
 'Ends the current transaction and sleeps without a snapshot until the run may have ended, at most ms milliseconds. For await_run.';
 
 COMMENT ON FUNCTION meshhook.claim_jobs(text, text, integer, interval) IS
-'Claims up to batch_size (1 to 1000) ready jobs of a queue, oldest first and each project its equal share, each with a lease (1 ms to 1 day) and a fencing token. Report before the lease runs out, or renew it; afterwards the attempt counts as failed and its token is worthless. idempotency_key is the same for every attempt of a node: pass it on to whatever you call. executor is a name for people; default the role''s. Members of meshhook_executor claim from every project, others from theirs. Empty where the database is a dormant copy.';
+'Claims up to batch_size (1 to 1000) ready jobs of a queue, oldest first and each project its equal share, each with a lease (1 ms to 1 day) and a fencing token. Report before the lease runs out, or renew it; afterwards the attempt counts as failed and its token is worthless. idempotency_key is the same for every attempt of a node: pass it on to whatever you call. executor is a name for people; default the role''s. Members of meshhook_executor claim from every project, others from theirs. A job that sends resume URLs is left out, with a WARNING, where no key is there to sign them. Empty where the database is a dormant copy.';
 COMMENT ON FUNCTION meshhook.heartbeat_jobs(text[], bigint[], interval) IS
 'Renews leases, counted from now. A null lease_expires_at says that the lease was lost: stop the work, its result will not be taken. A task node''s timeout is never exceeded.';
 COMMENT ON FUNCTION meshhook.complete_jobs(text[], bigint[], jsonb[]) IS
@@ -207,6 +207,10 @@ COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval) IS
 'Makes an address that starts a run of a workflow''s newest version for each delivery. preset says how senders sign: "standard" (Standard Webhooks) or "github". tolerance bounds the age of signed timestamps, 1 second to 1 day. Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once. Needs meshhook.kek_file (F0000 otherwise).';
 COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval) IS
 'Gives an endpoint a new secret, shown this once. Older ones verify for the overlap given, so that senders can change over.';
+COMMENT ON FUNCTION meshhook.open_resume_url(text) IS
+'What a resume URL (its last segment) is for: the HTTP status to answer with, and a document with its state: "open", "early" (an approval that the run does not wait for yet) or "used" with the answer that counted, each with workflow, run_id, node and the signal or approval; or "over", "expired" (410), "unknown" (404). Changes nothing.';
+COMMENT ON FUNCTION meshhook.use_resume_url(text, jsonb) IS
+'Answers a wait node in the name of a resume URL: {"approved": true, "payload": …, "by": "…"}, without approved for a signal. The first answer counts (status 200, "used": false) and is told to everybody after (200, "used": true). 400 if the answer is malformed, 404 if nobody signed the URL, 409 before the run waits for an approval, 410 after it has ended, gone on or the URL has expired, 503 without the key file or in a dormant copy.';
 COMMENT ON FUNCTION meshhook.receive_webhook(text, text, jsonb, text, bytea) IS
 'Takes a delivery in: verifies the signature over the raw body, starts one run per delivery in this transaction, records the delivery. headers is an object with lower-case names. Answer with the status, headers and body it returns, after the commit: 202 with run_id, 200 for a repeat with the first run_id, 400, 401, 404, 405, 413, 415, 410 where the workflow is archived, 422 with the violations where the body breaks its input schema, or 503 where no key file is set. Never raises for a sender''s fault.';
 
@@ -279,10 +283,10 @@ BEGIN
         WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
             'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'decide_approval',
             'delete_stream', 'drop_consumer', 'edit_run', 'enqueue_event', 'fail_jobs', 'fork_run', 'heartbeat_jobs',
-            'kill_run', 'last_message_of_run', 'messages_of_run', 'messages_of_runs', 'pause_run', 'purge_stream',
-            'read_consumer', 'receive_webhook', 'release_jobs', 'reset_run', 'resize_consumer', 'resume_run',
-            'retry_run', 'seek_consumer', 'signal_run', 'skip_node', 'start_run', 'submit_event', 'tick',
-            'trigger_schedule'])
+            'kill_run', 'last_message_of_run', 'messages_of_run', 'messages_of_runs', 'open_resume_url', 'pause_run',
+            'purge_stream', 'read_consumer', 'receive_webhook', 'release_jobs', 'reset_run', 'resize_consumer',
+            'resume_run', 'retry_run', 'seek_consumer', 'signal_run', 'skip_node', 'start_run', 'submit_event',
+            'tick', 'trigger_schedule', 'use_resume_url'])
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET plan_cache_mode = force_generic_plan', routine);
         FOREACH setting IN ARRAY ARRAY['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin'] LOOP
@@ -346,6 +350,8 @@ GRANT EXECUTE ON FUNCTION
     meshhook.fail_job(text, bigint, jsonb),
     meshhook.release_jobs(text[], bigint[]),
     meshhook.receive_webhook(text, text, jsonb, text, bytea),
+    meshhook.open_resume_url(text),
+    meshhook.use_resume_url(text, jsonb),
     meshhook.tick(integer),
     meshhook.status(),
     meshhook.is_active(),

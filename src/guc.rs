@@ -10,6 +10,10 @@ pub static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>
 pub static PROJECT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// `meshhook.kek_file`: the file with the key-encryption keys.
 pub static KEK_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+/// `meshhook.public_url`: where the sidecar is reached from outside.
+static PUBLIC_URL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+/// `meshhook.resume_url_lifetime`: how long a resume URL can be used, in seconds.
+static RESUME_URL_LIFETIME: GucSetting<i32> = GucSetting::<i32>::new(30 * 86_400);
 /// `meshhook.leaf_days`: how many days of runs one leaf holds.
 pub static LEAF_DAYS: GucSetting<i32> = GucSetting::<i32>::new(7);
 /// `meshhook.max_run_events`: at how many events a run fails; 0 is no limit.
@@ -56,6 +60,24 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
     );
+    GucRegistry::define_string_guc(
+        c"meshhook.public_url",
+        c"Address that the sidecar is reached at from outside, as in https://hooks.example.com.",
+        c"Resume URLs begin with it; without it they are sent without a host.",
+        &PUBLIC_URL,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"meshhook.resume_url_lifetime",
+        c"How long a resume URL can be used, from when the node that sends it is scheduled.",
+        c"Counted when the URL is made: a change holds for URLs sent afterwards.",
+        &RESUME_URL_LIFETIME,
+        60,
+        10 * 366 * 86_400,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
     GucRegistry::define_int_guc(
         c"meshhook.leaf_days",
         c"Days of runs that one leaf of the partitioned tables holds.",
@@ -87,6 +109,20 @@ pub fn init() {
         GucFlags::default(),
     );
     message_store();
+}
+
+/// Where the sidecar is reached from outside, without a slash at the end; `None` where that is not set or no URL.
+pub fn public_url() -> Option<String> {
+    let url = text(&PUBLIC_URL)?;
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
+    let is_plain = |b: u8| b.is_ascii_graphic() && !b"\"\\<>?#@".contains(&b);
+    let is_url = !rest.is_empty() && !rest.starts_with('/') && rest.bytes().all(is_plain);
+    is_url.then(|| url.trim_end_matches('/').to_owned())
+}
+
+/// How long a resume URL can be used, in seconds.
+pub fn resume_url_lifetime() -> i64 {
+    i64::from(RESUME_URL_LIFETIME.get())
 }
 
 /// At how many events a run fails; `None` if there is no limit.

@@ -19,6 +19,7 @@ mod operations;
 mod owner;
 mod project;
 mod random;
+mod resume;
 mod run;
 mod schedule;
 mod secret;

@@ -92,6 +92,15 @@ impl RawJsonb {
         text.unwrap_or_default().to_string_lossy().into_owned()
     }
 
+    /// Whether a string of it has this text in it, which must be free of characters that JSON escapes. May also say so
+    /// where the text stands across two of its strings.
+    pub fn contains(self, text: &str) -> bool {
+        // SAFETY: the datum is a varlena, and lives as long as the call that it is an argument or a result of.
+        let bytes =
+            unsafe { pgrx::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(self.0.cast_mut_ptr())) };
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    }
+
     /// A value from its text. Raises 22P02 if it is no JSON, 22P05 for what jsonb cannot hold.
     pub fn of_text(text: &str) -> Self {
         let Ok(text) = CString::new(text) else { bug("a JSON text has a NUL in it") };

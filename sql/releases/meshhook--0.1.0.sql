@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:37
+-- src/lib.rs:38
 -- bootstrap
 -- The roles outlive the extension: they are cluster-wide and not part of a dump, so the script makes
 -- them where they are missing and nothing ever drops them.
@@ -50,7 +50,7 @@ GRANT USAGE ON SCHEMA meshhook TO meshhook_executor;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:38
+-- src/lib.rs:39
 -- requires:
 --   roles
 
@@ -104,7 +104,7 @@ COMMENT ON TABLE meshhook.installation IS 'The cluster and database in which thi
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:39
+-- src/lib.rs:40
 -- requires:
 --   schema_project
 
@@ -165,7 +165,7 @@ COMMENT ON TABLE meshhook.workflow_draft IS 'Definitions somebody works on, one 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:40
+-- src/lib.rs:41
 -- requires:
 --   schema_workflow
 
@@ -241,6 +241,19 @@ CREATE TABLE meshhook.run_key (
 CREATE INDEX run_key_run ON meshhook.run_key (project_id, run_id);
 COMMENT ON TABLE meshhook.run_key IS 'Idempotency keys of start_run: one run per project, workflow and key.';
 
+-- What a resume URL says is the key, so whoever is first to insert has used it; the URL itself is nowhere.
+CREATE TABLE meshhook.resume_use (
+    project_id integer NOT NULL,
+    run_id uuid NOT NULL,
+    node text NOT NULL,
+    sender text NOT NULL,
+    expires_at timestamptz NOT NULL,
+    answer jsonb NOT NULL,
+    used_at timestamptz NOT NULL,
+    PRIMARY KEY (project_id, run_id, node, sender, expires_at)
+);
+COMMENT ON TABLE meshhook.resume_use IS 'Resume URLs that were used, each with the answer that counted.';
+
 CREATE TABLE meshhook.timer (
     project_id integer NOT NULL,
     run_id uuid NOT NULL,
@@ -284,7 +297,7 @@ ALTER TABLE meshhook.timer SET (autovacuum_vacuum_scale_factor = 0, autovacuum_v
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/lib.rs:42
 -- requires:
 --   schema_run
 
@@ -341,7 +354,7 @@ COMMENT ON TABLE meshhook.delivery_key IS 'What was delivered already: one run p
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:42
+-- src/lib.rs:43
 -- requires:
 --   schema_webhook
 
@@ -408,7 +421,7 @@ ALTER TABLE meshhook.schedule_firing SET (autovacuum_vacuum_scale_factor = 0, au
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:43
+-- src/lib.rs:44
 -- requires:
 --   schema_schedule
 
@@ -515,7 +528,7 @@ ALTER TABLE meshhook.message SET (autovacuum_vacuum_insert_scale_factor = 0.05, 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:48
+-- src/lib.rs:49
 -- requires:
 --   schema_event_store
 
@@ -535,16 +548,11 @@ CREATE TABLE meshhook.run_queue (
     ready_at timestamptz NOT NULL,
     -- Whether its time has come and it has taken its place among the others of its lane.
     in_lane boolean NOT NULL DEFAULT false,
-    -- Whether somebody holds it back, and why.
-    paused boolean NOT NULL DEFAULT false,
-    pause_reason text,
     data jsonb NOT NULL,
     metadata jsonb NOT NULL,
-    -- What was sent to it meanwhile, as objects of kind, data and metadata: it follows the start into the inbox.
-    facts jsonb NOT NULL DEFAULT '[]',
     PRIMARY KEY (project_id, run_id)
 );
-CREATE INDEX run_queue_arrival ON meshhook.run_queue (project_id, workflow_id, ready_at) WHERE NOT in_lane AND NOT paused;
+CREATE INDEX run_queue_arrival ON meshhook.run_queue (project_id, workflow_id, ready_at) WHERE NOT in_lane;
 CREATE INDEX run_queue_order ON meshhook.run_queue (project_id, workflow_id, lane, priority DESC, ready_at, run_id)
     WHERE in_lane;
 COMMENT ON TABLE meshhook.run_queue IS 'Starts that wait, with what the run will start from.';
@@ -604,12 +612,12 @@ ALTER TABLE meshhook.run_lane SET (fillfactor = 70, autovacuum_vacuum_scale_fact
 -- lies in between.
 CREATE VIEW meshhook.flow_due WITH (security_invoker = true) AS
 WITH RECURSIVE arrival AS (
-    (SELECT project_id, workflow_id, ready_at AS due_at FROM meshhook.run_queue WHERE NOT in_lane AND NOT paused
+    (SELECT project_id, workflow_id, ready_at AS due_at FROM meshhook.run_queue WHERE NOT in_lane
      ORDER BY project_id, workflow_id, ready_at LIMIT 1)
     UNION ALL
     SELECT n.project_id, n.workflow_id, n.ready_at FROM arrival a CROSS JOIN LATERAL (
         SELECT q.project_id, q.workflow_id, q.ready_at FROM meshhook.run_queue q
-        WHERE NOT q.in_lane AND NOT q.paused AND (q.project_id, q.workflow_id) > (a.project_id, a.workflow_id)
+        WHERE NOT q.in_lane AND (q.project_id, q.workflow_id) > (a.project_id, a.workflow_id)
         ORDER BY q.project_id, q.workflow_id, q.ready_at LIMIT 1) n),
 lane AS (
     (SELECT project_id, workflow_id, due_at FROM meshhook.run_lane WHERE due_at IS NOT NULL
@@ -639,7 +647,7 @@ COMMENT ON VIEW meshhook.flow_due IS 'When the next start of each workflow can b
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:49
+-- src/lib.rs:50
 -- requires:
 --   schema_flow
 
@@ -697,7 +705,7 @@ COMMENT ON TABLE meshhook.retention IS 'How long runs are kept after their end; 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:50
+-- src/lib.rs:51
 -- requires:
 --   schema_operations
 
@@ -732,7 +740,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:51
+-- src/lib.rs:52
 -- requires:
 --   schema_dump
 
@@ -861,7 +869,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:52
+-- src/lib.rs:53
 -- requires:
 --   schema_leaves
 
@@ -898,7 +906,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:53
+-- src/lib.rs:54
 -- requires:
 --   schema_leaves
 
@@ -980,7 +988,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:58
+-- src/lib.rs:59
 -- requires:
 --   event_store_functions
 
@@ -1018,7 +1026,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:59
+-- src/lib.rs:60
 -- requires:
 --   waiting
 
@@ -1068,7 +1076,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:64
+-- src/lib.rs:65
 -- requires:
 --   message_store_functions
 
@@ -1283,7 +1291,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:69
+-- src/lib.rs:70
 -- requires:
 --   message_store_install
 
@@ -1547,21 +1555,6 @@ AS 'MODULE_PATHNAME', 'backfill_schedule_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/bulk.rs:24
--- meshhook::run::bulk::bulk_signal
-CREATE  FUNCTION "bulk_signal"(
-	"project" INT, /* i32 */
-	"runs" uuid[], /* Vec < pgrx :: Uuid > */
-	"arguments" jsonb, /* RawJsonb */
-	"_reason" TEXT, /* Option < & str > */
-	"actor" TEXT /* & str */
-) RETURNS bigint /* i64 */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'bulk_signal_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/operations/bulk.rs:51
 -- meshhook::operations::bulk::cancel_bulk_operation
 CREATE  FUNCTION "cancel_bulk_operation"(
@@ -1574,7 +1567,7 @@ AS 'MODULE_PATHNAME', 'cancel_bulk_operation_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:115
+-- src/run/mod.rs:105
 -- meshhook::run::cancel_run
 CREATE  FUNCTION "cancel_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1586,7 +1579,7 @@ AS 'MODULE_PATHNAME', 'cancel_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:55
+-- src/job/mod.rs:56
 -- meshhook::job::claim_jobs
 CREATE  FUNCTION "claim_jobs"(
 	"queue" TEXT DEFAULT 'default', /* Option < & str > */
@@ -1624,7 +1617,7 @@ AS 'MODULE_PATHNAME', 'commit_consumer_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:234
+-- src/job/mod.rs:258
 -- meshhook::job::complete_jobs
 CREATE  FUNCTION "complete_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1659,7 +1652,7 @@ AS 'MODULE_PATHNAME', 'create_bulk_operation_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:43
+-- src/webhook/endpoint.rs:39
 -- meshhook::webhook::endpoint::create_endpoint
 CREATE  FUNCTION "create_endpoint"(
 	"workflow" TEXT, /* & str */
@@ -1721,7 +1714,7 @@ AS 'MODULE_PATHNAME', 'current_project_id_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:185
+-- src/run/mod.rs:182
 -- meshhook::run::decide_approval
 CREATE  FUNCTION "decide_approval"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1780,34 +1773,7 @@ AS 'MODULE_PATHNAME', 'drop_schedule_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/intervene.rs:74
--- meshhook::run::intervene::edit_run
-CREATE  FUNCTION "edit_run"(
-	"run" uuid, /* Option < pgrx :: Uuid > */
-	"patch" jsonb, /* Option < RawJsonb > */
-	"reason" TEXT DEFAULT NULL /* Option < & str > */
-) RETURNS jsonb /* RawJsonb */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'edit_run_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/run/intervene.rs:255
--- meshhook::run::intervene::enqueue_event
-CREATE  FUNCTION "enqueue_event"(
-	"run" uuid, /* Option < pgrx :: Uuid > */
-	"name" TEXT, /* Option < & str > */
-	"payload" jsonb DEFAULT NULL, /* Option < RawJsonb > */
-	"event_id" TEXT DEFAULT NULL /* Option < & str > */
-) RETURNS void
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'enqueue_event_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/job/mod.rs:245
+-- src/job/mod.rs:269
 -- meshhook::job::fail_jobs
 CREATE  FUNCTION "fail_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1824,7 +1790,7 @@ AS 'MODULE_PATHNAME', 'fail_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:95
+-- src/lib.rs:96
 -- requires:
 --   job::complete_jobs
 --   job::fail_jobs
@@ -1841,20 +1807,6 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/intervene.rs:126
--- meshhook::run::intervene::fork_run
-CREATE  FUNCTION "fork_run"(
-	"run" uuid, /* Option < pgrx :: Uuid > */
-	"at_position" bigint DEFAULT NULL, /* Option < i64 > */
-	"input" jsonb DEFAULT NULL, /* Option < RawJsonb > */
-	"reason" TEXT DEFAULT NULL /* Option < & str > */
-) RETURNS uuid /* pgrx :: Uuid */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'fork_run_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/event_store/native.rs:489
 -- meshhook::event_store::native::hash_64
 
@@ -1863,7 +1815,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'hash_64_wrapper
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:203
+-- src/job/mod.rs:227
 -- meshhook::job::heartbeat_jobs
 CREATE  FUNCTION "heartbeat_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1899,7 +1851,7 @@ AS 'MODULE_PATHNAME', 'is_active_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:127
+-- src/run/mod.rs:117
 -- meshhook::run::kill_run
 CREATE  FUNCTION "kill_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1949,6 +1901,20 @@ RETURNS bigint LANGUAGE c AS 'MODULE_PATHNAME', 'message_store_write_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/resume/answer.rs:33
+-- meshhook::resume::answer::open_resume_url
+CREATE  FUNCTION "open_resume_url"(
+	"token" TEXT /* Option < & str > */
+) RETURNS TABLE (
+	"status" INT,  /* i32 */
+	"body" jsonb  /* RawJsonb */
+)
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'open_resume_url_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/flow/pause.rs:55
 -- meshhook::flow::pause::pause_project
 CREATE  FUNCTION "pause_project"(
@@ -1961,7 +1927,7 @@ AS 'MODULE_PATHNAME', 'pause_project_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:141
+-- src/run/mod.rs:133
 -- meshhook::run::pause_run
 CREATE  FUNCTION "pause_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2092,7 +2058,7 @@ AS 'MODULE_PATHNAME', 'project_is_paused_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:74
+-- src/lib.rs:75
 -- requires:
 --   schema_leaves
 --   project::current_project_id
@@ -2224,7 +2190,7 @@ CROSS JOIN LATERAL (
     SELECT format('waits since %s to be admitted', q.ready_at), q.ready_at,
            'nobody takes turns: see SELECT * FROM meshhook.status()'
     FROM meshhook.run_queue q
-    WHERE q.project_id = o.project_id AND q.run_id = o.run_id AND NOT q.in_lane AND NOT q.paused AND w.pause_mode IS NULL
+    WHERE q.project_id = o.project_id AND q.run_id = o.run_id AND NOT q.in_lane AND w.pause_mode IS NULL
       AND q.ready_at < clock_timestamp() - interval '10 seconds' AND NOT meshhook.project_is_paused()
     UNION ALL
     SELECT 'nothing is open for it: no job, no timer, no inbox row', o.since,
@@ -2297,7 +2263,6 @@ SELECT q.run_id,
        CASE
            WHEN p.paused THEN 'the project is paused'
            WHEN w.pause_mode IS NOT NULL THEN coalesce('the workflow is paused: ' || w.pause_reason, 'the workflow is paused')
-           WHEN q.paused THEN coalesce('it is paused: ' || q.pause_reason, 'it is paused')
            WHEN q.ready_at > clock_timestamp() THEN 'its time has not come'
            WHEN NOT q.in_lane THEN 'the orchestrator has not seen it yet'
            WHEN l.due_at IS NULL THEN format('all %s slots are taken', w.concurrency_limit)
@@ -2314,7 +2279,7 @@ COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:100
+-- src/lib.rs:101
 -- requires:
 --   views
 
@@ -2420,50 +2385,30 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:101
+-- src/lib.rs:102
 -- requires:
 --   search
 
 -- Acts on many runs. bulk_<action>(project, runs, arguments, reason, actor) does an act to some runs and returns to how
--- many; whatever function of that name exists is an action. bulk_signal is in src/run/bulk.rs.
---
--- The runs are those that bulk_filter left; each is looked at once more, for it may have ended since.
+-- many; whatever function of that name exists is an action.
 CREATE FUNCTION meshhook.bulk_cancel(project integer, runs uuid[], arguments jsonb, reason text, actor text) RETURNS bigint
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    SELECT meshhook.bulk_no_arguments(arguments);
-    WITH posted AS (
+    WITH open_run AS (
+        SELECT u.run_id FROM unnest(runs) AS u (run_id)
+        WHERE EXISTS (SELECT FROM meshhook.run r
+                      WHERE r.project_id = project AND r.run_id = u.run_id AND r.finished_at IS NULL)),
+    waiting AS (
+        DELETE FROM meshhook.run_queue q USING open_run o WHERE q.project_id = project AND q.run_id = o.run_id
+        RETURNING q.run_id, q.data),
+    posted AS (
         INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
-        SELECT project, r.run_id, 'run.cancel', jsonb_strip_nulls(jsonb_build_object('reason', reason)),
+        SELECT project, o.run_id, 'run.cancel',
+               CASE WHEN reason IS NULL THEN '{}' ELSE jsonb_build_object('reason', reason) END
+               || CASE WHEN w.data IS NULL THEN '{}' ELSE jsonb_build_object('start', w.data) END,
                jsonb_build_object('actor', actor)
-        FROM unnest(runs) AS u (run_id)
-        JOIN meshhook.run r ON r.project_id = project AND r.run_id = u.run_id
-        WHERE r.finished_at IS NULL
+        FROM open_run o LEFT JOIN waiting w ON w.run_id = o.run_id
         RETURNING 1)
     SELECT count(*) FROM posted
-$$;
-
-CREATE FUNCTION meshhook.bulk_retry(project integer, runs uuid[], arguments jsonb, reason text, actor text) RETURNS bigint
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    SELECT meshhook.bulk_no_arguments(arguments);
-    WITH posted AS (
-        INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
-        SELECT project, r.run_id, 'run.redrive', jsonb_strip_nulls(jsonb_build_object('reason', reason)),
-               jsonb_build_object('actor', actor)
-        FROM unnest(runs) AS u (run_id)
-        JOIN meshhook.run r ON r.project_id = project AND r.run_id = u.run_id
-        WHERE r.status IN ('failed', 'canceled')
-        RETURNING 1)
-    SELECT count(*) FROM posted
-$$;
-
-CREATE FUNCTION meshhook.bulk_no_arguments(arguments jsonb) RETURNS void
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF arguments <> '{}' THEN
-        RAISE EXCEPTION 'this action takes no arguments' USING ERRCODE = 'invalid_parameter_value',
-            DETAIL = format('They are %s.', left(arguments::text, 200));
-    END IF;
-END
 $$;
 
 -- The function of an action; raises 22023 for one that does not exist.
@@ -2504,9 +2449,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     bound uuid := meshhook.uuid_floor(clock_timestamp() + interval '1 ms');
 BEGIN
-    -- With no runs it only checks its arguments.
-    EXECUTE format('SELECT %s($1, ''{}'', $2, $3, $4)', meshhook.bulk_action(action))
-    USING project, arguments, reason, actor;
+    PERFORM meshhook.bulk_action(action);
     -- A time is the caller's local time now, and an orchestrator's later.
     filter := filter || jsonb_strip_nulls(jsonb_build_object(
         'started_after', (filter ->> 'started_after')::timestamptz,
@@ -2595,7 +2538,7 @@ COMMENT ON VIEW meshhook.bulk_operations IS 'Acts on many runs of your project: 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:102
+-- src/lib.rs:103
 -- requires:
 --   bulk
 
@@ -2649,7 +2592,7 @@ BEGIN
 END
 $$;
 
--- The next step of forgetting: keys and tags first, some at a time, then the leaf in one transaction.
+-- The next step of forgetting: keys, tags and used resume URLs first, some at a time, then the leaf in one transaction.
 CREATE FUNCTION meshhook.apply_retention(days integer, most_survivors bigint)
 RETURNS TABLE (step text, target text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
@@ -2674,7 +2617,7 @@ BEGIN
     LOOP
         SELECT * INTO plan FROM meshhook.retention_plan(days, most_survivors) p WHERE p.leaf = 'run_' || closed.suffix;
         CONTINUE WHEN plan.action = 'keep';
-        FOREACH named IN ARRAY ARRAY['run_key', 'run_tag'] LOOP
+        FOREACH named IN ARRAY ARRAY['run_key', 'run_tag', 'resume_use'] LOOP
             EXECUTE format(
                 'DELETE FROM meshhook.%1$I WHERE ctid = ANY (ARRAY(
                      SELECT k.ctid FROM meshhook.project p
@@ -2721,7 +2664,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:84
+-- src/lib.rs:85
 -- requires:
 --   views
 
@@ -2778,7 +2721,7 @@ AS 'MODULE_PATHNAME', 'publish_draft_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/publish.rs:114
+-- src/workflow/publish.rs:115
 -- meshhook::workflow::publish::publish_workflow
 CREATE  FUNCTION "publish_workflow"(
 	"definition" jsonb /* Option < RawJsonb > */
@@ -2830,7 +2773,7 @@ AS 'MODULE_PATHNAME', 'register_database_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:256
+-- src/job/mod.rs:280
 -- meshhook::job::release_jobs
 CREATE  FUNCTION "release_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -2843,20 +2786,6 @@ STRICT
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'release_jobs_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/run/intervene.rs:138
--- meshhook::run::intervene::reset_run
-CREATE  FUNCTION "reset_run"(
-	"run" uuid, /* Option < pgrx :: Uuid > */
-	"at_position" bigint DEFAULT NULL, /* Option < i64 > */
-	"input" jsonb DEFAULT NULL, /* Option < RawJsonb > */
-	"reason" TEXT DEFAULT NULL /* Option < & str > */
-) RETURNS uuid /* pgrx :: Uuid */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'reset_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2883,7 +2812,7 @@ AS 'MODULE_PATHNAME', 'resume_project_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:148
+-- src/run/mod.rs:140
 -- meshhook::run::resume_run
 CREATE  FUNCTION "resume_run"(
 	"run" uuid /* Option < pgrx :: Uuid > */
@@ -2917,21 +2846,19 @@ AS 'MODULE_PATHNAME', 'resume_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/intervene.rs:110
--- meshhook::run::intervene::retry_run
+-- src/run/mod.rs:147
+-- meshhook::run::retry_run
 CREATE  FUNCTION "retry_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
-	"from_node" TEXT DEFAULT NULL, /* Option < & str > */
-	"patch" jsonb DEFAULT NULL, /* Option < RawJsonb > */
 	"reason" TEXT DEFAULT NULL /* Option < & str > */
-) RETURNS jsonb /* RawJsonb */
+) RETURNS bool /* bool */
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'retry_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/publish.rs:124
+-- src/workflow/publish.rs:125
 -- meshhook::workflow::publish::rollback_workflow
 CREATE  FUNCTION "rollback_workflow"(
 	"workflow" TEXT, /* Option < & str > */
@@ -2943,7 +2870,7 @@ AS 'MODULE_PATHNAME', 'rollback_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:83
+-- src/webhook/endpoint.rs:79
 -- meshhook::webhook::endpoint::rotate_endpoint_secret
 CREATE  FUNCTION "rotate_endpoint_secret"(
 	"endpoint" TEXT, /* & str */
@@ -2956,7 +2883,7 @@ AS 'MODULE_PATHNAME', 'rotate_endpoint_secret_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/read.rs:112
+-- src/run/read.rs:103
 -- meshhook::run::read::run_history
 CREATE  FUNCTION "run_history"(
 	"run" uuid, /* pgrx :: Uuid */
@@ -2978,7 +2905,7 @@ AS 'MODULE_PATHNAME', 'run_history_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/read.rs:79
+-- src/run/read.rs:71
 -- meshhook::run::read::run_state
 CREATE  FUNCTION "run_state"(
 	"run" uuid /* pgrx :: Uuid */
@@ -3049,7 +2976,7 @@ AS 'MODULE_PATHNAME', 'set_run_tags_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:155
+-- src/run/mod.rs:160
 -- meshhook::run::signal_run
 CREATE  FUNCTION "signal_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -3083,22 +3010,7 @@ AS 'MODULE_PATHNAME', 'simulate_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/intervene.rs:88
--- meshhook::run::intervene::skip_node
-CREATE  FUNCTION "skip_node"(
-	"run" uuid, /* Option < pgrx :: Uuid > */
-	"node" TEXT, /* Option < & str > */
-	"output" jsonb DEFAULT NULL, /* Option < RawJsonb > */
-	"port" TEXT DEFAULT NULL, /* Option < & str > */
-	"reason" TEXT DEFAULT NULL /* Option < & str > */
-) RETURNS jsonb /* RawJsonb */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'skip_node_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/run/start.rs:196
+-- src/run/start.rs:183
 -- meshhook::run::start::start_run
 CREATE  FUNCTION "start_run"(
 	"workflow" TEXT, /* Option < & str > */
@@ -3168,7 +3080,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'stream_category
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:85
+-- src/lib.rs:86
 -- requires:
 --   views
 --   event_store::native::holders_of_positions
@@ -3251,20 +3163,6 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'stream_version_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/intervene.rs:231
--- meshhook::run::intervene::submit_event
-CREATE  FUNCTION "submit_event"(
-	"run" uuid, /* Option < pgrx :: Uuid > */
-	"name" TEXT, /* Option < & str > */
-	"payload" jsonb DEFAULT NULL, /* Option < RawJsonb > */
-	"event_id" TEXT DEFAULT NULL /* Option < & str > */
-) RETURNS jsonb /* RawJsonb */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'submit_event_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/run/turn/tick.rs:12
 -- meshhook::run::turn::tick::tick
 CREATE  FUNCTION "tick"(
@@ -3301,7 +3199,22 @@ AS 'MODULE_PATHNAME', 'unarchive_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/publish.rs:97
+-- src/resume/answer.rs:43
+-- meshhook::resume::answer::use_resume_url
+CREATE  FUNCTION "use_resume_url"(
+	"token" TEXT, /* Option < & str > */
+	"answer" jsonb /* Option < RawJsonb > */
+) RETURNS TABLE (
+	"status" INT,  /* i32 */
+	"body" jsonb  /* RawJsonb */
+)
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'use_resume_url_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/workflow/publish.rs:98
 -- meshhook::workflow::publish::validate_workflow
 CREATE  FUNCTION "validate_workflow"(
 	"definition" jsonb /* Option < RawJsonb > */
@@ -3317,7 +3230,7 @@ AS 'MODULE_PATHNAME', 'validate_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/read.rs:151
+-- src/run/read.rs:142
 -- meshhook::run::read::verify_run
 CREATE  FUNCTION "verify_run"(
 	"run" uuid /* pgrx :: Uuid */
@@ -3383,7 +3296,7 @@ AS 'MODULE_PATHNAME', 'workflow_diff_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/publish.rs:107
+-- src/workflow/publish.rs:108
 -- meshhook::workflow::publish::workflow_schema
 CREATE  FUNCTION "workflow_schema"() RETURNS jsonb /* RawJsonb */
 IMMUTABLE STRICT
@@ -3393,14 +3306,14 @@ AS 'MODULE_PATHNAME', 'workflow_schema_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:103
+-- src/lib.rs:104
 -- finalize
 -- Run last: what every function means (docs/sql-reference.md is generated from these texts), and who may call it.
 
 COMMENT ON FUNCTION meshhook.validate_workflow(jsonb) IS
 'Checks a workflow definition and returns every fault as a row: JSON pointer, stable code, message. No row: it can be published. Writes nothing.';
 COMMENT ON FUNCTION meshhook.publish_workflow(jsonb) IS
-'Publishes a definition under its name as the next version and returns the version''s number. A version never changes; runs stay on the one they started with. Publishing what is the newest version already returns that version. 22023 with all faults in DETAIL if the definition is not sound.';
+'Publishes a definition under its name as the next version and returns the version''s number. A version never changes; runs stay on the one they started with. Publishing what is the newest version already returns that version. 22023 with all faults in DETAIL if the definition is not sound, F0000 if it sends resume URLs and no key is there to sign them.';
 COMMENT ON FUNCTION meshhook.workflow_schema() IS
 'The JSON Schema (draft 2020-12) of workflow definitions, for editors and builders; docs/workflow.schema.json is the same. What it refuses, validate_workflow refuses; expressions, references and cycles only validate_workflow can judge.';
 COMMENT ON FUNCTION meshhook.save_draft(jsonb, bigint) IS
@@ -3424,31 +3337,19 @@ COMMENT ON FUNCTION meshhook.start_run(text, jsonb, text, integer, smallint, int
 COMMENT ON FUNCTION meshhook.preview_expression(text, jsonb) IS
 'Evaluates an expression on a sample, within the budget of one node, and returns one row: whether it has exactly one output, the output and its type, and the steps it took (a node has 1000000, an expression 100000). Otherwise code, message, the character it is about (from 1), and marker: the line of the text with a caret below that character; raised is what the expression gave to error(). sample stands for everything expressions read: {"input": …, "nodes": {"<id>": {"output": …}}, "vars": …}. docs/expressions.md has the language. Never raises for what is in the expression; 22004 for null, 54000 for a sample over 4 MiB. Writes nothing.';
 COMMENT ON FUNCTION meshhook.preview_template(jsonb, jsonb) IS
-'Renders a template (any JSON value with {{ expressions }} in its strings) on a sample, as preview_expression does, and returns one row with the value; {{ $secrets.name }} stays as it is written. Otherwise a row for each fault: pointer is the JSON pointer of the string, at_character and marker count within that string. 22004 for null, 54000 for a template or sample over 4 MiB. Writes nothing.';
+'Renders a template (any JSON value with {{ expressions }} in its strings) on a sample, as preview_expression does, and returns one row with the value; {{ $secrets.name }} and {{ $resume.node }} stay as they are written. Otherwise a row for each fault: pointer is the JSON pointer of the string, at_character and marker count within that string. 22004 for null, 54000 for a template or sample over 4 MiB. Writes nothing.';
 COMMENT ON FUNCTION meshhook.cancel_run(uuid, text) IS
 'Asks for the end of a run; the orchestrator''s next turn takes back its open work, cancels the runs it waits for, undoes what has a "compensate", and ends it. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.kill_run(uuid, text) IS
 'Ends a run at once with nothing undone, also while it is being undone; retry_run will not take it. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.pause_run(uuid, text) IS
-'Holds a run: what happens to it meanwhile is recorded and counts once it is resumed; work that was scheduled before may still be done. Its deadlines do not stop. One that waits to start is kept out until it is resumed. False if it has ended already. P0002 if it does not exist.';
+'Holds a run: what happens to it meanwhile is recorded and counts once it is resumed; work that was scheduled before may still be done. Its deadlines do not stop. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.resume_run(uuid) IS
 'Ends a pause: what happened meanwhile is decided now, in the order it came. Without effect on a run that is not paused; false if it has ended. P0002 if it does not exist.';
-COMMENT ON FUNCTION meshhook.retry_run(uuid, text, jsonb, text) IS
-'Lets a run that failed or was canceled go on at once in the same run: nodes that failed or were canceled are done again, successes (also of a map''s items) are kept, and so are idempotency keys. With from_node, a node outside of bodies, that one and all that follow from it are done again. patch is an object of vars (those that change) and outputs (by node path; such a node counts as succeeded). Answers like run_state. Waits for a turn in progress. 55000 if the run has not ended so, was killed, undone, or ended by a terminate node, P0002 if it does not exist.';
-COMMENT ON FUNCTION meshhook.edit_run(uuid, jsonb, text) IS
-'Changes at once what the rest of a run goes by: patch is an object of vars (those that change) and outputs (by the path of a node that has succeeded). Jobs under way keep their input. Answers like run_state. Waits for a turn in progress. 55000 if nothing can be changed so, P0002 if the run does not exist.';
-COMMENT ON FUNCTION meshhook.skip_node(uuid, text, jsonb, text, text) IS
-'Settles an open node by hand: it has succeeded, with the output (default null) and at the port (default out) given. Its job, timer and body are dropped, and it is not undone later. The node is named by its path, also of what undoes a node (x/compensate). Answers like run_state. Waits for a turn in progress. 55000 if the node is not open or has no such port, P0002 if the run does not exist.';
-COMMENT ON FUNCTION meshhook.fork_run(uuid, bigint, jsonb, text) IS
-'Makes a new run with a copy of the events of this one up to at_position, rounded down to the end of a decision (default: before the run ended or began to be undone), and lets it go its own way: what was under way there is begun anew, with idempotency keys of its own. input is that of the new run from there on. Tags are copied; admission is not asked. The other run is left alone. 22023 for a position that does not exist, 55000 if the run had ended there, P0002 if it does not exist.';
-COMMENT ON FUNCTION meshhook.reset_run(uuid, bigint, jsonb, text) IS
-'fork_run, and the other run is killed if it has not ended; its idempotency key passes to the new run.';
-COMMENT ON FUNCTION meshhook.submit_event(uuid, text, jsonb, text) IS
-'Sends an event (a signal) to a run and decides at once what follows; answers with the run''s state then, like run_state. Everything is part of your transaction. Waits for a turn in progress, as lock_timeout allows. An event_id that came before changes nothing. 55000 if the run has ended, P0002 if it does not exist.';
-COMMENT ON FUNCTION meshhook.enqueue_event(uuid, text, jsonb, text) IS
-'Sends an event (a signal) to a run; the orchestrator decides what follows. The same as signal_run, to go with submit_event.';
+COMMENT ON FUNCTION meshhook.retry_run(uuid, text) IS
+'Lets a run that failed or was canceled go on in the same run: nodes that failed or were canceled are done again, successes (also of a map''s items) are kept, and so are idempotency keys. Nothing happens to a run that was killed, undone, or ended by a terminate node. False if the run has not ended so. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.signal_run(uuid, text, jsonb, text) IS
-'Sends a signal to a run: the node that has waited longest for it goes on with the payload (at most 1 MiB); if none waits yet it is kept for the first that will, first in, first out. A second signal with the same signal_id is ignored. A run that waits to start finds it when it begins. name has 1 to 63 bytes. 54000 if a run that waits to start was sent more than 100 or 4 MiB, 55000 if the run has ended, P0002 if it does not exist.';
+'Sends a signal to a run: the node that has waited longest for it goes on with the payload (at most 1 MiB); if none waits yet it is kept for the first that will, first in, first out. A second signal with the same signal_id is ignored. name has 1 to 63 bytes. 55000 if the run has ended, P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.decide_approval(uuid, text, boolean, jsonb, text) IS
 'Approves or rejects what a wait node waits for, in the name of decided_by (default: your role); one voice each. The node goes on once as many as it asks for have approved, or one has rejected. Without effect on a node that does not wait. 55000 if the run has ended, P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.simulate_run(jsonb, jsonb, jsonb, timestamptz) IS
@@ -3476,7 +3377,7 @@ COMMENT ON PROCEDURE meshhook.wait_turn(uuid, integer) IS
 'Ends the current transaction and sleeps without a snapshot until the run may have ended, at most ms milliseconds. For await_run.';
 
 COMMENT ON FUNCTION meshhook.claim_jobs(text, text, integer, interval) IS
-'Claims up to batch_size (1 to 1000) ready jobs of a queue, oldest first and each project its equal share, each with a lease (1 ms to 1 day) and a fencing token. Report before the lease runs out, or renew it; afterwards the attempt counts as failed and its token is worthless. idempotency_key is the same for every attempt of a node: pass it on to whatever you call. executor is a name for people; default the role''s. Members of meshhook_executor claim from every project, others from theirs. Empty where the database is a dormant copy.';
+'Claims up to batch_size (1 to 1000) ready jobs of a queue, oldest first and each project its equal share, each with a lease (1 ms to 1 day) and a fencing token. Report before the lease runs out, or renew it; afterwards the attempt counts as failed and its token is worthless. idempotency_key is the same for every attempt of a node: pass it on to whatever you call. executor is a name for people; default the role''s. Members of meshhook_executor claim from every project, others from theirs. A job that sends resume URLs is left out, with a WARNING, where no key is there to sign them. Empty where the database is a dormant copy.';
 COMMENT ON FUNCTION meshhook.heartbeat_jobs(text[], bigint[], interval) IS
 'Renews leases, counted from now. A null lease_expires_at says that the lease was lost: stop the work, its result will not be taken. A task node''s timeout is never exceeded.';
 COMMENT ON FUNCTION meshhook.complete_jobs(text[], bigint[], jsonb[]) IS
@@ -3503,7 +3404,7 @@ COMMENT ON FUNCTION meshhook.set_retention(interval, text) IS
 COMMENT ON FUNCTION meshhook.preview_retention() IS
 'What maintain() would forget: for each closed leaf how many runs of all projects it holds, how many may go, and whether it is dropped, rebuilt with the few that stay, or kept. Writes nothing.';
 COMMENT ON FUNCTION meshhook.create_bulk_operation(text, jsonb, text, jsonb, boolean) IS
-'Does something to every run of the project that a filter finds. filter is an object of workflow, status, tags, started_after, started_before, input, error_class, run_ids, as in search_runs. action is "cancel", "retry" or "signal"; arguments of the last are an object of name, payload and signal_id, as in signal_run. By default only counts; with dry_run => false it needs a reason, is noted in the audit log, and is worked off by the orchestrator newest run first, 1000 candidates at a time; the view bulk_operations shows how far it has come. Runs started later are left alone. 22023 for a filter or action that does not exist.';
+'Does something to every run of the project that a filter finds. filter is an object of workflow, status, tags, started_after, started_before, input, error_class, run_ids, as in search_runs. action is "cancel", or whatever else the HINT of a wrong one names; arguments are the action''s. By default only counts; with dry_run => false it needs a reason, is noted in the audit log, and is worked off by the orchestrator newest run first, 1000 candidates at a time; the view bulk_operations shows how far it has come. Runs started later are left alone. 22023 for a filter or action that does not exist.';
 COMMENT ON FUNCTION meshhook.cancel_bulk_operation(bigint) IS
 'Stops a bulk operation; what it has done stays done. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.search_runs(text, text[], text[], timestamptz, timestamptz, jsonb, text, uuid, integer) IS
@@ -3514,9 +3415,6 @@ COMMENT ON FUNCTION meshhook.bulk_action(text) IS 'The function of a bulk action
 COMMENT ON FUNCTION meshhook.bulk_create(integer, text, text, jsonb, text, jsonb, boolean) IS 'Counts and notes. For create_bulk_operation.';
 COMMENT ON FUNCTION meshhook.bulk_step(integer, integer) IS 'One step of a bulk operation. For the orchestrator.';
 COMMENT ON FUNCTION meshhook.bulk_cancel(integer, uuid[], jsonb, text, text) IS 'The bulk action "cancel".';
-COMMENT ON FUNCTION meshhook.bulk_retry(integer, uuid[], jsonb, text, text) IS 'The bulk action "retry".';
-COMMENT ON FUNCTION meshhook.bulk_signal(integer, uuid[], jsonb, text, text) IS 'The bulk action "signal".';
-COMMENT ON FUNCTION meshhook.bulk_no_arguments(jsonb) IS 'Refuses arguments of an action that takes none: 22023.';
 COMMENT ON FUNCTION meshhook.expired_condition(integer) IS 'When a run may be forgotten. For maintenance.';
 COMMENT ON FUNCTION meshhook.closed_leaves() IS 'The leaves of runs that nothing is added to any more. For maintenance.';
 COMMENT ON FUNCTION meshhook.retention_plan(integer, bigint) IS 'What is to be forgotten. For preview_retention.';
@@ -3604,6 +3502,10 @@ COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval) IS
 'Makes an address that starts a run of a workflow''s newest version for each delivery. preset says how senders sign: "standard" (Standard Webhooks) or "github". tolerance bounds the age of signed timestamps, 1 second to 1 day. Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once. Needs meshhook.kek_file (F0000 otherwise).';
 COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval) IS
 'Gives an endpoint a new secret, shown this once. Older ones verify for the overlap given, so that senders can change over.';
+COMMENT ON FUNCTION meshhook.open_resume_url(text) IS
+'What a resume URL (its last segment) is for: the HTTP status to answer with, and a document with its state: "open", "early" (an approval that the run does not wait for yet) or "used" with the answer that counted, each with workflow, run_id, node and the signal or approval; or "over", "expired" (410), "unknown" (404). Changes nothing.';
+COMMENT ON FUNCTION meshhook.use_resume_url(text, jsonb) IS
+'Answers a wait node in the name of a resume URL: {"approved": true, "payload": …, "by": "…"}, without approved for a signal. The first answer counts (status 200, "used": false) and is told to everybody after (200, "used": true). 400 if the answer is malformed, 404 if nobody signed the URL, 409 before the run waits for an approval, 410 after it has ended, gone on or the URL has expired, 503 without the key file or in a dormant copy.';
 COMMENT ON FUNCTION meshhook.receive_webhook(text, text, jsonb, text, bytea) IS
 'Takes a delivery in: verifies the signature over the raw body, starts one run per delivery in this transaction, records the delivery. headers is an object with lower-case names. Answer with the status, headers and body it returns, after the commit: 202 with run_id, 200 for a repeat with the first run_id, 400, 401, 404, 405, 413, 415, 410 where the workflow is archived, 422 with the violations where the body breaks its input schema, or 503 where no key file is set. Never raises for a sender''s fault.';
 
@@ -3675,11 +3577,10 @@ BEGIN
         SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
             'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'decide_approval',
-            'delete_stream', 'drop_consumer', 'edit_run', 'enqueue_event', 'fail_jobs', 'fork_run', 'heartbeat_jobs',
-            'kill_run', 'last_message_of_run', 'messages_of_run', 'messages_of_runs', 'pause_run', 'purge_stream',
-            'read_consumer', 'receive_webhook', 'release_jobs', 'reset_run', 'resize_consumer', 'resume_run',
-            'retry_run', 'seek_consumer', 'signal_run', 'skip_node', 'start_run', 'submit_event', 'tick',
-            'trigger_schedule'])
+            'delete_stream', 'drop_consumer', 'fail_jobs', 'heartbeat_jobs', 'kill_run', 'last_message_of_run',
+            'messages_of_run', 'messages_of_runs', 'open_resume_url', 'pause_run', 'purge_stream', 'read_consumer',
+            'receive_webhook', 'release_jobs', 'resize_consumer', 'resume_run', 'retry_run', 'seek_consumer', 'signal_run',
+            'start_run', 'tick', 'trigger_schedule', 'use_resume_url'])
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET plan_cache_mode = force_generic_plan', routine);
         FOREACH setting IN ARRAY ARRAY['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin'] LOOP
@@ -3697,17 +3598,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'append_message', 'append_messages', 'archive_workflow', 'await_run', 'backfill_schedule',
         'cancel_bulk_operation', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job', 'complete_jobs',
         'create_bulk_operation', 'create_endpoint', 'create_schedule', 'current_project_id', 'decide_approval',
-        'discard_draft', 'drop_consumer', 'drop_schedule', 'edit_run', 'enqueue_event', 'fail_job', 'fail_jobs',
-        'fork_run', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active', 'kill_run', 'last_message',
-        'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow', 'preview_expression', 'preview_schedule',
-        'preview_template', 'project_is_paused', 'publish_draft', 'publish_workflow', 'read_all', 'read_category',
-        'read_consumer', 'read_stream', 'release_jobs', 'reset_run', 'resize_consumer', 'resume_project',
-        'resume_run', 'resume_schedule', 'resume_workflow', 'retry_run', 'rollback_workflow',
-        'rotate_endpoint_secret', 'run_filter', 'run_history', 'run_state', 'safe_position', 'save_draft',
-        'search_runs', 'seek_consumer', 'set_run_tags', 'signal_run', 'simulate_run', 'skip_node', 'start_run',
-        'status', 'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version', 'submit_event', 'tick',
-        'trigger_schedule', 'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow', 'verify_run',
-        'version', 'wait_append', 'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
+        'discard_draft', 'drop_consumer', 'drop_schedule', 'fail_job', 'fail_jobs', 'hash_64', 'heartbeat_jobs',
+        'holders_of_positions', 'is_active', 'kill_run', 'last_message', 'pause_project', 'pause_run',
+        'pause_schedule', 'pause_workflow', 'preview_expression', 'preview_schedule', 'preview_template',
+        'project_is_paused', 'publish_draft', 'publish_workflow', 'read_all', 'read_category', 'read_consumer',
+        'read_stream', 'release_jobs', 'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule',
+        'resume_workflow', 'retry_run', 'rollback_workflow', 'rotate_endpoint_secret', 'run_filter', 'run_history',
+        'run_state', 'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_run_tags', 'signal_run',
+        'simulate_run', 'start_run', 'status', 'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version',
+        'tick', 'trigger_schedule', 'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow',
+        'verify_run', 'version', 'wait_append', 'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
 $$;
 
 CREATE FUNCTION meshhook.grant_api(role regrole) RETURNS void
@@ -3743,6 +3643,8 @@ GRANT EXECUTE ON FUNCTION
     meshhook.fail_job(text, bigint, jsonb),
     meshhook.release_jobs(text[], bigint[]),
     meshhook.receive_webhook(text, text, jsonb, text, bytea),
+    meshhook.open_resume_url(text),
+    meshhook.use_resume_url(text, jsonb),
     meshhook.tick(integer),
     meshhook.status(),
     meshhook.is_active(),

@@ -70,6 +70,19 @@ CREATE TABLE meshhook.run_key (
 CREATE INDEX run_key_run ON meshhook.run_key (project_id, run_id);
 COMMENT ON TABLE meshhook.run_key IS 'Idempotency keys of start_run: one run per project, workflow and key.';
 
+-- What a resume URL says is the key, so whoever is first to insert has used it; the URL itself is nowhere.
+CREATE TABLE meshhook.resume_use (
+    project_id integer NOT NULL,
+    run_id uuid NOT NULL,
+    node text NOT NULL,
+    sender text NOT NULL,
+    expires_at timestamptz NOT NULL,
+    answer jsonb NOT NULL,
+    used_at timestamptz NOT NULL,
+    PRIMARY KEY (project_id, run_id, node, sender, expires_at)
+);
+COMMENT ON TABLE meshhook.resume_use IS 'Resume URLs that were used, each with the answer that counted.';
+
 CREATE TABLE meshhook.timer (
     project_id integer NOT NULL,
     run_id uuid NOT NULL,

@@ -83,7 +83,7 @@ impl Handles {
 }
 
 /// `<project>/<run>/<node>`, as `claim_jobs` writes it.
-fn parse(id: &str) -> Option<(i32, [u8; 16], String)> {
+pub(super) fn parse(id: &str) -> Option<(i32, [u8; 16], String)> {
     let mut parts = id.splitn(3, '/');
     let project = i32::from_str(parts.next()?).ok()?;
     let run = uuid::Uuid::from_str(parts.next()?).ok()?;

@@ -11,9 +11,10 @@ use pgrx::prelude::*;
 use crate::error::{bad_parameter, refuse, required};
 use crate::guc::MAX_PAYLOAD_BYTES;
 use crate::owner::as_owner;
+use crate::project::Project;
 use crate::random::{PG_EPOCH_MICROS, now_micros, timestamptz, unix_micros};
 use crate::spi::{self, Arg, RawJsonb, RawJsonbArray, arg};
-use crate::{installation, project, shmem};
+use crate::{installation, project, resume, shmem};
 use handle::Handles;
 
 /// Most jobs in one call.
@@ -106,7 +107,7 @@ fn claim_jobs(
         if let Some(earliest) = earliest {
             shmem::note_deadline_on_commit(earliest - PG_EPOCH_MICROS);
         }
-        rows
+        rows.into_iter().filter_map(with_resume_urls).collect()
     });
     TableIterator::new(rows)
 }
@@ -197,6 +198,29 @@ fn claim_round(queue: &str, projects: &[i32], wanted: i32, lease: Lease) -> Vec<
             )
         },
     )
+}
+
+/// Puts resume URLs into a job's input, where it has any. A job whose URLs cannot be signed is not handed out: its lease
+/// runs out, and it is tried again.
+fn with_resume_urls(mut claimed: Claimed) -> Option<Claimed> {
+    if !resume::is_in(claimed.6) {
+        return Some(claimed);
+    }
+    let (project, ..) = handle::parse(&claimed.0)?;
+    match resume::fill(Project(project), claimed.2, &claimed.3, claimed.6) {
+        Ok(filled) => {
+            claimed.6 = filled;
+            Some(claimed)
+        }
+        Err(error) => {
+            pgrx::warning!(
+                "job {} is not handed out, for resume URLs cannot be signed: {}",
+                claimed.0,
+                error.0
+            );
+            None
+        }
+    }
 }
 
 /// Renews leases; see the COMMENT.

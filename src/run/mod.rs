@@ -19,7 +19,7 @@ use crate::project::{self, Project};
 use crate::spi::{self, RawJsonb, arg};
 
 /// Longest id a sender gives a signal, and longest name of who decides, in bytes.
-const MAX_SIGNAL_ID_BYTES: usize = 255;
+pub const MAX_SIGNAL_ID_BYTES: usize = 255;
 /// Longest path of a node, in bytes: ids and indexes of nested bodies.
 const MAX_PATH_BYTES: usize = 512;
 

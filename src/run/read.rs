@@ -20,20 +20,17 @@ use crate::workflow;
 const MAX_HISTORY: i32 = 100_000;
 
 /// A run's row with the name and version of its workflow.
-pub(super) struct RunRow {
+pub struct RunRow {
+    /// The run.
     pub key: RunKey,
+    /// The version it runs on.
     pub version_id: i64,
     status: String,
+    /// Where its log ends.
     pub position: u64,
-    workflow: String,
+    /// The workflow's name.
+    pub workflow: String,
     version: i32,
-}
-
-impl RunRow {
-    /// Whether it has ended.
-    pub fn is_over(&self) -> bool {
-        matches!(self.status.as_str(), "succeeded" | "failed" | "canceled")
-    }
 }
 
 const FIND: &str = "SELECT r.version_id, r.status, r.position, w.name, v.version FROM meshhook.run r
@@ -42,6 +39,11 @@ const FIND: &str = "SELECT r.version_id, r.status, r.position, w.name, v.version
      WHERE r.project_id = $1 AND r.run_id = $2";
 
 impl RunRow {
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        matches!(self.status.as_str(), "succeeded" | "failed" | "canceled")
+    }
+
     fn of(key: RunKey) -> impl FnMut(&Row) -> Self {
         move |row| Self {
             key,
@@ -56,9 +58,12 @@ impl RunRow {
 
 /// The row of a run as the snapshot in force has it. Raises P0002 if there is none.
 pub(super) fn find(project: Project, run: pgrx::Uuid) -> RunRow {
+    look(project, run).unwrap_or_else(|| unknown_run(run).raise())
+}
+
+fn look(project: Project, run: pgrx::Uuid) -> Option<RunRow> {
     let key = RunKey { project: project.0, run };
-    let row = spi::read_one(FIND, &[arg(project.0), arg(run)], RunRow::of(key));
-    row.unwrap_or_else(|| unknown_run(run).raise())
+    spi::read_one(FIND, &[arg(project.0), arg(run)], RunRow::of(key))
 }
 
 /// The row of a run with all that this transaction has done to it. Raises P0002 if there is none.
@@ -66,6 +71,13 @@ pub(super) fn find_now(project: Project, run: pgrx::Uuid) -> RunRow {
     let key = RunKey { project: project.0, run };
     let row = spi::run_one(FIND, &[arg(project.0), arg(run)], RunRow::of(key));
     row.unwrap_or_else(|| unknown_run(run).raise())
+}
+
+/// A run and the state its log comes to, if there is such a run. Called as the owner role.
+pub fn state(project: Project, run: pgrx::Uuid) -> Option<(RunRow, RunState)> {
+    let row = look(project, run)?;
+    let state = RunState::fold(&log(&row)).unwrap_or_else(|message| bug(&message));
+    Some((row, state))
 }
 
 /// The log of a run up to the position its row stands at: what commits meanwhile is left out.

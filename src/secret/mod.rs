@@ -1,4 +1,5 @@
-//! Sealing what the server itself must be able to open: the secrets that verify senders.
+//! Sealing what the server itself must be able to open: the secrets that verify senders. And signing what it gives
+//! out and gets back.
 //!
 //! AES-256-GCM under a key-encryption key (KEK) that lives in a file, never in the database. Clear text
 //! exists in this backend's memory only. Layout: version 1, length of the KEK's id, id, 96-bit nonce,
@@ -12,8 +13,12 @@ use aes_gcm::aead::{Aead, Payload};
 use aes_gcm::{Aes256Gcm, KeyInit, Nonce};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, Mac};
+use pgrx::PgSqlErrorCode;
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use crate::error::{Refusal, bug, refuse};
 use crate::guc;
 use crate::random;
 
@@ -29,6 +34,64 @@ struct Kek {
 /// Why nothing can be sealed or opened. The text names files and ids, never keys.
 #[derive(Debug)]
 pub struct SecretError(pub String);
+
+impl SecretError {
+    /// Begins the error of what cannot be done without keys.
+    pub fn refuse(self, message: &str) -> Refusal {
+        refuse(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, message).detail(self.0).hint(
+            "Set meshhook.kek_file to a file of mode 0600 with a line \"id:base64 of 32 random bytes\", and reload.",
+        )
+    }
+}
+
+/// A key that signs, derived from a KEK for one purpose.
+pub struct SigningKey {
+    id: String,
+    key: Zeroizing<[u8; 32]>,
+}
+
+impl SigningKey {
+    /// That of the KEK that seals.
+    pub fn primary(purpose: &str) -> Result<Self, SecretError> {
+        // A file without a key is refused when it is read.
+        let kek = ring()?.into_iter().next();
+        kek.map(|kek| Self::derived(kek, purpose))
+            .ok_or_else(|| SecretError("the key file has no key".to_owned()))
+    }
+
+    /// That of a KEK by its id, if it is there.
+    pub fn named(id: &str, purpose: &str) -> Result<Option<Self>, SecretError> {
+        Ok(ring()?.into_iter().find(|kek| kek.id == id).map(|kek| Self::derived(kek, purpose)))
+    }
+
+    fn derived(kek: Kek, purpose: &str) -> Self {
+        let key = Zeroizing::new(mac(&kek.key[..], purpose.as_bytes()).finalize().into_bytes().into());
+        Self { id: kek.id, key }
+    }
+
+    /// The KEK's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The HMAC-SHA-256 of a text.
+    pub fn sign(&self, text: &[u8]) -> [u8; 32] {
+        mac(&self.key[..], text).finalize().into_bytes().into()
+    }
+
+    /// Whether these are the first bytes of the text's HMAC; takes as long for any that are not.
+    pub fn has_signed(&self, text: &[u8], first_bytes: &[u8]) -> bool {
+        mac(&self.key[..], text).verify_truncated_left(first_bytes).is_ok()
+    }
+}
+
+fn mac(key: &[u8], text: &[u8]) -> Hmac<Sha256> {
+    let Ok(mut mac) = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key) else {
+        bug("an HMAC does not take its key")
+    };
+    mac.update(text);
+    mac
+}
 
 /// Seals a secret for the place it belongs to.
 pub fn seal(clear: &[u8], place: &str) -> Result<Vec<u8>, SecretError> {

@@ -27,12 +27,8 @@ fn new_secret(preset: &Preset) -> Zeroizing<String> {
 /// Seals and stores a secret of an endpoint.
 fn keep_secret(project: Project, endpoint: &str, clear: &str) {
     let (id, _) = random::uuid_v7();
-    let sealed = secret::seal(clear.as_bytes(), &seal_place(project, endpoint, id)).unwrap_or_else(|error| {
-        refuse(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, "the secret cannot be sealed")
-            .detail(error.0)
-            .hint("Set meshhook.kek_file to a file of mode 0600 with a line \"id:base64 of 32 random bytes\", and reload.")
-            .raise()
-    });
+    let sealed = secret::seal(clear.as_bytes(), &seal_place(project, endpoint, id))
+        .unwrap_or_else(|error| error.refuse("the secret cannot be sealed").raise());
     spi::exec(
         "INSERT INTO meshhook.endpoint_secret (project_id, endpoint_id, secret_id, sealed) VALUES ($1, $2, $3, $4)",
         &[arg(project.0), arg(endpoint.to_owned()), arg(id), arg(sealed)],

@@ -67,7 +67,7 @@ fn preview_template(
     let source = read("template", required("template", template));
     let sample = read("sample", required("sample", sample));
     let mut budget = Budget::node();
-    let rendered = Template::compile(&source, TemplateOptions { allow_secrets: true })
+    let rendered = Template::compile(&source, TemplateOptions { allow_variables: true })
         .and_then(|template| template.render(&sample, &mut budget).map_err(|fault| vec![fault]));
     let steps = budget.used_steps().cast_signed();
     let rows: Vec<_> = match rendered {

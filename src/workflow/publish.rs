@@ -7,10 +7,10 @@ use sha2::{Digest, Sha256};
 
 use super::{checks, refuse_faults, unknown_version};
 use crate::error::required;
-use crate::flow;
 use crate::owner::{Role, as_owner};
 use crate::project::{self, Project};
 use crate::spi::{self, RawJsonb, arg};
+use crate::{flow, resume};
 
 /// A definition without faults, ready to be published.
 pub(super) struct Sound {
@@ -38,6 +38,7 @@ impl Sound {
         if !checked.problems.is_empty() {
             refuse_faults(&checked.problems);
         }
+        resume::check(&self.workflow);
         let children = serde_json::json!(checked.children);
         let name = self.workflow.name.to_string();
         spi::exec(

@@ -129,6 +129,9 @@ pub struct SignalReceived {
     /// The sender's id for it: a second one with the same id is ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Arc<str>>,
+    /// The only node it is for; absent where it is for whoever waits for its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Arc<str>>,
 }
 
 /// Somebody approved or rejected.

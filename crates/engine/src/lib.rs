@@ -16,6 +16,7 @@ pub mod json;
 pub mod node;
 pub mod path;
 pub mod replay;
+pub mod resume;
 pub mod retry;
 pub mod schedule;
 pub mod signature;

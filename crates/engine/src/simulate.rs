@@ -171,7 +171,7 @@ impl Simulation {
         let attempt = node.attempt;
         let fact = match (outcome, &node.child, &node.signal, &node.approvals) {
             (Outcome::Output(payload), _, Some(name), _) if waits => {
-                Fact::Signal(SignalReceived { name: Arc::clone(name), payload, id: None })
+                Fact::Signal(SignalReceived { name: Arc::clone(name), payload, id: None, node: None })
             }
             (Outcome::Approval { approved, by }, _, _, Some(before)) if waits => {
                 // A voice that counts once is not heard again.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::ErrorInfo;
 use crate::event::{
     ApprovalGiven, Child, Event, FactDeferred, NodeEntered, NodeOverridden, NodeScheduled, NodeSucceeded,
-    Recorded, RunForked, RunRedriven, RunResponded, RunUnwinding,
+    Recorded, RunForked, RunRedriven, RunResponded, RunUnwinding, SignalReceived,
 };
 use crate::fact::Parent;
 use crate::json::Json;
@@ -216,6 +216,9 @@ pub struct KeptSignal {
     pub name: Arc<str>,
     /// What it brings.
     pub payload: Json,
+    /// The only node that may consume it, if it is for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Arc<str>>,
 }
 
 /// Where the work of a node comes from; its input stays in the log.
@@ -435,8 +438,8 @@ impl RunState {
             }
             Event::SignalReceived(signal) => {
                 self.signal_ids.extend(signal.id.clone());
-                let (name, payload) = (Arc::clone(&signal.name), signal.payload.clone());
-                self.signals.push(KeptSignal { position: self.position, name, payload });
+                let SignalReceived { name, payload, node, .. } = signal.clone();
+                self.signals.push(KeptSignal { position: self.position, name, payload, node });
             }
             Event::ApprovalGiven(given) => {
                 self.node(&given.node, at).approvals.get_or_insert_default().push(given.clone());

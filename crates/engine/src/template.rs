@@ -8,6 +8,8 @@
 //! - `{{ $secrets.name }}` stands for a secret and is left for whoever sends the value:
 //!   [`Template::render`] never sees it, and gives the string's parts apart from the value, so that
 //!   no data can pretend to be a secret.
+//! - `{{ $resume.node }}` stands for the resume URL of a wait node: [`Template::render_sent`] puts a
+//!   placeholder there, and whoever sends the value the URL.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,9 +25,9 @@ const MAX_ERRORS: usize = 1_000;
 /// How a template may be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TemplateOptions {
-    /// Whether `{{ $secrets.name }}` is allowed: only where the value is sent at once and never
-    /// stored.
-    pub allow_secrets: bool,
+    /// Whether `{{ $secrets.name }}` and `{{ $resume.node }}` are allowed: only where the value is for
+    /// somebody it is sent to.
+    pub allow_variables: bool,
 }
 
 /// A compiled template. Cheap to clone.
@@ -111,6 +113,7 @@ enum Piece {
     Text(Arc<str>),
     Hole(Hole),
     Secret(Arc<str>),
+    Resume(Arc<str>),
 }
 
 impl Template {
@@ -135,12 +138,27 @@ impl Template {
         self.size
     }
 
-    /// Evaluates all holes against `root`, within one budget.
+    /// Evaluates all holes against `root`, within one budget; `{{ $resume.node }}` stays as it is written.
     ///
     /// # Errors
     /// The first fault, with the JSON pointer of its string.
     pub fn render(&self, root: &Json, budget: &mut Budget) -> Result<Rendered, TemplateError> {
-        let mut renderer = Renderer { root, budget, pointer: String::new(), secrets: Vec::new(), size: 0 };
+        self.render_sent(root, budget, &|node| format!("{{{{ $resume.{node} }}}}"))
+    }
+
+    /// Evaluates all holes against `root`, within one budget; `resume` says what stands for the resume URL of
+    /// a node.
+    ///
+    /// # Errors
+    /// The first fault, with the JSON pointer of its string.
+    pub fn render_sent(
+        &self,
+        root: &Json,
+        budget: &mut Budget,
+        resume: &dyn Fn(&str) -> String,
+    ) -> Result<Rendered, TemplateError> {
+        let mut renderer =
+            Renderer { root, budget, resume, pointer: String::new(), secrets: Vec::new(), size: 0 };
         let value = renderer.node(&self.root)?;
         Ok(Rendered { value, secrets: renderer.secrets })
     }
@@ -169,6 +187,18 @@ impl Template {
         found
     }
 
+    /// The nodes in the holes of resume URLs, each with the JSON pointer of its string.
+    #[must_use]
+    pub fn resumes(&self) -> Vec<(String, &str)> {
+        let mut found = Vec::new();
+        self.root.visit(&mut String::new(), &mut |pointer, piece| {
+            if let Found::Resume(node) = piece {
+                found.push((pointer.to_owned(), node));
+            }
+        });
+        found
+    }
+
     /// The value itself, when there is no hole in it.
     #[must_use]
     pub fn as_const(&self) -> Option<&Json> {
@@ -182,6 +212,7 @@ impl Template {
 enum Found<'t> {
     Expr(&'t Expr),
     Secret(&'t str),
+    Resume(&'t str),
 }
 
 impl Node {
@@ -205,6 +236,7 @@ impl Node {
                         Piece::Text(_) => {}
                         Piece::Hole(hole) => found(pointer, Found::Expr(&hole.expr)),
                         Piece::Secret(name) => found(pointer, Found::Secret(name)),
+                        Piece::Resume(node) => found(pointer, Found::Resume(node)),
                     }
                 }
             }
@@ -345,7 +377,13 @@ impl Compiler<'_> {
 
     fn hole(&mut self, inside: &str, start: usize) -> Result<Piece, ExprError> {
         let trimmed = inside.trim();
-        let Some(name) = trimmed.strip_prefix("$secrets.").filter(|name| is_name(name)) else {
+        let named = |variable: &str| trimmed.strip_prefix(variable).filter(|name| is_name(name));
+        let variable = match (named("$secrets."), named("$resume.")) {
+            (Some(name), _) => Some((Piece::Secret(name.into()), "secrets")),
+            (_, Some(node)) => Some((Piece::Resume(node.into()), "resume URLs")),
+            _ => None,
+        };
+        let Some((piece, what)) = variable else {
             if self.size > MAX_SIZE {
                 self.full = true;
                 let message = "the template's expressions are too many or too large together".to_owned();
@@ -360,11 +398,11 @@ impl Compiler<'_> {
             self.size += expr.size();
             return Ok(Piece::Hole(Hole { expr, start }));
         };
-        if self.options.allow_secrets {
-            return Ok(Piece::Secret(name.into()));
+        if self.options.allow_variables {
+            return Ok(piece);
         }
         let start = start + inside.chars().take_while(|c| c.is_whitespace()).count();
-        Err(template_error("secrets are not available here", start))
+        Err(template_error(&format!("{what} are not available here"), start))
     }
 }
 
@@ -386,7 +424,7 @@ fn consts(original: &Json, nodes: Vec<Node>) -> Json {
     value
 }
 
-/// Whether this may name a secret.
+/// Whether this may name a secret or a node.
 fn is_name(name: &str) -> bool {
     let mut bytes = name.bytes();
     bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
@@ -445,6 +483,7 @@ fn hole_end(text: &str) -> Option<usize> {
 struct Renderer<'r> {
     root: &'r Json,
     budget: &'r mut Budget,
+    resume: &'r dyn Fn(&str) -> String,
     pointer: String,
     secrets: Vec<SecretRef>,
     /// Bytes of JSON text so far.
@@ -512,6 +551,7 @@ impl Renderer<'_> {
                     }
                     other => text.push_str(&other.to_string()),
                 },
+                Piece::Resume(node) => text.push_str(&(self.resume)(node)),
                 Piece::Secret(name) => {
                     has_secret = true;
                     if !text.is_empty() {

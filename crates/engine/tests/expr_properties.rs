@@ -260,7 +260,7 @@ proptest! {
             prop_assert!(error.offset.is_some_and(|offset| offset <= text.chars().count()), "{:?}", error);
         }
         let template = Json::from(format!("a {{{{ {text} }}}} b {{{{{text}"));
-        let options = TemplateOptions { allow_secrets: true };
+        let options = TemplateOptions { allow_variables: true };
         if let Ok(template) = Template::compile(&template, options) {
             let mut budget = Budget::node();
             budget.expr_steps = 2_000;

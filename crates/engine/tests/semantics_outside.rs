@@ -6,6 +6,7 @@ use common::Sim;
 use meshhook_engine::event::{Event, RunPaused, RunRedriven, RunResumed, SignalReceived};
 use meshhook_engine::fact::{Cancel, Fact};
 use meshhook_engine::json::Json;
+use meshhook_engine::resume::{Standing, fill, standing};
 use meshhook_engine::state::{NodeStatus, RunStatus};
 
 const WAIT: &str = r#"{"name":"w","nodes":[{"id":"first","type":"task"},
@@ -39,9 +40,25 @@ fn a_signal_that_comes_too_early_is_kept() {
 }
 
 #[test]
+fn a_signal_for_one_node_passes_the_others_by() {
+    let text = r#"{"name":"w","nodes":[{"id":"first","type":"task"},
+        {"id":"a","type":"wait","with":{"signal":"paid"}},{"id":"b","type":"wait","with":{"signal":"paid"}},
+        {"id":"c","type":"wait","with":{"signal":"paid"}}],"edges":[{"from":"first","to":"c"},{"from":"a","to":"c"},{"from":"b","to":"c"}]}"#;
+    let mut run = Sim::start(text, "{}");
+    run.signal_for(Some("c"), "paid", "3");
+    run.signal_for(Some("b"), "paid", "2");
+    assert_eq!(run.waiting(), ["a"]);
+    run.signal("paid", "1");
+    assert_eq!((run.waiting(), run.state.signals.len()), (vec![], 1), "what is for c is kept for it");
+    run.complete("first", "0");
+    assert_eq!((run.output(), run.state.nodes["b"].output.clone()), ("3".into(), Some(Json::from(2))));
+    run.verify();
+}
+
+#[test]
 fn a_repeated_signal_is_ignored_by_its_id() {
     let mut run = Sim::start(WAIT, "{}");
-    let signal = SignalReceived { name: "x".into(), payload: Json::Null, id: Some("a".into()) };
+    let signal = SignalReceived { name: "x".into(), payload: Json::Null, id: Some("a".into()), node: None };
     run.take(&Fact::Signal(signal.clone()));
     run.take(&Fact::Signal(signal));
     assert_eq!(run.events_of("signal.received"), 1);
@@ -390,5 +407,45 @@ fn bodies_are_undone_item_by_item() {
     assert_eq!(run.input_of("each/1/book/compensate"), r#"["y",1]"#);
     run.complete("each/1/book/compensate", "null");
     assert_eq!(run.status(), RunStatus::Failed);
+    run.verify();
+}
+
+const ASK: &str = r#"{"name":"w","nodes":[{"id":"each","type":"map","with":{"items":"{{ .input }}","body":{"nodes":[
+    {"id":"ask","type":"task","with":{"input":{"to":"{{ .item }}","url":"{{ $resume.ok }}"}}},
+    {"id":"ok","type":"wait","with":{"approval":{}}}],"edges":[{"from":"ask","to":"ok"}]}}}]}"#;
+
+#[test]
+fn a_resume_url_stands_as_a_placeholder_of_the_items_own_wait() {
+    let first = Sim::start(ASK, r#"["a","b"]"#);
+    let inputs: Vec<String> = (0..2).map(|i| first.input_of(&format!("each/{i}/ask"))).collect();
+    let filled = |input: &str, seed: u64| fill(input, seed, |path| format!("<{path}>"));
+    assert_eq!(filled(&inputs[0], 42), r#"{"to":"a","url":"<each/0/ok>"}"#);
+    assert_eq!(filled(&inputs[1], 42), r#"{"to":"b","url":"<each/1/ok>"}"#);
+    first.verify();
+    // What comes in from outside stays what it is, even where it was a placeholder of another run.
+    let placeholder = inputs[0].rsplit('"').nth(1).unwrap().to_owned();
+    let workflow = first.workflow;
+    let input = Json::array([Json::from(placeholder.as_str())]);
+    let second = Sim::of(workflow, input, 43);
+    let asked = second.input_of("each/0/ask");
+    assert_eq!(filled(&asked, 43), format!(r#"{{"to":"{placeholder}","url":"<each/0/ok>"}}"#));
+    second.verify();
+}
+
+#[test]
+fn a_wait_takes_answers_while_it_waits_and_is_past_after_its_end() {
+    let mut run = Sim::start(ASK, r#"["a","b"]"#);
+    let stand = |run: &Sim, path: &str| standing(&run.state, path);
+    assert_eq!(stand(&run, "each/0/ok"), Standing::Ahead);
+    assert_eq!(stand(&run, "each/2/ok"), Standing::Past, "there is no such item");
+    run.complete("each/0/ask", "1");
+    assert_eq!(stand(&run, "each/0/ok"), Standing::Waiting);
+    run.approve("each/0/ok", "anna", true);
+    assert_eq!(stand(&run, "each/0/ok"), Standing::Past);
+    assert_eq!(stand(&run, "each/1/ok"), Standing::Ahead);
+    run.fail("each/1/ask", r#"{"class":"gone","message":"x","retryable":false}"#);
+    assert_eq!((run.status(), stand(&run, "each/1/ok")), (RunStatus::Failed, Standing::Past));
+    run.take(&Fact::Redrive(RunRedriven { reason: None, deadline: None }));
+    assert_eq!(stand(&run, "each/1/ok"), Standing::Ahead);
     run.verify();
 }

@@ -13,7 +13,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::executor::response::{header_object, is_json};
 use crate::store::{StoreError, WebhookReply, WebhookRequest, WebhookStore};
@@ -30,28 +30,58 @@ pub struct Intake<S> {
     max_body: usize,
 }
 
-impl<S: WebhookStore> Intake<S> {
+impl<S> Intake<S> {
     /// At most `in_flight` webhooks at once, each with at most `max_body` bytes.
     pub fn new(store: Arc<S>, in_flight: usize, max_body: usize) -> Self {
         Self { store, slots: Arc::new(Semaphore::new(in_flight)), max_body }
     }
 
-    async fn take(&self, endpoint: String, request: Request) -> Response {
-        let Ok(slot) = self.slots.clone().try_acquire_owned() else {
-            return busy("too many webhooks at once");
+    /// A place among the requests that are taken at once, if there is one.
+    pub(crate) fn slot(&self) -> Option<OwnedSemaphorePermit> {
+        self.slots.clone().try_acquire_owned().ok()
+    }
+
+    /// The store that takes what comes in.
+    pub(crate) fn store(&self) -> Arc<S> {
+        self.store.clone()
+    }
+
+    /// The body of a request, or the answer to one that is not taken.
+    pub(crate) async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Bytes, Box<Response>> {
+        let encoded = headers
+            .get(CONTENT_ENCODING)
+            .is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
+        if encoded {
+            let text = "compressed bodies are not accepted";
+            return Err(Box::new(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)));
+        }
+        let too_large = || {
+            let text = format!("the body is larger than {} bytes", self.max_body);
+            Box::new(closing(refuse(StatusCode::PAYLOAD_TOO_LARGE, &text)))
         };
+        let announced =
+            headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        if announced.is_some_and(|length| length > self.max_body as u64) {
+            return Err(too_large());
+        }
+        let reading = Limited::new(body, self.max_body).collect();
+        match tokio::time::timeout(BODY_LIMIT, reading).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(_)) => Err(Box::new(closing(refuse(StatusCode::BAD_REQUEST, "the body is incomplete")))),
+            Err(_) => Err(Box::new(closing(refuse(StatusCode::REQUEST_TIMEOUT, "the body took too long")))),
+        }
+    }
+}
+
+impl<S: WebhookStore> Intake<S> {
+    async fn take(&self, endpoint: String, request: Request) -> Response {
+        let Some(slot) = self.slot() else { return busy("too many webhooks at once") };
         // The database's text has no U+0000, so no endpoint is called that.
         if endpoint.contains('\0') {
             return refuse(StatusCode::NOT_FOUND, "no such endpoint");
         }
         let (parts, body) = request.into_parts();
-        let encoded = parts
-            .headers
-            .get(CONTENT_ENCODING)
-            .is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
-        if encoded {
-            return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not accepted");
-        }
         let body = match self.read(&parts.headers, body).await {
             Ok(body) => body,
             Err(refusal) => return *refusal,
@@ -85,25 +115,6 @@ impl<S: WebhookStore> Intake<S> {
                 tracing::error!(%error, "webhook task failed");
                 refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
             }
-        }
-    }
-
-    async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Bytes, Box<Response>> {
-        let too_large = || {
-            let text = format!("the body is larger than {} bytes", self.max_body);
-            Box::new(closing(refuse(StatusCode::PAYLOAD_TOO_LARGE, &text)))
-        };
-        let announced =
-            headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        if announced.is_some_and(|length| length > self.max_body as u64) {
-            return Err(too_large());
-        }
-        let reading = Limited::new(body, self.max_body).collect();
-        match tokio::time::timeout(BODY_LIMIT, reading).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-            Ok(Err(_)) => Err(Box::new(closing(refuse(StatusCode::BAD_REQUEST, "the body is incomplete")))),
-            Err(_) => Err(Box::new(closing(refuse(StatusCode::REQUEST_TIMEOUT, "the body took too long")))),
         }
     }
 }
@@ -179,7 +190,8 @@ pub fn json_response(status: StatusCode, body: &Value) -> Response {
     response
 }
 
-fn busy(error: &str) -> Response {
+/// An answer to what may be taken a moment later.
+pub(crate) fn busy(error: &str) -> Response {
     let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, error);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
     response

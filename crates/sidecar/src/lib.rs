@@ -1,15 +1,16 @@
 //! `meshhook-sidecar`: the thin process beside PostgreSQL that makes the HTTP calls of meshhook
-//! workflows and takes in their webhooks.
+//! workflows and takes in their webhooks and the answers to their resume URLs.
 //!
 //! It decides nothing and keeps nothing: what to call comes from the database as leased jobs
 //! ([`executor`]), what came of it goes back, and webhooks are passed to the database as they are
-//! ([`intake`]). A lease whose sidecar died runs out, and another makes the call again.
+//! ([`intake`]), as are answers ([`resume`]). A lease whose sidecar died runs out, and another makes the call again.
 
 pub mod backoff;
 pub mod config;
 pub mod executor;
 pub mod intake;
 pub mod ops;
+pub mod resume;
 pub mod server;
 pub mod shutdown;
 pub mod store;
@@ -30,7 +31,7 @@ use crate::executor::http::HttpClient;
 use crate::intake::Intake;
 use crate::ops::Ops;
 use crate::shutdown::Shutdown;
-use crate::store::{JobStore, PgStore, WebhookStore};
+use crate::store::{JobStore, PgStore, ResumeStore, WebhookStore};
 
 /// Requests in progress when the executor has drained get at least this long to end.
 const SERVER_GRACE: Duration = Duration::from_secs(2);
@@ -56,7 +57,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, shutdown: Shutdown) 
 ///
 /// # Errors
 /// When TLS for outgoing calls cannot be set up.
-pub async fn serve<S: JobStore + WebhookStore>(
+pub async fn serve<S: JobStore + WebhookStore + ResumeStore>(
     store: Arc<S>,
     config: &Config,
     listener: TcpListener,
@@ -88,15 +89,17 @@ pub async fn serve<S: JobStore + WebhookStore>(
 }
 
 /// All routes of the listener.
-fn router<S: WebhookStore>(intake: Intake<S>, ops: Ops) -> Router {
-    let hooks =
-        Router::new().route("/hooks/{endpoint}", any(intake::receive::<S>)).with_state(Arc::new(intake));
+fn router<S: WebhookStore + ResumeStore>(intake: Intake<S>, ops: Ops) -> Router {
+    let incoming = Router::new()
+        .route("/hooks/{endpoint}", any(intake::receive::<S>))
+        .route("/resume/{token}", any(resume::handle::<S>))
+        .with_state(Arc::new(intake));
     Router::new()
         .route("/healthz", get(ops::healthz))
         .route("/readyz", get(ops::readyz))
         .route("/metrics", get(ops::metrics))
         .with_state(Arc::new(ops))
-        .merge(hooks)
+        .merge(incoming)
 }
 
 /// Folds recorded samples into the histograms, so that they do not pile up between scrapes.

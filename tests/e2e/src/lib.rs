@@ -25,6 +25,7 @@ pub const EXECUTOR: &str = "courier";
 /// A cluster of the kind most tests share; for tests that break theirs.
 pub fn own_cluster(preload: bool) -> Cluster {
     let builder = Cluster::builder().preload(preload).kek(true).fast();
+    let builder = builder.setting("meshhook.public_url", "http://hooks.test");
     prepare(builder.setting("max_prepared_transactions", "10").start())
 }
 

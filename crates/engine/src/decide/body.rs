@@ -8,6 +8,7 @@ use crate::event::{Event, ItemFailed, ItemStarted, ItemSucceeded, NodeScheduled}
 use crate::json::Json;
 use crate::node::{BodyRule, Context, Iteration, map};
 use crate::path;
+use crate::resume::Placeholders;
 use crate::state::{OUT, Scope};
 
 impl Turn<'_> {
@@ -140,11 +141,13 @@ impl Turn<'_> {
     ) -> Option<Result<Iteration, ErrorInfo>> {
         let (_, node) = self.workflow.locate(path)?;
         let Some(BodyRule::Repeat { .. }) = node.node.body_rule() else { return None };
-        let mut root = self.root(&path::item(path, index), None);
+        let prefix = path::item(path, index);
+        let mut root = self.root(&prefix, None);
         if let Json::Obj(fields) = &mut root {
             Arc::make_mut(fields).insert(Arc::from("item"), output.clone());
         }
-        let context = Context { root: &root, at: self.at, timeout_ms: None };
+        let placeholders = Placeholders { seed: self.state.seed, prefix: &prefix };
+        let context = Context { root: &root, at: self.at, timeout_ms: None, placeholders };
         Some(node.node.after_iteration(&context))
     }
 

@@ -14,6 +14,7 @@ use crate::event::{
 use crate::json::Json;
 use crate::node::{Action, ChildVersion, Context};
 use crate::path;
+use crate::resume::Placeholders;
 use crate::state::OUT;
 use crate::time::Timestamp;
 
@@ -109,7 +110,8 @@ impl<'a> Turn<'a> {
 
     /// Lets a node begin: it has its outcome at once, or something is scheduled for it.
     pub(super) fn begin(&mut self, path: &Arc<str>, node: &'a NodeDef, root: &Json) {
-        let context = Context { root, at: self.at, timeout_ms: node.timeout_ms };
+        let placeholders = Placeholders { seed: self.state.seed, prefix: path::prefix(path) };
+        let context = Context { root, at: self.at, timeout_ms: node.timeout_ms, placeholders };
         let action = match node.node.fire(&context) {
             Ok(action) => action,
             Err(error) => return self.fail(path, None, error),
@@ -134,7 +136,7 @@ impl<'a> Turn<'a> {
             Action::WaitUntil(due) => {
                 self.emit(Event::NodeScheduled(NodeScheduled { due_at: Some(due), ..scheduled }));
             }
-            Action::WaitForSignal(name) => match self.kept_signal(&name) {
+            Action::WaitForSignal(name) => match self.kept_signal(&name, path) {
                 Some((position, payload)) => {
                     self.succeed(path, None, Arc::from(OUT), payload, Some(position));
                 }

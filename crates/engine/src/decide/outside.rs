@@ -111,22 +111,25 @@ impl Turn<'_> {
         self.deliver(&signal.name);
     }
 
-    /// Gives the oldest kept signal of a name to the node that has waited longest for it.
+    /// Gives the oldest kept signal of a name to the node that has waited longest for it, of those it may be for.
     fn deliver(&mut self, name: &str) {
         let waiting = self
             .state
             .open_work()
             .filter(|(_, node)| node.status == NodeStatus::Waiting && node.signal.as_deref() == Some(name));
-        let first = waiting.min_by_key(|(path, node)| (node.scheduled_at, Arc::clone(path)));
-        let Some(path) = first.map(|(path, _)| Arc::clone(path)) else { return };
-        if let Some((position, payload)) = self.kept_signal(name) {
+        let taken = waiting.filter_map(|(path, node)| {
+            Some((node.scheduled_at, Arc::clone(path), self.kept_signal(name, path)?))
+        });
+        let first = taken.min_by(|(a, left, _), (b, right, _)| (a, left).cmp(&(b, right)));
+        if let Some((_, path, (position, payload))) = first {
             self.succeed(&path, None, Arc::from(OUT), payload, Some(position));
         }
     }
 
-    /// The oldest signal of a name that nobody has consumed.
-    pub(super) fn kept_signal(&self, name: &str) -> Option<(u64, Json)> {
-        let kept = self.state.signals.iter().find(|signal| &*signal.name == name)?;
+    /// The oldest signal of a name that nobody has consumed and the node may.
+    pub(super) fn kept_signal(&self, name: &str, path: &str) -> Option<(u64, Json)> {
+        let is_for = |node: &Option<Arc<str>>| node.as_deref().is_none_or(|node| node == path);
+        let kept = self.state.signals.iter().find(|signal| &*signal.name == name && is_for(&signal.node))?;
         Some((kept.position, kept.payload.clone()))
     }
 

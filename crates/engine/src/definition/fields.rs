@@ -206,7 +206,7 @@ impl<'a> Fields<'a> {
 
     /// A tree whose strings may hold `{{ … }}`, if the field is there.
     pub fn template(&mut self, key: &'static str, problems: &mut Problems) -> Option<Template> {
-        self.template_with(key, TemplateOptions { allow_secrets: true }, problems)
+        self.template_with(key, TemplateOptions { allow_variables: true }, problems)
     }
 
     /// A tree whose strings may hold what the options allow, if the field is there.

@@ -149,7 +149,7 @@ fn read_limit(fields: &mut Fields, problems: &mut Problems) -> Option<u32> {
 
 fn read_key(fields: &mut Fields, problems: &mut Problems) -> Option<Template> {
     fields.string("key", problems)?;
-    fields.template_with("key", TemplateOptions { allow_secrets: false }, problems)
+    fields.template_with("key", TemplateOptions { allow_variables: false }, problems)
 }
 
 #[cfg(test)]

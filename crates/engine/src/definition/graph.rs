@@ -6,6 +6,7 @@ use std::sync::Arc;
 use fixedbitset::FixedBitSet;
 
 use super::{Graph, Problems, pointer};
+use crate::node::wait;
 
 /// Checks the graph and gives every node its place in the topological order; then the bodies in it.
 ///
@@ -21,6 +22,7 @@ fn check_in(graph: &mut Graph, outside: &BTreeSet<Arc<str>>, in_body: bool, prob
     for index in 0..graph.nodes.len() {
         let before = ancestors.as_ref().map(|ancestors| &ancestors[index]);
         report_references(graph, index, &Known { before, outside, in_body, body: None }, problems);
+        report_resumes(graph, index, problems);
         if let Some(mut body) = graph.nodes[index].body.take() {
             // Without an order nothing is known to have run: whatever a body names outside passes.
             let around: Vec<usize> = match before {
@@ -159,6 +161,24 @@ fn report_references(graph: &Graph, index: usize, known: &Known, problems: &mut 
         for reference in undo.node.references() {
             let at = format!("{with}{}", reference.pointer);
             report_reference(graph, &known, &node.id, at, &reference.keys, problems);
+        }
+    }
+}
+
+/// `$resume.<id>` may name what waits beside the node that sends the URL: only there it is known for which item.
+fn report_resumes(graph: &Graph, index: usize, problems: &mut Problems) {
+    let node = &graph.nodes[index];
+    for (below, target) in node.node.resumes() {
+        let is_wait = |target: usize| graph.nodes[target].kind.name == wait::TYPE.name;
+        if !graph.index(target).is_some_and(is_wait) {
+            let message = format!("there is no wait node \"{target}\" beside \"{}\"", node.id);
+            problems.add(format!("{}/with{below}", node.place), "resume", message);
+        }
+    }
+    if let Some(undo) = &node.compensate {
+        for (below, _) in undo.node.resumes() {
+            let message = "a run that is being undone waits for nobody";
+            problems.add(format!("{}/with{below}", undo.place), "resume", message);
         }
     }
 }

@@ -185,6 +185,12 @@ impl Workflow {
         found
     }
 
+    /// Whether it sends resume URLs.
+    #[must_use]
+    pub fn sends_resume_urls(&self) -> bool {
+        self.all_nodes().iter().any(|node| !node.node.resumes().is_empty())
+    }
+
     fn read(definition: &Json, problems: &mut Problems) -> Option<Self> {
         let mut fields = Fields::of(definition, String::new(), problems)?;
         let name = read_name(&mut fields, problems);

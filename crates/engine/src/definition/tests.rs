@@ -182,3 +182,54 @@ fn policies() {
         [("/nodes/0/retry".into(), "unsupported"), ("/nodes/0/timeout".into(), "unsupported")]
     );
 }
+
+#[test]
+fn a_resume_url_is_sent_and_of_a_wait_node_beside() {
+    let of = |sender: &str, more: &str| {
+        format!(
+            r#"{{"name":"w","nodes":[{{"id":"ok","type":"wait","with":{{"approval":{{}}}}}},{sender}],"edges":[{{"from":"a","to":"ok"}}]{more}}}"#
+        )
+    };
+    let http = r#"{"id":"a","type":"http","with":{"url":"https://x/?u={{ $resume.ok }}","headers":{"x":"{{$resume.ok}}"},
+        "query":{"q":"{{ $resume.ok }}"},"body":{"b":["{{ $resume.ok }}"]}}}"#;
+    let task = r#"{"id":"a","type":"task","with":{"input":"{{ $resume.ok }} {{ .input }}"}}"#;
+    for sender in [http, task] {
+        let workflow = Workflow::compile(&Json::parse(&of(sender, "")).unwrap()).unwrap();
+        assert!(workflow.sends_resume_urls());
+    }
+    for (with, at) in [
+        (r#""type":"transform","with":{"output":["{{ $resume.ok }}"]}"#, "/nodes/1/with/output/0"),
+        (
+            r#""type":"workflow","with":{"workflow":"x","input":{"u":"{{ $resume.ok }}"}}"#,
+            "/nodes/1/with/input/u",
+        ),
+        (
+            r#""type":"sql","with":{"function":"a.b","input":{"u":"{{ $resume.ok }}"}}"#,
+            "/nodes/1/with/input/u",
+        ),
+        (r#""type":"respond","with":{"body":"{{ $resume.ok }}"}"#, "/nodes/1/with/body"),
+        (r#""type":"task","with":{"input":"{{ $resume.gone }}"}"#, "/nodes/1/with/input"),
+        (r#""type":"task","with":{"input":["{{ $resume.a }}"]}"#, "/nodes/1/with/input/0"),
+        (
+            r#""type":"task","compensate":{"type":"task","with":{"input":"{{ $resume.ok }}"}}"#,
+            "/nodes/1/compensate/with/input",
+        ),
+    ] {
+        assert_eq!(one(&of(&format!(r#"{{"id":"a",{with}}}"#), "")), (at.into(), "resume"), "{with}");
+    }
+    // A node outside the body does not wait once for each item, and one inside not for what is outside.
+    let inside = |sender: &str| {
+        format!(
+            r#"{{"id":"a","type":"map","with":{{"items":"{{{{ .input }}}}","body":{{"nodes":[{sender},{{"id":"in","type":"wait","with":{{"signal":"s"}}}}],
+                "edges":[{{"from":"t","to":"in"}}]}}}}}}"#
+        )
+    };
+    let sender = |node: &str| {
+        inside(&format!(r#"{{"id":"t","type":"task","with":{{"input":"{{{{ $resume.{node} }}}}"}}}}"#))
+    };
+    assert!(problems(&of(&sender("in"), "")).is_empty());
+    let at = "/nodes/1/with/body/nodes/0/with/input".to_owned();
+    assert_eq!(one(&of(&sender("ok"), "")), (at, "resume"));
+    let key = r#","concurrency":{"limit":1,"key":"{{ $resume.ok }}"}"#;
+    assert_eq!(one(&of(task, key)), ("/concurrency/key".into(), "expression"));
+}

@@ -507,11 +507,11 @@ impl<'t> Compiler<'t> {
         if let Some(slot) = scope.var(name) {
             return self.term(Kind::Var(slot), true);
         }
-        if name == "$secrets" {
-            return self.fail(
-                ExprCode::Unsupported,
-                "$secrets is only known in a hole of its own, as in {{ $secrets.name }}",
-            );
+        let of_templates = [("$secrets", "name"), ("$resume", "node")];
+        if let Some((_, field)) = of_templates.iter().find(|(known, _)| *known == name) {
+            let message =
+                format!("{name} is only known in a hole of its own, as in {{{{ {name}.{field} }}}}");
+            return self.fail(ExprCode::Unsupported, message);
         }
         if natives::is_left_out(name) {
             let message = format!("{name} is not supported");

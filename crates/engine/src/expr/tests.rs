@@ -133,6 +133,12 @@ fn faults_point_at_the_character() {
             0,
             "$secrets is only known in a hole of its own, as in {{ $secrets.name }}",
         ),
+        (
+            "[$resume.a]",
+            "expr.unsupported",
+            1,
+            "$resume is only known in a hole of its own, as in {{ $resume.node }}",
+        ),
         ("reduce . as $x (1)", "expr.syntax", 0, "reduce with 1 arguments is not defined"),
         ("def f: 1 | f; f", "expr.recursive", 11, "f calls itself, which is not supported"),
     ] {

@@ -15,8 +15,19 @@ pub(super) struct TemplateField {
 }
 
 impl TemplateField {
-    /// Reads the field, if it is there. Complains about `$secrets`: nothing is sent outside from here.
+    /// Reads the field, if it is there. Complains about `$resume`: nothing is sent outside from here.
     pub(super) fn read(with: &mut Fields, name: &'static str, problems: &mut Problems) -> Option<Self> {
+        let field = Self::sent(with, name, problems)?;
+        for (below, _) in field.template.resumes() {
+            let message =
+                "$resume is only known in the fields of http and task nodes, which are sent to somebody";
+            problems.add(format!("{}{below}", with.at(name)), "resume", message);
+        }
+        Some(field)
+    }
+
+    /// Reads a field that is sent to somebody, if it is there. Complains about `$secrets`.
+    pub(super) fn sent(with: &mut Fields, name: &'static str, problems: &mut Problems) -> Option<Self> {
         let template = with.template(name, problems)?;
         for (below, secret) in template.secrets() {
             let message =
@@ -48,10 +59,16 @@ impl TemplateField {
         holes.iter().flat_map(|(below, expr)| references(&format!("/{}{below}", self.name), expr)).collect()
     }
 
+    /// The nodes whose resume URLs it holds, each with where below `with`.
+    pub(super) fn resumes(&self) -> Vec<(String, &str)> {
+        let holes = self.template.resumes().into_iter();
+        holes.map(|(below, node)| (format!("/{}{below}", self.name), node)).collect()
+    }
+
     /// The value of this firing.
     pub(super) fn render(&self, context: &Context, budget: &mut Budget) -> Result<Json, ErrorInfo> {
         let place = format!("/with/{}", self.name);
-        match self.template.render(context.root, budget) {
+        match self.template.render_sent(context.root, budget, &|node| context.placeholders.of(node)) {
             Ok(rendered) if rendered.value.is_deeper_than(MAX_DOCUMENT_DEPTH) => {
                 let message =
                     format!("the value is nested deeper than {MAX_DOCUMENT_DEPTH} levels (at {place})");
@@ -66,6 +83,11 @@ impl TemplateField {
 /// The paths that the expressions of several fields read.
 pub(super) fn all_references<'a>(fields: impl IntoIterator<Item = &'a TemplateField>) -> Vec<Reference> {
     fields.into_iter().flat_map(TemplateField::references).collect()
+}
+
+/// The nodes whose resume URLs several fields hold.
+pub(super) fn all_resumes<'a>(fields: impl IntoIterator<Item = &'a TemplateField>) -> Vec<(String, &'a str)> {
+    fields.into_iter().flat_map(TemplateField::resumes).collect()
 }
 
 /// What an `input` comes to: without one, an empty object.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::field::{TemplateField, all_references};
+use super::field::{TemplateField, all_references, all_resumes};
 use super::{Action, Context, Node, NodeType, Reference, Work};
 use crate::definition::{Fields, Problems, pointer};
 use crate::error::ErrorInfo;
@@ -80,7 +80,7 @@ fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> 
     let method = with.word("method", &METHODS, problems).unwrap_or("GET");
     with.required("url", problems);
     let literal = with.string("url", problems);
-    let url = TemplateField::read(with, "url", problems);
+    let url = TemplateField::sent(with, "url", problems);
     if let (Some(text), Some(url)) = (literal, &url)
         && url.as_const().is_some()
         && !is_http_url(text)
@@ -94,7 +94,7 @@ fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> 
         }
     }
     let query = strings(with, "query", problems);
-    let body = TemplateField::read(with, "body", problems);
+    let body = TemplateField::sent(with, "body", problems);
     Some(Box::new(Http { method, url: url?, headers, query, body }))
 }
 
@@ -108,7 +108,7 @@ fn strings(with: &mut Fields, key: &'static str, problems: &mut Problems) -> Opt
     for (name, _) in entries.iter().filter(|(_, value)| value.as_str().is_none()) {
         problems.add(pointer(&with.at(key), name), "type", "must be a string");
     }
-    TemplateField::read(with, key, problems)
+    TemplateField::sent(with, key, problems)
 }
 
 fn check_header_name(name: &str, at: &str, problems: &mut Problems) {
@@ -132,9 +132,19 @@ fn is_http_url(text: &str) -> bool {
     })
 }
 
+impl Http {
+    fn fields(&self) -> impl Iterator<Item = &TemplateField> {
+        [&self.url].into_iter().chain(&self.headers).chain(&self.query).chain(&self.body)
+    }
+}
+
 impl Node for Http {
     fn references(&self) -> Vec<Reference> {
-        all_references([&self.url].into_iter().chain(&self.headers).chain(&self.query).chain(&self.body))
+        all_references(self.fields())
+    }
+
+    fn resumes(&self) -> Vec<(String, &str)> {
+        all_resumes(self.fields())
     }
 
     fn fire(&self, context: &Context) -> Result<Action, ErrorInfo> {

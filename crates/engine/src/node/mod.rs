@@ -8,6 +8,7 @@ use crate::definition::{Fields, Problems};
 use crate::error::ErrorInfo;
 use crate::expr::{Expr, ExprError, RootPath};
 use crate::json::Json;
+use crate::resume::Placeholders;
 use crate::state::{OUT, RunStatus};
 use crate::time::Timestamp;
 
@@ -122,6 +123,8 @@ pub struct Context<'a> {
     pub at: Timestamp,
     /// How long one attempt may take, in milliseconds, if the definition says so.
     pub timeout_ms: Option<u64>,
+    /// What stands for the resume URLs of the nodes beside it.
+    pub placeholders: Placeholders<'a>,
 }
 
 /// What a node wants to happen when it fires.
@@ -260,6 +263,11 @@ pub trait Node: fmt::Debug + Send + Sync {
     /// The paths its expressions read.
     fn references(&self) -> Vec<Reference>;
 
+    /// The nodes whose resume URLs it sends, each with the JSON pointer of the string, below the node's `with`.
+    fn resumes(&self) -> Vec<(String, &str)> {
+        Vec::new()
+    }
+
     /// Decides what happens when the node's turn has come.
     ///
     /// # Errors
@@ -287,6 +295,11 @@ pub trait Node: fmt::Debug + Send + Sync {
     /// How many people have to approve, where it waits for them.
     fn approvers(&self) -> usize {
         1
+    }
+
+    /// The signal it waits for, where it waits for one.
+    fn signal(&self) -> Option<&str> {
+        None
     }
 
     /// The workflows it starts, for the versions to be fixed at publish.

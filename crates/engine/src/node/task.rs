@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::field::{TemplateField, all_references, input};
+use super::field::{TemplateField, all_references, all_resumes, input};
 use super::{Action, Context, Node, NodeType, Reference, Work};
 use crate::definition::{Fields, MAX_NAME_BYTES, Problems};
 use crate::error::ErrorInfo;
@@ -39,13 +39,17 @@ fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> 
             format!("a queue name has 1 to {MAX_NAME_BYTES} bytes and is not \"http\", the sidecar's own");
         problems.add(with.at("queue"), "range", message);
     }
-    let input = TemplateField::read(with, "input", problems);
+    let input = TemplateField::sent(with, "input", problems);
     Some(Box::new(Task { queue: queue.into(), input }))
 }
 
 impl Node for Task {
     fn references(&self) -> Vec<Reference> {
         all_references(&self.input)
+    }
+
+    fn resumes(&self) -> Vec<(String, &str)> {
+        all_resumes(&self.input)
     }
 
     fn fire(&self, context: &Context) -> Result<Action, ErrorInfo> {

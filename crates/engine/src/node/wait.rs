@@ -9,7 +9,7 @@ use crate::state::OUT;
 
 /// `{"type":"wait","with":{"signal":"paid"},"timeout":"3d"}`: port `out` with the signal's payload; or
 /// `{"type":"wait","with":{"approval":{"approvers":2}},"timeout":"3d"}`: ports `approved` and `rejected`.
-pub(super) static TYPE: NodeType = NodeType { name: "wait", work: Work::Wait, schema: SCHEMA, compile };
+pub(crate) static TYPE: NodeType = NodeType { name: "wait", work: Work::Wait, schema: SCHEMA, compile };
 
 const SCHEMA: &str = r##"{
     "properties": {
@@ -76,6 +76,13 @@ impl Node for Wait {
             Self::Signal(name) => Action::WaitForSignal(Arc::clone(name)),
             Self::Approval { .. } => Action::WaitForApproval,
         })
+    }
+
+    fn signal(&self) -> Option<&str> {
+        match self {
+            Self::Signal(name) => Some(name),
+            Self::Approval { .. } => None,
+        }
     }
 
     fn approvers(&self) -> usize {

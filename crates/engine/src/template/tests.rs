@@ -4,7 +4,7 @@ fn json(text: &str) -> Json {
     Json::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
-const SECRETS: TemplateOptions = TemplateOptions { allow_secrets: true };
+const SECRETS: TemplateOptions = TemplateOptions { allow_variables: true };
 
 fn render(template: &str, root: &str) -> Result<Rendered, TemplateError> {
     let template = Template::compile(&json(template), SECRETS).map_err(|errors| errors[0].clone())?;

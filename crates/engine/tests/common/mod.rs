@@ -105,8 +105,13 @@ impl Sim {
     }
 
     pub fn signal(&mut self, name: &str, payload: &str) {
-        let signal = SignalReceived { name: name.into(), payload: Json::parse(payload).unwrap(), id: None };
-        self.take(&Fact::Signal(signal));
+        self.signal_for(None, name, payload);
+    }
+
+    /// Sends a signal that is for one node only.
+    pub fn signal_for(&mut self, node: Option<&str>, name: &str, payload: &str) {
+        let (name, payload) = (name.into(), Json::parse(payload).unwrap());
+        self.take(&Fact::Signal(SignalReceived { name, payload, id: None, node: node.map(Arc::from) }));
     }
 
     pub fn approve(&mut self, node: &str, by: &str, approved: bool) {

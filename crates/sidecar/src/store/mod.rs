@@ -1,4 +1,4 @@
-//! What the sidecar asks of the database, behind two small traits, and the PostgreSQL side of them.
+//! What the sidecar asks of the database, behind three small traits, and the PostgreSQL side of them.
 //!
 //! Everything is a call of a `meshhook` function; nothing here decides anything.
 
@@ -184,4 +184,26 @@ pub trait WebhookStore: Send + Sync + 'static {
         &self,
         webhook: &WebhookRequest,
     ) -> impl Future<Output = Result<WebhookReply, StoreError>> + Send;
+}
+
+/// What to answer to whoever has a resume URL.
+#[derive(Clone, Debug)]
+pub struct ResumeReply {
+    /// HTTP status.
+    pub status: i32,
+    /// What the URL is for and what has become of it.
+    pub body: Value,
+}
+
+/// The side of the database that resume URLs lead to. A token is the last segment of one.
+pub trait ResumeStore: Send + Sync + 'static {
+    /// Looks what it is for; changes nothing.
+    fn open(&self, token: &str) -> impl Future<Output = Result<ResumeReply, StoreError>> + Send;
+
+    /// Hands an answer over, as JSON text; returns after commit.
+    fn answer(
+        &self,
+        token: &str,
+        answer: &str,
+    ) -> impl Future<Output = Result<ResumeReply, StoreError>> + Send;
 }

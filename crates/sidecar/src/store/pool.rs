@@ -1,5 +1,6 @@
-//! A small pool of connections for webhooks.
+//! A small pool of connections for what comes in: webhooks and answers to resume URLs.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,10 +21,9 @@ const OPEN_LIMIT: Duration = Duration::from_secs(2);
 /// Longer than the `statement_timeout` of a session.
 const CALL_LIMIT: Duration = Duration::from_secs(12);
 
-/// Connections that all serve one prepared statement. Opened when needed, kept until they break.
+/// Connections that are opened when needed and kept until they break.
 pub struct Pool {
     connector: Connector,
-    sql: &'static str,
     permits: Semaphore,
     size: usize,
     inner: Mutex<Inner>,
@@ -38,15 +38,35 @@ struct Inner {
 
 struct Pooled {
     session: Session,
-    statement: Statement,
+    /// Those prepared so far, by their text: an extension of an earlier version lacks some.
+    statements: HashMap<&'static str, Statement>,
+}
+
+impl Pooled {
+    async fn prepared(&mut self, sql: &'static str) -> Result<Statement, tokio_postgres::Error> {
+        if let Some(statement) = self.statements.get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = self.session.client.prepare(sql).await?;
+        self.statements.insert(sql, statement.clone());
+        Ok(statement)
+    }
+
+    async fn query(
+        &mut self,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let statement = self.prepared(sql).await?;
+        self.session.client.query(&statement, params).await
+    }
 }
 
 impl Pool {
-    /// At most `size` connections, all of which run `sql`.
-    pub fn new(connector: Connector, sql: &'static str, size: usize) -> Self {
+    /// At most `size` connections.
+    pub fn new(connector: Connector, size: usize) -> Self {
         Self {
             connector,
-            sql,
             permits: Semaphore::new(size),
             size,
             inner: Mutex::new(Inner {
@@ -57,28 +77,36 @@ impl Pool {
         }
     }
 
-    /// Runs the statement in a transaction of its own; returns after commit.
+    /// Runs a statement in a transaction of its own; returns after commit.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] also when no connection came free within a second.
-    pub async fn query(&self, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
+    pub async fn query(
+        &self,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, StoreError> {
         let waiting = tokio::time::timeout(WAIT_LIMIT, self.permits.acquire()).await;
         let Ok(Ok(_permit)) = waiting else {
             metrics::counter!("meshhook_sidecar_db_pool_timeouts_total").increment(1);
             return Err(StoreError::Unavailable("all database connections are busy".to_owned()));
         };
         metrics::gauge!("meshhook_sidecar_db_pool_connections", "state" => "in_use").set(self.in_use());
-        let result = self.query_on_a_connection(params).await;
+        let result = self.query_on_a_connection(sql, params).await;
         metrics::gauge!("meshhook_sidecar_db_pool_connections", "state" => "in_use").set(self.in_use() - 1.0);
         result
     }
 
-    async fn query_on_a_connection(&self, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
-        let pooled = match self.take_idle() {
+    async fn query_on_a_connection(
+        &self,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, StoreError> {
+        let mut pooled = match self.take_idle() {
             Some(pooled) => pooled,
-            None => self.open().await?,
+            None => self.open(sql).await?,
         };
-        let call = pooled.session.client.query(&pooled.statement, params);
+        let call = pooled.query(sql, params);
         match tokio::time::timeout(CALL_LIMIT, call).await {
             Ok(Ok(rows)) => {
                 self.give_back(pooled);
@@ -98,7 +126,7 @@ impl Pool {
         }
     }
 
-    async fn open(&self) -> Result<Pooled, StoreError> {
+    async fn open(&self, sql: &'static str) -> Result<Pooled, StoreError> {
         if let Some(at) = self.inner().retry_at
             && at > Instant::now()
         {
@@ -106,8 +134,9 @@ impl Pool {
         }
         let opened = async {
             let session = self.connector.open(OPEN_LIMIT, Arc::new(Notify::new())).await?;
-            let statement = session.client.prepare(self.sql).await.map_err(|error| chain(&error))?;
-            Ok::<_, String>(Pooled { session, statement })
+            let mut pooled = Pooled { session, statements: HashMap::new() };
+            pooled.prepared(sql).await.map_err(|error| chain(&error))?;
+            Ok::<_, String>(pooled)
         };
         let opened = tokio::time::timeout(OPEN_LIMIT, opened)
             .await

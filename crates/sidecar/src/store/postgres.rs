@@ -6,28 +6,33 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::connect::{Connector, DatabaseUrl};
 use super::link::Link;
 use super::pool::Pool;
 use super::{
-    ClaimedJob, DatabaseState, JobRef, JobStore, Renewal, StoreError, Verdict, WebhookReply, WebhookRequest,
-    WebhookStore,
+    ClaimedJob, DatabaseState, JobRef, JobStore, Renewal, ResumeReply, ResumeStore, StoreError, Verdict,
+    WebhookReply, WebhookRequest, WebhookStore,
 };
 
 const RECEIVE: &str = "SELECT status, headers, body FROM meshhook.receive_webhook(
     endpoint => $1::text, method => $2::text, headers => $3::jsonb, query => $4::text, body => $5::bytea)";
 
+const OPEN_RESUME_URL: &str = "SELECT status, body FROM meshhook.open_resume_url(token => $1::text)";
+const USE_RESUME_URL: &str =
+    "SELECT status, body FROM meshhook.use_resume_url(token => $1::text, answer => ($2::text)::jsonb)";
+
 /// A PostgreSQL database with the extension. Connects by itself, for as long as it lives.
 pub struct PgStore {
     link: Link,
-    webhooks: Pool,
+    incoming: Pool,
     wake: Arc<Notify>,
     state: watch::Receiver<DatabaseState>,
 }
 
 impl PgStore {
-    /// Starts connecting in the background; `pool` connections at most serve webhooks.
+    /// Starts connecting in the background; `pool` connections at most serve what comes in.
     ///
     /// # Errors
     /// When TLS cannot be set up as asked. An unreachable database is no error.
@@ -37,10 +42,30 @@ impl PgStore {
         let (sender, state) = watch::channel(DatabaseState::Unreachable);
         Ok(Self {
             link: Link::start(connector.clone(), wake.clone(), sender),
-            webhooks: Pool::new(connector, RECEIVE, pool),
+            incoming: Pool::new(connector, pool),
             wake,
             state,
         })
+    }
+
+    /// The one row that a function which answers a sender returns.
+    async fn told<T>(
+        &self,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+        read: impl Fn(&Row) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, StoreError> {
+        if let DatabaseState::Incompatible(problem) = &*self.state.borrow() {
+            return Err(StoreError::Unavailable(problem.clone()));
+        }
+        let rows = self.incoming.query(sql, params).await?;
+        let Some(row) = rows.first() else {
+            return Err(StoreError::Refused {
+                code: "02000".to_owned(),
+                message: "the function returned no row".to_owned(),
+            });
+        };
+        read(row).map_err(unexpected_shape)
     }
 }
 
@@ -123,24 +148,28 @@ impl JobStore for PgStore {
 
 impl WebhookStore for PgStore {
     async fn receive(&self, webhook: &WebhookRequest) -> Result<WebhookReply, StoreError> {
-        if let DatabaseState::Incompatible(problem) = &*self.state.borrow() {
-            return Err(StoreError::Unavailable(problem.clone()));
-        }
         let body: &[u8] = &webhook.body;
-        let rows = self
-            .webhooks
-            .query(&[&webhook.endpoint, &webhook.method, &webhook.headers, &webhook.query, &body])
-            .await?;
-        let Some(row) = rows.first() else {
-            return Err(StoreError::Refused {
-                code: "02000".to_owned(),
-                message: "receive_webhook returned no row".to_owned(),
-            });
-        };
-        let reply =
-            || Ok(WebhookReply { status: row.try_get(0)?, headers: row.try_get(1)?, body: row.try_get(2)? });
-        reply().map_err(unexpected_shape)
+        let params: &[&(dyn ToSql + Sync)] =
+            &[&webhook.endpoint, &webhook.method, &webhook.headers, &webhook.query, &body];
+        self.told(RECEIVE, params, |row| {
+            Ok(WebhookReply { status: row.try_get(0)?, headers: row.try_get(1)?, body: row.try_get(2)? })
+        })
+        .await
     }
+}
+
+impl ResumeStore for PgStore {
+    async fn open(&self, token: &str) -> Result<ResumeReply, StoreError> {
+        self.told(OPEN_RESUME_URL, &[&token], resume_reply).await
+    }
+
+    async fn answer(&self, token: &str, answer: &str) -> Result<ResumeReply, StoreError> {
+        self.told(USE_RESUME_URL, &[&token, &answer], resume_reply).await
+    }
+}
+
+fn resume_reply(row: &Row) -> Result<ResumeReply, tokio_postgres::Error> {
+    Ok(ResumeReply { status: row.try_get(0)?, body: row.try_get(1)? })
 }
 
 /// Seconds as a duration; less than none is none.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use meshhook_sidecar::store::{
-    ClaimedJob, DatabaseState, JobRef, JobStore, Renewal, StoreError, Verdict, WebhookReply, WebhookRequest,
-    WebhookStore,
+    ClaimedJob, DatabaseState, JobRef, JobStore, Renewal, ResumeReply, ResumeStore, StoreError, Verdict,
+    WebhookReply, WebhookRequest, WebhookStore,
 };
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
@@ -36,6 +36,9 @@ pub struct Inner {
     /// What webhooks get; `None`: the database is away.
     pub reply: Option<WebhookReply>,
     pub webhook_delay: Duration,
+    /// Tokens looked at, and the answers given to them.
+    pub opened: Vec<String>,
+    pub answered: Vec<(String, String)>,
     pub down: bool,
     /// Only outcomes cannot be written.
     pub clogged: bool,
@@ -222,6 +225,26 @@ impl WebhookStore for Fake {
         };
         tokio::time::sleep(delay).await;
         reply.ok_or_else(|| StoreError::Unavailable("down for the test".into()))
+    }
+}
+
+/// Knows no rules: what is asked is noted, and the token says what to answer.
+impl ResumeStore for Fake {
+    async fn open(&self, token: &str) -> Result<ResumeReply, StoreError> {
+        self.up()?.opened.push(token.to_owned());
+        let body =
+            json!({"state": "open", "approval": true, "workflow": "order", "node": "review", "run_id": "r"});
+        Ok(ResumeReply { status: 200, body })
+    }
+
+    async fn answer(&self, token: &str, answer: &str) -> Result<ResumeReply, StoreError> {
+        self.up()?.answered.push((token.to_owned(), answer.to_owned()));
+        match token {
+            "early" => Ok(ResumeReply { status: 409, body: json!({"state": "early", "error": "try again"}) }),
+            "bad" => Err(StoreError::Refused { code: "22P02".into(), message: "secret".into() }),
+            "broken" => Err(StoreError::Refused { code: "XX000".into(), message: "secret".into() }),
+            _ => Ok(ResumeReply { status: 200, body: json!({"state": "used", "used": false}) }),
+        }
     }
 }
 

@@ -224,3 +224,61 @@ async fn health_readiness_and_metrics() {
     sidecar.stop().await;
     assert!(fake.outcome("b").is_some());
 }
+
+#[tokio::test]
+async fn looking_at_a_resume_url_answers_nothing() {
+    let fake = Fake::new();
+    let sidecar = start(&fake, &[]).await;
+    let page = sidecar.get("/resume/abc").await;
+    assert_eq!(status(&page), "200");
+    for header in [
+        "content-type: text/html; charset=utf-8",
+        "cache-control: no-store",
+        "referrer-policy: no-referrer",
+        "x-frame-options: DENY",
+        "content-security-policy: default-src 'none'; style-src 'sha256-",
+    ] {
+        assert!(page.contains(header), "{header} in {page}");
+    }
+    assert!(page.contains("<strong>review</strong>") && !page.contains("abc"), "{page}");
+    let head = sidecar.send(b"HEAD /resume/abc HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(status(&head) == "200" && head.ends_with("\r\n\r\n"), "{head}");
+    let json =
+        b"GET /resume/abc HTTP/1.1\r\nhost: x\r\naccept: application/json\r\nconnection: close\r\n\r\n";
+    assert!(sidecar.send(json).await.contains(r#""state":"open""#));
+    let other = sidecar.send(b"DELETE /resume/abc HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(status(&other) == "405" && other.contains("allow: GET, HEAD, POST"), "{other}");
+    assert_eq!(status(&sidecar.get("/resume/a%00").await), "404");
+    fake.set_down(true);
+    let away = sidecar.get("/resume/abc").await;
+    assert!(status(&away) == "503" && away.contains("retry-after: 2") && away.contains("<h1>"), "{away}");
+    sidecar.stop().await;
+    let inner = fake.inner.lock().unwrap();
+    assert_eq!(inner.opened, ["abc"; 3]);
+    assert!(inner.answered.is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_reaches_the_database_from_a_form_and_as_json() {
+    let fake = Fake::new();
+    let sidecar = start(&fake, &["--max-webhook-bytes", "100"]).await;
+    let form = "content-type: application/x-www-form-urlencoded\r\n";
+    let json = "content-type: application/json\r\n";
+    let page = sidecar.post("/resume/abc", form, b"by=Anna&approved=true").await;
+    assert!(status(&page) == "200" && page.contains("<h1>Answered</h1>"), "{page}");
+    let told = sidecar.post("/resume/abc", json, br#"{"approved":false}"#).await;
+    assert!(status(&told) == "200" && told.ends_with(r#"{"state":"used","used":false}"#), "{told}");
+    let early = sidecar.post("/resume/early", json, b"{}").await;
+    assert!(status(&early) == "409" && early.contains("retry-after: 2"), "{early}");
+    for (token, expected) in [("bad", "400"), ("broken", "500")] {
+        let refused = sidecar.post(&format!("/resume/{token}"), json, b"{").await;
+        assert!(status(&refused) == expected && !refused.contains("secret"), "{refused}");
+    }
+    assert_eq!(status(&sidecar.post("/resume/abc", "", b"approved=true").await), "415");
+    assert_eq!(status(&sidecar.post("/resume/abc", json, &[b' '; 101]).await), "413");
+    sidecar.stop().await;
+    let answered = fake.inner.lock().unwrap().answered.clone();
+    let pair = |answer: &str| ("abc".to_owned(), answer.to_owned());
+    assert_eq!(answered[..2], [pair(r#"{"approved":true,"by":"Anna"}"#), pair(r#"{"approved":false}"#)]);
+    assert_eq!(answered.len(), 5, "what is too large or of no known type does not get there");
+}

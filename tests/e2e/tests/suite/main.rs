@@ -23,6 +23,7 @@ mod idle;
 mod message_db;
 mod nodes;
 mod operations;
+mod resume;
 mod schedules;
 mod tenancy;
 mod transactions;
