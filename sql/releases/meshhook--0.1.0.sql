@@ -207,8 +207,10 @@ CREATE TABLE meshhook.snapshot (
     project_id integer NOT NULL,
     run_id uuid NOT NULL,
     "position" bigint NOT NULL CHECK ("position" > 0),
-    state jsonb NOT NULL,
-    engine_version text NOT NULL,
+    -- The text of the whole state, in its one spelling: jsonb would have another.
+    state bytea NOT NULL,
+    state_version integer NOT NULL,
+    -- SHA-256 over version and text.
     state_hash bytea NOT NULL,
     created_at timestamptz NOT NULL
 ) PARTITION BY RANGE (run_id);
@@ -1554,7 +1556,7 @@ AS 'MODULE_PATHNAME', 'cancel_bulk_operation_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:105
+-- src/run/mod.rs:107
 -- meshhook::run::cancel_run
 CREATE  FUNCTION "cancel_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1691,6 +1693,17 @@ AS 'MODULE_PATHNAME', 'create_schedule_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/run/snapshot.rs:132
+-- meshhook::run::snapshot::create_snapshot
+CREATE  FUNCTION "create_snapshot"(
+	"run" uuid /* Option < pgrx :: Uuid > */
+) RETURNS bigint /* i64 */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'create_snapshot_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/project/mod.rs:93
 -- meshhook::project::current_project_id
 CREATE  FUNCTION "current_project_id"() RETURNS INT /* Option < i32 > */
@@ -1701,7 +1714,7 @@ AS 'MODULE_PATHNAME', 'current_project_id_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:182
+-- src/run/mod.rs:184
 -- meshhook::run::decide_approval
 CREATE  FUNCTION "decide_approval"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1777,7 +1790,7 @@ AS 'MODULE_PATHNAME', 'fail_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:95
+-- src/lib.rs:96
 -- requires:
 --   job::complete_jobs
 --   job::fail_jobs
@@ -1838,7 +1851,7 @@ AS 'MODULE_PATHNAME', 'is_active_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:117
+-- src/run/mod.rs:119
 -- meshhook::run::kill_run
 CREATE  FUNCTION "kill_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1900,7 +1913,7 @@ AS 'MODULE_PATHNAME', 'pause_project_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:133
+-- src/run/mod.rs:135
 -- meshhook::run::pause_run
 CREATE  FUNCTION "pause_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2031,12 +2044,303 @@ AS 'MODULE_PATHNAME', 'project_is_paused_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/workflow/draft.rs:68
+-- meshhook::workflow::draft::publish_draft
+CREATE  FUNCTION "publish_draft"(
+	"workflow" TEXT, /* Option < & str > */
+	"expected_revision" bigint DEFAULT NULL /* Option < i64 > */
+) RETURNS INT /* i32 */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'publish_draft_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/workflow/publish.rs:114
+-- meshhook::workflow::publish::publish_workflow
+CREATE  FUNCTION "publish_workflow"(
+	"definition" jsonb /* Option < RawJsonb > */
+) RETURNS INT /* i32 */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'publish_workflow_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/event_store/purge.rs:14
+-- meshhook::event_store::purge::purge_stream
+CREATE  FUNCTION "purge_stream"(
+	"stream" TEXT, /* Option < & str > */
+	"before" bigint /* Option < i64 > */
+) RETURNS bigint /* i64 */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'purge_stream_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/webhook/receive.rs:48
+-- meshhook::webhook::receive::receive_webhook
+CREATE  FUNCTION "receive_webhook"(
+	"endpoint" TEXT, /* Option < & str > */
+	"method" TEXT, /* Option < & str > */
+	"headers" jsonb, /* Option < RawJsonb > */
+	"query" TEXT, /* Option < & str > */
+	"body" bytea /* Option < & [u8] > */
+) RETURNS TABLE (
+	"status" INT,  /* i32 */
+	"headers" jsonb,  /* RawJsonb */
+	"body" jsonb  /* RawJsonb */
+)
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'receive_webhook_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/operations/mod.rs:52
+-- meshhook::operations::register_database
+CREATE  FUNCTION "register_database"() RETURNS void
+STRICT
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'register_database_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/job/mod.rs:256
+-- meshhook::job::release_jobs
+CREATE  FUNCTION "release_jobs"(
+	"job_ids" TEXT[], /* Vec < Option < String > > */
+	"tokens" bigint[] /* Vec < Option < i64 > > */
+) RETURNS TABLE (
+	"job_id" TEXT,  /* String */
+	"outcome" TEXT  /* String */
+)
+STRICT
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'release_jobs_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/replay.rs:143
+-- meshhook::run::replay::replay_run
+CREATE  FUNCTION "replay_run"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"until_position" bigint DEFAULT NULL, /* Option < i64 > */
+	"until_time" timestamp with time zone DEFAULT NULL, /* Option < TimestampWithTimeZone > */
+	"use_snapshots" bool DEFAULT true, /* Option < bool > */
+	"debug" bool DEFAULT false /* Option < bool > */
+) RETURNS jsonb /* RawJsonb */
+STABLE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'replay_run_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/event_store/consumer.rs:336
+-- meshhook::event_store::consumer::resize_consumer
+CREATE  FUNCTION "resize_consumer"(
+	"consumer" TEXT, /* Option < & str > */
+	"consumer_group_size" INT /* Option < i32 > */
+) RETURNS void
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'resize_consumer_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/flow/pause.rs:62
+-- meshhook::flow::pause::resume_project
+CREATE  FUNCTION "resume_project"(
+	"reason" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS bool /* bool */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'resume_project_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/mod.rs:142
+-- meshhook::run::resume_run
+CREATE  FUNCTION "resume_run"(
+	"run" uuid /* Option < pgrx :: Uuid > */
+) RETURNS bool /* bool */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'resume_run_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/schedule/api.rs:178
+-- meshhook::schedule::api::resume_schedule
+CREATE  FUNCTION "resume_schedule"(
+	"name" TEXT /* Option < & str > */
+) RETURNS timestamp with time zone /* Option < TimestampWithTimeZone > */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'resume_schedule_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/flow/pause.rs:48
+-- meshhook::flow::pause::resume_workflow
+CREATE  FUNCTION "resume_workflow"(
+	"workflow" TEXT, /* Option < & str > */
+	"reason" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS bool /* bool */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'resume_workflow_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/mod.rs:149
+-- meshhook::run::retry_run
+CREATE  FUNCTION "retry_run"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"reason" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS bool /* bool */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'retry_run_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/workflow/publish.rs:124
+-- meshhook::workflow::publish::rollback_workflow
+CREATE  FUNCTION "rollback_workflow"(
+	"workflow" TEXT, /* Option < & str > */
+	"to_version" INT /* Option < i32 > */
+) RETURNS INT /* i32 */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'rollback_workflow_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/webhook/endpoint.rs:83
+-- meshhook::webhook::endpoint::rotate_endpoint_secret
+CREATE  FUNCTION "rotate_endpoint_secret"(
+	"endpoint" TEXT, /* & str */
+	"overlap" interval DEFAULT '24 hours' /* Interval */
+) RETURNS TEXT /* String */
+STRICT
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'rotate_endpoint_secret_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/replay.rs:210
+-- meshhook::run::replay::run_diff
+CREATE  FUNCTION "run_diff"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"from_position" bigint, /* Option < i64 > */
+	"to_position" bigint /* Option < i64 > */
+) RETURNS TABLE (
+	"path" TEXT,  /* String */
+	"before" jsonb,  /* Option < RawJsonb > */
+	"after" jsonb  /* Option < RawJsonb > */
+)
+STABLE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'run_diff_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/read.rs:94
+-- meshhook::run::read::run_history
+CREATE  FUNCTION "run_history"(
+	"run" uuid, /* pgrx :: Uuid */
+	"after_position" bigint DEFAULT 0, /* i64 */
+	"batch_size" INT DEFAULT 1000 /* i32 */
+) RETURNS TABLE (
+	"id" uuid,  /* pgrx :: Uuid */
+	"position" bigint,  /* i64 */
+	"global_position" bigint,  /* i64 */
+	"type" TEXT,  /* String */
+	"data" jsonb,  /* RawJsonb */
+	"metadata" jsonb,  /* Option < RawJsonb > */
+	"time" timestamp with time zone  /* TimestampWithTimeZone */
+)
+STRICT STABLE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'run_history_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/replay.rs:276
+-- meshhook::run::replay::run_log
+CREATE  FUNCTION "run_log"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"after_position" bigint DEFAULT 0, /* Option < i64 > */
+	"batch_size" INT DEFAULT 1000 /* Option < i32 > */
+) RETURNS TABLE (
+	"position" bigint,  /* i64 */
+	"time" timestamp with time zone,  /* TimestampWithTimeZone */
+	"level" TEXT,  /* & '_ str */
+	"node" TEXT,  /* Option < String > */
+	"attempt" INT,  /* Option < i32 > */
+	"actor" TEXT,  /* Option < String > */
+	"message" TEXT  /* String */
+)
+STABLE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'run_log_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/read.rs:62
+-- meshhook::run::read::run_state
+CREATE  FUNCTION "run_state"(
+	"run" uuid /* pgrx :: Uuid */
+) RETURNS jsonb /* RawJsonb */
+STRICT STABLE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'run_state_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/replay.rs:193
+-- meshhook::run::replay::run_state_at
+CREATE  FUNCTION "run_state_at"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"until_position" bigint DEFAULT NULL, /* Option < i64 > */
+	"until_time" timestamp with time zone DEFAULT NULL /* Option < TimestampWithTimeZone > */
+) RETURNS jsonb /* RawJsonb */
+STABLE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'run_state_at_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/replay.rs:319
+-- meshhook::run::replay::run_status_after
+CREATE  FUNCTION "run_status_after"(
+	"event_type" TEXT /* & str */
+) RETURNS TEXT /* Option < & '_ str > */
+IMMUTABLE STRICT PARALLEL SAFE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'run_status_after_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/lib.rs:74
 -- requires:
 --   schema_leaves
 --   project::current_project_id
 --   installation::is_active
 --   flow::pause::project_is_paused
+--   run::replay::run_status_after
 
 -- Reading by SELECT. security_invoker: whoever reads is held to the row policies of the tables below.
 CREATE VIEW meshhook.runs WITH (security_invoker = true) AS
@@ -2122,6 +2426,33 @@ FROM meshhook.run_event e
 WHERE e.data ? 'node'
 GROUP BY e.project_id, e.run_id, e.data ->> 'node';
 COMMENT ON VIEW meshhook.run_steps IS 'Each node of your runs that has an event: status, attempts, times, output, last error. Name a run_id in WHERE.';
+
+-- A run's status is told by its events: each stands for itself and for all up to the next that changes it.
+CREATE VIEW meshhook.run_audit_trail WITH (security_invoker = true) AS
+WITH told AS (
+    SELECT e.project_id, e.run_id, e."position", e.type, e.data, e.metadata, e.created_at, s.status,
+           count(s.status) OVER (PARTITION BY e.project_id, e.run_id ORDER BY e."position") AS change
+    FROM meshhook.run_event e, LATERAL (SELECT meshhook.run_status_after(e.type) AS status) s
+), stood AS (
+    SELECT t.*,
+           coalesce(first_value(t.status) OVER (PARTITION BY t.project_id, t.run_id, t.change ORDER BY t."position"),
+                    'queued') AS to_state
+    FROM told t
+)
+SELECT md5(s.run_id || '/' || s."position")::uuid AS event_id,
+       p.slug AS tenant,
+       s.run_id AS execution_id,
+       s.type AS event_name,
+       split_part(s.type, '.', 1) AS event_type,
+       lag(s.to_state, 1, 'queued') OVER (PARTITION BY s.project_id, s.run_id ORDER BY s."position") AS from_state,
+       s.to_state,
+       s.metadata ->> 'actor' AS user_id,
+       s.data AS payload,
+       s.created_at,
+       s."position"
+FROM stood s
+JOIN meshhook.project p ON p.project_id = s.project_id;
+COMMENT ON VIEW meshhook.run_audit_trail IS 'Each event of your runs with the run''s status before and after it, and who caused it. ORDER BY position, never by created_at; name an execution_id in WHERE.';
 
 CREATE VIEW meshhook.stuck_runs WITH (security_invoker = true) AS
 WITH open_run AS (
@@ -2252,52 +2583,7 @@ COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:84
--- requires:
---   views
-
-CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
-SELECT s.name,
-       w.name AS workflow,
-       s.version,
-       s.cron,
-       s.every,
-       s.anchor,
-       s.time_zone,
-       s.input,
-       s.overlap,
-       s.catch_up,
-       s.jitter,
-       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
-       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
-       s.last_time,
-       s.last_run_id,
-       r.status AS last_status,
-       (SELECT count(*) FROM meshhook.schedule_firing f
-        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
-          AND (SELECT run.finished_at IS NULL FROM meshhook.run
-               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
-       s.waiting,
-       s.missed,
-       s.skipped,
-       s.paused_at IS NOT NULL AS paused,
-       s.paused_at,
-       s.paused_by,
-       s.pause_reason,
-       s.created_at,
-       s.created_by
-FROM meshhook.schedule s
-JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
-LEFT JOIN LATERAL (
-    SELECT run.status FROM meshhook.run
-    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
-    OFFSET 0
-) r ON true;
-COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:100
+-- src/lib.rs:101
 -- requires:
 --   views
 
@@ -2403,7 +2689,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:101
+-- src/lib.rs:102
 -- requires:
 --   search
 
@@ -2556,7 +2842,7 @@ COMMENT ON VIEW meshhook.bulk_operations IS 'Acts on many runs of your project: 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:102
+-- src/lib.rs:103
 -- requires:
 --   bulk
 
@@ -2682,211 +2968,68 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/draft.rs:68
--- meshhook::workflow::draft::publish_draft
-CREATE  FUNCTION "publish_draft"(
-	"workflow" TEXT, /* Option < & str > */
-	"expected_revision" bigint DEFAULT NULL /* Option < i64 > */
-) RETURNS INT /* i32 */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'publish_draft_wrapper';
+-- src/lib.rs:85
+-- requires:
+--   views
+
+CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
+SELECT s.name,
+       w.name AS workflow,
+       s.version,
+       s.cron,
+       s.every,
+       s.anchor,
+       s.time_zone,
+       s.input,
+       s.overlap,
+       s.catch_up,
+       s.jitter,
+       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
+       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
+       s.last_time,
+       s.last_run_id,
+       r.status AS last_status,
+       (SELECT count(*) FROM meshhook.schedule_firing f
+        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
+          AND (SELECT run.finished_at IS NULL FROM meshhook.run
+               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
+       s.waiting,
+       s.missed,
+       s.skipped,
+       s.paused_at IS NOT NULL AS paused,
+       s.paused_at,
+       s.paused_by,
+       s.pause_reason,
+       s.created_at,
+       s.created_by
+FROM meshhook.schedule s
+JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
+LEFT JOIN LATERAL (
+    SELECT run.status FROM meshhook.run
+    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
+    OFFSET 0
+) r ON true;
+COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/publish.rs:114
--- meshhook::workflow::publish::publish_workflow
-CREATE  FUNCTION "publish_workflow"(
-	"definition" jsonb /* Option < RawJsonb > */
-) RETURNS INT /* i32 */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'publish_workflow_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/event_store/purge.rs:14
--- meshhook::event_store::purge::purge_stream
-CREATE  FUNCTION "purge_stream"(
-	"stream" TEXT, /* Option < & str > */
-	"before" bigint /* Option < i64 > */
-) RETURNS bigint /* i64 */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'purge_stream_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/webhook/receive.rs:48
--- meshhook::webhook::receive::receive_webhook
-CREATE  FUNCTION "receive_webhook"(
-	"endpoint" TEXT, /* Option < & str > */
-	"method" TEXT, /* Option < & str > */
-	"headers" jsonb, /* Option < RawJsonb > */
-	"query" TEXT, /* Option < & str > */
-	"body" bytea /* Option < & [u8] > */
-) RETURNS TABLE (
-	"status" INT,  /* i32 */
-	"headers" jsonb,  /* RawJsonb */
-	"body" jsonb  /* RawJsonb */
-)
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'receive_webhook_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/operations/mod.rs:52
--- meshhook::operations::register_database
-CREATE  FUNCTION "register_database"() RETURNS void
-STRICT
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'register_database_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/job/mod.rs:256
--- meshhook::job::release_jobs
-CREATE  FUNCTION "release_jobs"(
-	"job_ids" TEXT[], /* Vec < Option < String > > */
-	"tokens" bigint[] /* Vec < Option < i64 > > */
-) RETURNS TABLE (
-	"job_id" TEXT,  /* String */
-	"outcome" TEXT  /* String */
-)
-STRICT
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'release_jobs_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/event_store/consumer.rs:336
--- meshhook::event_store::consumer::resize_consumer
-CREATE  FUNCTION "resize_consumer"(
-	"consumer" TEXT, /* Option < & str > */
-	"consumer_group_size" INT /* Option < i32 > */
-) RETURNS void
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'resize_consumer_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/flow/pause.rs:62
--- meshhook::flow::pause::resume_project
-CREATE  FUNCTION "resume_project"(
-	"reason" TEXT DEFAULT NULL /* Option < & str > */
-) RETURNS bool /* bool */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'resume_project_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/run/mod.rs:140
--- meshhook::run::resume_run
-CREATE  FUNCTION "resume_run"(
+-- src/run/replay.rs:239
+-- meshhook::run::replay::run_timeline
+CREATE  FUNCTION "run_timeline"(
 	"run" uuid /* Option < pgrx :: Uuid > */
-) RETURNS bool /* bool */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'resume_run_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/schedule/api.rs:178
--- meshhook::schedule::api::resume_schedule
-CREATE  FUNCTION "resume_schedule"(
-	"name" TEXT /* Option < & str > */
-) RETURNS timestamp with time zone /* Option < TimestampWithTimeZone > */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'resume_schedule_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/flow/pause.rs:48
--- meshhook::flow::pause::resume_workflow
-CREATE  FUNCTION "resume_workflow"(
-	"workflow" TEXT, /* Option < & str > */
-	"reason" TEXT DEFAULT NULL /* Option < & str > */
-) RETURNS bool /* bool */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'resume_workflow_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/run/mod.rs:147
--- meshhook::run::retry_run
-CREATE  FUNCTION "retry_run"(
-	"run" uuid, /* Option < pgrx :: Uuid > */
-	"reason" TEXT DEFAULT NULL /* Option < & str > */
-) RETURNS bool /* bool */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'retry_run_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/workflow/publish.rs:124
--- meshhook::workflow::publish::rollback_workflow
-CREATE  FUNCTION "rollback_workflow"(
-	"workflow" TEXT, /* Option < & str > */
-	"to_version" INT /* Option < i32 > */
-) RETURNS INT /* i32 */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'rollback_workflow_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/webhook/endpoint.rs:83
--- meshhook::webhook::endpoint::rotate_endpoint_secret
-CREATE  FUNCTION "rotate_endpoint_secret"(
-	"endpoint" TEXT, /* & str */
-	"overlap" interval DEFAULT '24 hours' /* Interval */
-) RETURNS TEXT /* String */
-STRICT
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'rotate_endpoint_secret_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/run/read.rs:91
--- meshhook::run::read::run_history
-CREATE  FUNCTION "run_history"(
-	"run" uuid, /* pgrx :: Uuid */
-	"after_position" bigint DEFAULT 0, /* i64 */
-	"batch_size" INT DEFAULT 1000 /* i32 */
 ) RETURNS TABLE (
-	"id" uuid,  /* pgrx :: Uuid */
 	"position" bigint,  /* i64 */
-	"global_position" bigint,  /* i64 */
-	"type" TEXT,  /* String */
-	"data" jsonb,  /* RawJsonb */
-	"metadata" jsonb,  /* Option < RawJsonb > */
-	"time" timestamp with time zone  /* TimestampWithTimeZone */
+	"node" TEXT,  /* String */
+	"kind" TEXT,  /* Option < String > */
+	"attempt" INT,  /* Option < i32 > */
+	"started_at" timestamp with time zone,  /* TimestampWithTimeZone */
+	"finished_at" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
+	"outcome" TEXT  /* Option < & '_ str > */
 )
-STRICT STABLE
+STABLE
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'run_history_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/run/read.rs:59
--- meshhook::run::read::run_state
-CREATE  FUNCTION "run_state"(
-	"run" uuid /* pgrx :: Uuid */
-) RETURNS jsonb /* RawJsonb */
-STRICT STABLE
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'run_state_wrapper';
+AS 'MODULE_PATHNAME', 'run_timeline_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2949,7 +3092,7 @@ AS 'MODULE_PATHNAME', 'set_run_tags_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:160
+-- src/run/mod.rs:162
 -- meshhook::run::signal_run
 CREATE  FUNCTION "signal_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -3053,7 +3196,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'stream_category
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:85
+-- src/lib.rs:86
 -- requires:
 --   views
 --   event_store::native::holders_of_positions
@@ -3188,7 +3331,7 @@ AS 'MODULE_PATHNAME', 'validate_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/read.rs:130
+-- src/run/read.rs:133
 -- meshhook::run::read::verify_run
 CREATE  FUNCTION "verify_run"(
 	"run" uuid /* pgrx :: Uuid */
@@ -3264,7 +3407,7 @@ AS 'MODULE_PATHNAME', 'workflow_schema_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:103
+-- src/lib.rs:104
 -- finalize
 -- Run last: what every function means (docs/sql-reference.md is generated from these texts), and who may call it.
 
@@ -3325,6 +3468,20 @@ COMMENT ON FUNCTION meshhook.resume_project(text) IS
 COMMENT ON FUNCTION meshhook.project_is_paused() IS 'Whether the session''s project is paused. For the view queued_runs.';
 COMMENT ON FUNCTION meshhook.run_state(uuid) IS
 'The state of a run, folded from its log: status, input, output, error, and each node with status, attempt, port, output, error and times. P0002 if the run does not exist.';
+COMMENT ON FUNCTION meshhook.run_state_at(uuid, bigint, timestamptz) IS
+'Where a run stood after the event at a position, or at a time, told as run_state tells it now. 0, and a time before the first event, are the state before it began. 22023 for both at once and for a position that the run does not have, P0002 for an unknown run.';
+COMMENT ON FUNCTION meshhook.run_diff(uuid, bigint, bigint) IS
+'What changed between two positions of a run: JSON pointers into what run_state_at returns, with the values at from_position and at to_position; null where there is none. No row: nothing but the position. The second may be the earlier one.';
+COMMENT ON FUNCTION meshhook.run_timeline(uuid) IS
+'What a run did when: each attempt, wait and body of each node from its begin to its end, in the order they began. outcome is "succeeded", "failed", "retried", "skipped" or "canceled", null while it is open; kind and attempt are null for what was decided at once.';
+COMMENT ON FUNCTION meshhook.run_log(uuid, bigint, integer) IS
+'The events of a run after a position, told in words and in order, at most batch_size (1 to 100000): level is "info", "warning" or "error", actor who asked for it or did it. Pass the last position again to go on.';
+COMMENT ON FUNCTION meshhook.run_status_after(text) IS
+'The status of a run after an event of this type, null where it stays as it was. For run_audit_trail.';
+COMMENT ON FUNCTION meshhook.replay_run(uuid, bigint, timestamptz, boolean, boolean) IS
+'Folds the events of a run up to and with a position or time, by default all, and returns {"run", "position", "status", "complete", "state"}: complete says whether the run was over, state is all the engine knows. Begins behind the newest snapshot not beyond the bound unless use_snapshots is false; the result is the same. debug adds {"events_applied", "from_snapshot", "ignored_snapshots", "duration_ms"} and changes nothing else. Writes nothing and works on a standby. 55000 for a run that has not begun, 22023 for both bounds at once and for a position that the run does not have, P0002 for an unknown run.';
+COMMENT ON FUNCTION meshhook.create_snapshot(uuid) IS
+'Stores the state of a run, folded from its first event, and returns its position. The newest meshhook.snapshots_kept are kept. 55000 for a run that has not begun, 54000 for a state beyond 64 MiB.';
 COMMENT ON FUNCTION meshhook.run_history(uuid, bigint, integer) IS
 'The events of a run after a position, in order, at most batch_size (1 to 100000). docs/events.md is the catalogue. P0002 if the run does not exist.';
 COMMENT ON FUNCTION meshhook.verify_run(uuid) IS
@@ -3530,11 +3687,12 @@ BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
-            'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'decide_approval',
-            'delete_stream', 'drop_consumer', 'fail_jobs', 'heartbeat_jobs', 'kill_run', 'last_message_of_run',
-            'messages_of_run', 'messages_of_runs', 'pause_run', 'purge_stream', 'read_consumer', 'receive_webhook',
-            'release_jobs', 'resize_consumer', 'resume_run', 'retry_run', 'seek_consumer', 'signal_run', 'start_run',
-            'tick', 'trigger_schedule'])
+            'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'create_snapshot',
+            'decide_approval', 'delete_stream', 'drop_consumer', 'fail_jobs', 'heartbeat_jobs', 'kill_run',
+            'last_message_of_run', 'messages_of_run', 'messages_of_runs', 'pause_run', 'purge_stream', 'read_consumer',
+            'receive_webhook', 'release_jobs', 'replay_run', 'resize_consumer', 'resume_run', 'retry_run', 'run_diff',
+            'run_log', 'run_state', 'run_state_at', 'run_timeline', 'seek_consumer', 'signal_run', 'start_run', 'tick',
+            'trigger_schedule'])
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET plan_cache_mode = force_generic_plan', routine);
         FOREACH setting IN ARRAY ARRAY['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin'] LOOP
@@ -3551,17 +3709,18 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
         'append_message', 'append_messages', 'archive_workflow', 'await_run', 'backfill_schedule',
         'cancel_bulk_operation', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job', 'complete_jobs',
-        'create_bulk_operation', 'create_endpoint', 'create_schedule', 'current_project_id', 'decide_approval',
-        'discard_draft', 'drop_consumer', 'drop_schedule', 'fail_job', 'fail_jobs', 'hash_64', 'heartbeat_jobs',
-        'holders_of_positions', 'is_active', 'kill_run', 'last_message', 'pause_project', 'pause_run',
+        'create_bulk_operation', 'create_endpoint', 'create_schedule', 'create_snapshot', 'current_project_id',
+        'decide_approval', 'discard_draft', 'drop_consumer', 'drop_schedule', 'fail_job', 'fail_jobs', 'hash_64',
+        'heartbeat_jobs', 'holders_of_positions', 'is_active', 'kill_run', 'last_message', 'pause_project', 'pause_run',
         'pause_schedule', 'pause_workflow', 'preview_expression', 'preview_schedule', 'preview_template',
         'project_is_paused', 'publish_draft', 'publish_workflow', 'read_all', 'read_category', 'read_consumer',
-        'read_stream', 'release_jobs', 'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule',
-        'resume_workflow', 'retry_run', 'rollback_workflow', 'rotate_endpoint_secret', 'run_filter', 'run_history',
-        'run_state', 'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_run_tags', 'signal_run',
-        'simulate_run', 'start_run', 'status', 'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version',
-        'tick', 'trigger_schedule', 'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow',
-        'verify_run', 'version', 'wait_append', 'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
+        'read_stream', 'release_jobs', 'replay_run', 'resize_consumer', 'resume_project', 'resume_run',
+        'resume_schedule', 'resume_workflow', 'retry_run', 'rollback_workflow', 'rotate_endpoint_secret', 'run_diff',
+        'run_filter', 'run_history', 'run_log', 'run_state', 'run_state_at', 'run_status_after', 'run_timeline',
+        'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_run_tags', 'signal_run', 'simulate_run',
+        'start_run', 'status', 'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version', 'tick',
+        'trigger_schedule', 'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow', 'verify_run',
+        'version', 'wait_append', 'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
 $$;
 
 CREATE FUNCTION meshhook.grant_api(role regrole) RETURNS void
@@ -3574,13 +3733,15 @@ BEGIN
     FOR routine IN SELECT meshhook.api_routines() LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', routine, role);
     END LOOP;
-    FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'stuck_runs', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
+    FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'run_audit_trail', 'stuck_runs', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
         'run_slot', 'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
         'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery',
         'audit_log', 'streams', 'stream', 'message', 'position_holders', 'consumer_lag', 'consumer', 'consumer_position',
         'schedules', 'schedule', 'schedule_firing'] LOOP
         EXECUTE format('GRANT SELECT ON meshhook.%I TO %s', readable, role);
     END LOOP;
+    -- What a project is called; row policies show a role its own.
+    EXECUTE format('GRANT SELECT (project_id, uuid, slug, name) ON meshhook.project TO %s', role);
 END
 $$;
 COMMENT ON FUNCTION meshhook.grant_api(regrole) IS

@@ -1,7 +1,9 @@
 //! Runs: starting, canceling, reading, and the turns that move them.
 
 pub mod read;
+pub mod replay;
 mod simulate;
+pub mod snapshot;
 pub mod start;
 pub mod tags;
 pub mod turn;

@@ -8,6 +8,7 @@ use meshhook_engine::to_json;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 
+use super::replay::{Start, replay};
 use super::turn::{RunKey, events_after};
 use crate::error::{bad_parameter, bug, unknown_run};
 use crate::owner::as_owner;
@@ -20,16 +21,18 @@ use crate::workflow;
 const MAX_HISTORY: i32 = 100_000;
 
 /// A run's row with the name and version of its workflow.
-struct RunRow {
-    key: RunKey,
+#[derive(Debug)]
+pub(super) struct RunRow {
+    pub key: RunKey,
     version_id: i64,
     status: String,
-    position: u64,
+    pub position: u64,
     workflow: String,
     version: i32,
 }
 
-fn find(project: Project, run: pgrx::Uuid) -> RunRow {
+/// Looks a run up. Raises P0002 if there is none.
+pub(super) fn find(project: Project, run: pgrx::Uuid) -> RunRow {
     let row = spi::read_one(
         "SELECT r.version_id, r.status, r.position, w.name, v.version FROM meshhook.run r
          JOIN meshhook.workflow_version v ON v.project_id = r.project_id AND v.version_id = r.version_id
@@ -50,7 +53,7 @@ fn find(project: Project, run: pgrx::Uuid) -> RunRow {
 
 /// The log of a run up to the position its row stands at: what commits meanwhile is left out.
 fn log(row: &RunRow) -> Vec<Recorded> {
-    let mut events = events_after(&[(row.key, 0)]).remove(&row.key).unwrap_or_default();
+    let mut events = events_after(&[(row.key, 0)]).remove(&row.key).unwrap_or_default().events;
     events.retain(|event| event.position <= row.position);
     events
 }
@@ -61,13 +64,13 @@ fn log(row: &RunRow) -> Vec<Recorded> {
 fn run_state(run: pgrx::Uuid) -> RawJsonb {
     let text = as_owner(|caller| {
         let row = find(project::current(caller), run);
-        let state = RunState::fold(&log(&row)).unwrap_or_else(|message| bug(&message));
-        document(&row, &state).to_string()
+        document(&row, &replay(row.key, row.position, Start::Snapshot).state).to_string()
     });
     RawJsonb::of_text(&text)
 }
 
-fn document(row: &RunRow, state: &RunState) -> Json {
+/// A state as `run_state` shows it.
+pub(super) fn document(row: &RunRow, state: &RunState) -> Json {
     let time =
         |at: Option<meshhook_engine::time::Timestamp>| at.map_or(Json::Null, |at| Json::from(at.to_string()));
     let nodes = state.nodes.iter().map(|(id, node)| (&**id, to_json(node)));
@@ -75,7 +78,7 @@ fn document(row: &RunRow, state: &RunState) -> Json {
         ("run", Json::from(row.key.run.to_string())),
         ("workflow", Json::from(row.workflow.as_str())),
         ("version", Json::from(i64::from(row.version))),
-        ("status", Json::from(row.status.as_str())),
+        ("status", Json::from(state.status.as_str())),
         ("position", Json::from(state.position.cast_signed())),
         ("input", state.input.clone()),
         ("output", state.output.clone().unwrap_or(Json::Null)),

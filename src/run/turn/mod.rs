@@ -8,7 +8,7 @@ mod batch;
 mod database;
 mod limits;
 mod load;
-pub use load::events_after;
+pub use load::{columns, events_after, recorded};
 pub mod tick;
 mod write;
 
@@ -31,6 +31,7 @@ use crate::random;
 use crate::{flow, schedule, shmem, workflow};
 
 use batch::Batch;
+use load::Held;
 
 /// Most bytes of run states kept between turns.
 const CACHE_BYTES: usize = 64 << 20;
@@ -73,10 +74,10 @@ pub struct LockedRun {
 pub struct Turns {
     /// Which project is served; `None` is all.
     scope: Option<i32>,
-    cache: LruCache<RunKey, RunState>,
+    cache: LruCache<RunKey, Held>,
     cache_bytes: usize,
     /// States of the transaction under way; they count once it has committed.
-    staged: Vec<(RunKey, Option<RunState>)>,
+    staged: Vec<(RunKey, Option<Held>)>,
     /// The runs of the turn under way.
     current: Vec<RunKey>,
     /// Runs in which a user's function is due: each has a turn alone.
@@ -166,7 +167,7 @@ impl Turns {
             }
             self.move_run(work, now, &mut out);
         }
-        write::all(&out);
+        write::all(&mut out);
         self.slots_freed |= !out.slots.run.is_empty();
         for run in &out.ended {
             shmem::notify_run_on_commit(run.as_bytes());
@@ -190,7 +191,7 @@ impl Turns {
     /// Replaces what a run was told by its end.
     fn condemn(&self, work: &mut load::Work) {
         let error = self.condemned.front().map_or("", |(_, error)| error);
-        work.state.get_or_insert_default();
+        work.held.get_or_insert_default();
         let error = ErrorInfo::new("quarantined", error).retryable(false);
         let start = work.facts.iter().find_map(|fact| match &fact.fact {
             Ok(Fact::Start(start)) => Some(start.clone()),
@@ -205,9 +206,9 @@ impl Turns {
     /// Leaves a user's function to a turn that the run has alone, for what it does is not undone for another run's
     /// sake.
     fn leave_functions(&mut self, work: &mut load::Work) {
-        let Some(state) = work.state.as_ref().filter(|_| !work.run.finished) else { return };
+        let Some(held) = work.held.as_ref().filter(|_| !work.run.finished) else { return };
         let is_users =
-            |fact: &load::Incoming| fact.due.as_ref().is_some_and(|due| database::is_users(state, due));
+            |fact: &load::Incoming| fact.due.as_ref().is_some_and(|due| database::is_users(&held.state, due));
         if work.facts.iter().any(is_users) {
             self.solo.push_back(work.run.key);
             work.facts.retain(|fact| !is_users(fact));
@@ -216,9 +217,9 @@ impl Turns {
 
     /// Decides what follows from a run's facts and adds it to the batch.
     fn move_run(&mut self, work: load::Work, now: i64, out: &mut Batch) {
-        let load::Work { run, state, facts } = work;
+        let load::Work { run, held, facts } = work;
         let is_redriven = facts.iter().any(|fact| matches!(fact.fact, Ok(Fact::Redrive(_))));
-        let Some(mut state) = state.filter(|_| !run.finished || is_redriven) else {
+        let Some(Held { mut state, mut growth }) = held.filter(|_| !run.finished || is_redriven) else {
             return out.consumed.extend(facts.iter().map(|fact| fact.inbox_id));
         };
         let before = state.position;
@@ -254,6 +255,9 @@ impl Turns {
         }
         if state.position > before {
             out.update(&run.key, &state);
+            let (events, bytes) = out.events_since(mark);
+            growth.add(events, bytes);
+            out.snapshot_if_due(&run.key, &state, &mut growth);
         }
         let ended = state.status.is_terminal();
         if ended {
@@ -262,7 +266,7 @@ impl Turns {
                 out.slots.push(&run.key);
             }
         }
-        self.staged.push((run.key, (!ended).then_some(state)));
+        self.staged.push((run.key, (!ended).then_some(Held { state, growth })));
     }
 
     /// Keeps what the transaction made: it has committed.
@@ -277,15 +281,15 @@ impl Turns {
             }
             self.strikes.remove(key);
         }
-        for (key, state) in std::mem::take(&mut self.staged) {
-            if let Some(state) = state {
-                self.cache_bytes += state.byte_size();
-                self.cache.put(key, state);
+        for (key, held) in std::mem::take(&mut self.staged) {
+            if let Some(held) = held {
+                self.cache_bytes += held.state.byte_size();
+                self.cache.put(key, held);
             }
         }
         while self.cache_bytes > CACHE_BYTES {
             let Some((_, oldest)) = self.cache.pop_lru() else { break };
-            self.cache_bytes = self.cache_bytes.saturating_sub(oldest.byte_size());
+            self.cache_bytes = self.cache_bytes.saturating_sub(oldest.state.byte_size());
         }
         self.current.clear();
     }
@@ -351,8 +355,8 @@ impl Turns {
     }
 
     fn forget(&mut self, key: RunKey) {
-        if let Some(state) = self.cache.pop(&key) {
-            self.cache_bytes = self.cache_bytes.saturating_sub(state.byte_size());
+        if let Some(held) = self.cache.pop(&key) {
+            self.cache_bytes = self.cache_bytes.saturating_sub(held.state.byte_size());
         }
     }
 }

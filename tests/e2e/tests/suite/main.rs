@@ -22,6 +22,7 @@ mod idle;
 mod message_db;
 mod nodes;
 mod operations;
+mod replay;
 mod schedules;
 mod tenancy;
 mod transactions;
