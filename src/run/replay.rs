@@ -185,7 +185,7 @@ fn told(replayed: &Replayed, began: Instant) -> Json {
         ("events_applied", number(replayed.state.position - replayed.from)),
         ("from_snapshot", Some(replayed.from).filter(|from| *from > 0).map(number).into()),
         ("ignored_snapshots", Json::array(ignored)),
-        ("duration_ms", Json::from_f64(began.elapsed().as_secs_f64() * 1e3).into()),
+        ("duration_ms", Json::from_f64((began.elapsed().as_secs_f64() * 1e6).round() / 1e3).into()),
     ])
 }
 
