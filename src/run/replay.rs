@@ -50,7 +50,7 @@ pub struct Replayed {
     pub ignored: Vec<(u64, Unusable)>,
 }
 
-/// The state of a run after its first `until` events, under the snapshot in force.
+/// The state of a run after its first `until` events, as the calling statement sees the log.
 pub fn replay(key: RunKey, until: u64, start: Start) -> Replayed {
     let found = match start {
         Start::Snapshot if until > 0 => {

@@ -32,7 +32,7 @@ pub struct Found {
 
 /// The newest usable snapshot of each run at or before a position. What cannot be used is reported.
 ///
-/// `latest` reads what has committed by now, else the snapshot in force is read.
+/// `latest`: of all that has committed by now, as a turn needs it; else of what the calling statement sees.
 pub fn newest(wanted: &[(RunKey, u64)], latest: bool) -> HashMap<RunKey, Found> {
     let mut found: HashMap<RunKey, Found> = HashMap::new();
     let mut wanted = wanted.to_vec();
