@@ -69,6 +69,20 @@ COMMENT ON FUNCTION meshhook.resume_project(text) IS
 COMMENT ON FUNCTION meshhook.project_is_paused() IS 'Whether the session''s project is paused. For the view queued_runs.';
 COMMENT ON FUNCTION meshhook.run_state(uuid) IS
 'The state of a run, folded from its log: status, input, output, error, and each node with status, attempt, port, output, error and times. P0002 if the run does not exist.';
+COMMENT ON FUNCTION meshhook.run_state_at(uuid, bigint, timestamptz) IS
+'Where a run stood after the event at a position, or at a time, told as run_state tells it now. 0, and a time before the first event, are the state before it began. 22023 for both at once and for a position that the run does not have, P0002 for an unknown run.';
+COMMENT ON FUNCTION meshhook.run_diff(uuid, bigint, bigint) IS
+'What changed between two positions of a run: JSON pointers into what run_state_at returns, with the values at from_position and at to_position; null where there is none. No row: nothing but the position. The second may be the earlier one.';
+COMMENT ON FUNCTION meshhook.run_timeline(uuid) IS
+'What a run did when: each attempt, wait and body of each node from its begin to its end, in the order they began. outcome is "succeeded", "failed", "retried", "skipped" or "canceled", null while it is open; kind and attempt are null for what was decided at once.';
+COMMENT ON FUNCTION meshhook.run_log(uuid, bigint, integer) IS
+'The events of a run after a position, told in words and in order, at most batch_size (1 to 100000): level is "info", "warning" or "error", actor who asked for it or did it. Pass the last position again to go on.';
+COMMENT ON FUNCTION meshhook.run_status_after(text) IS
+'The status of a run after an event of this type, null where it stays as it was. For run_audit_trail.';
+COMMENT ON FUNCTION meshhook.replay_run(uuid, bigint, timestamptz, boolean, boolean) IS
+'Folds the events of a run up to and with a position or time, by default all, and returns {"run", "position", "status", "complete", "state"}: complete says whether the run was over, state is all the engine knows. Begins behind the newest snapshot not beyond the bound unless use_snapshots is false; the result is the same. debug adds {"events_applied", "from_snapshot", "ignored_snapshots", "duration_ms"} and changes nothing else. Writes nothing and works on a standby. 55000 for a run that has not begun, 22023 for both bounds at once and for a position that the run does not have, P0002 for an unknown run.';
+COMMENT ON FUNCTION meshhook.create_snapshot(uuid) IS
+'Stores the state of a run, folded from its first event, and returns its position. The newest meshhook.snapshots_kept are kept. 55000 for a run that has not begun, 54000 for a state beyond 64 MiB.';
 COMMENT ON FUNCTION meshhook.run_history(uuid, bigint, integer) IS
 'The events of a run after a position, in order, at most batch_size (1 to 100000). docs/events.md is the catalogue. P0002 if the run does not exist.';
 COMMENT ON FUNCTION meshhook.verify_run(uuid) IS
@@ -281,12 +295,13 @@ BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
-            'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'decide_approval',
-            'delete_stream', 'drop_consumer', 'edit_run', 'enqueue_event', 'fail_jobs', 'fork_run', 'heartbeat_jobs',
-            'kill_run', 'last_message_of_run', 'messages_of_run', 'messages_of_runs', 'open_resume_url', 'pause_run',
-            'purge_stream', 'read_consumer', 'receive_webhook', 'release_jobs', 'reset_run', 'resize_consumer',
-            'resume_run', 'retry_run', 'seek_consumer', 'signal_run', 'skip_node', 'start_run', 'submit_event',
-            'tick', 'trigger_schedule', 'use_resume_url'])
+            'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'create_snapshot',
+            'decide_approval', 'delete_stream', 'drop_consumer', 'edit_run', 'enqueue_event', 'fail_jobs', 'fork_run',
+            'heartbeat_jobs', 'kill_run', 'last_message_of_run', 'messages_of_run', 'messages_of_runs',
+            'open_resume_url', 'pause_run', 'purge_stream', 'read_consumer', 'receive_webhook', 'release_jobs',
+            'replay_run', 'reset_run', 'resize_consumer', 'resume_run', 'retry_run', 'run_diff', 'run_log',
+            'run_state', 'run_state_at', 'run_timeline', 'seek_consumer', 'signal_run', 'skip_node', 'start_run',
+            'submit_event', 'tick', 'trigger_schedule', 'use_resume_url'])
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET plan_cache_mode = force_generic_plan', routine);
         FOREACH setting IN ARRAY ARRAY['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin'] LOOP
@@ -303,16 +318,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
         'append_message', 'append_messages', 'archive_workflow', 'await_run', 'backfill_schedule',
         'cancel_bulk_operation', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job', 'complete_jobs',
-        'create_bulk_operation', 'create_endpoint', 'create_schedule', 'current_project_id', 'decide_approval',
-        'discard_draft', 'drop_consumer', 'drop_schedule', 'edit_run', 'enqueue_event', 'fail_job', 'fail_jobs',
-        'fork_run', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active', 'kill_run', 'last_message',
-        'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow', 'preview_expression', 'preview_schedule',
-        'preview_template', 'project_is_paused', 'publish_draft', 'publish_workflow', 'read_all', 'read_category',
-        'read_consumer', 'read_stream', 'release_jobs', 'reset_run', 'resize_consumer', 'resume_project',
-        'resume_run', 'resume_schedule', 'resume_workflow', 'retry_run', 'rollback_workflow',
-        'rotate_endpoint_secret', 'run_filter', 'run_history', 'run_state', 'safe_position', 'save_draft',
-        'search_runs', 'seek_consumer', 'set_run_tags', 'signal_run', 'simulate_run', 'skip_node', 'start_run',
-        'status', 'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version', 'submit_event', 'tick',
+        'create_bulk_operation', 'create_endpoint', 'create_schedule', 'create_snapshot', 'current_project_id',
+        'decide_approval', 'discard_draft', 'drop_consumer', 'drop_schedule', 'edit_run', 'enqueue_event', 'fail_job',
+        'fail_jobs', 'fork_run', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active', 'kill_run',
+        'last_message', 'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow', 'preview_expression',
+        'preview_schedule', 'preview_template', 'project_is_paused', 'publish_draft', 'publish_workflow', 'read_all',
+        'read_category', 'read_consumer', 'read_stream', 'release_jobs', 'replay_run', 'reset_run', 'resize_consumer',
+        'resume_project', 'resume_run', 'resume_schedule', 'resume_workflow', 'retry_run', 'rollback_workflow',
+        'rotate_endpoint_secret', 'run_diff', 'run_filter', 'run_history', 'run_log', 'run_state', 'run_state_at',
+        'run_status_after', 'run_timeline', 'safe_position', 'save_draft', 'search_runs', 'seek_consumer',
+        'set_run_tags', 'signal_run', 'simulate_run', 'skip_node', 'start_run', 'status', 'stream_cardinal_id',
+        'stream_category', 'stream_id', 'stream_version', 'submit_event', 'tick',
         'trigger_schedule', 'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow', 'verify_run',
         'version', 'wait_append', 'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
 $$;
@@ -327,13 +343,15 @@ BEGIN
     FOR routine IN SELECT meshhook.api_routines() LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', routine, role);
     END LOOP;
-    FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'stuck_runs', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
+    FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'run_audit_trail', 'stuck_runs', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
         'run_slot', 'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
         'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery',
         'audit_log', 'streams', 'stream', 'message', 'position_holders', 'consumer_lag', 'consumer', 'consumer_position',
         'schedules', 'schedule', 'schedule_firing'] LOOP
         EXECUTE format('GRANT SELECT ON meshhook.%I TO %s', readable, role);
     END LOOP;
+    -- What a project is called; row policies show a role its own.
+    EXECUTE format('GRANT SELECT (project_id, uuid, slug, name) ON meshhook.project TO %s', role);
 END
 $$;
 COMMENT ON FUNCTION meshhook.grant_api(regrole) IS

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 
+use meshhook_engine::snapshot::Cadence;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 /// `meshhook.databases`: which databases the launcher serves; empty means every one with the extension.
@@ -18,6 +19,13 @@ static RESUME_URL_LIFETIME: GucSetting<i32> = GucSetting::<i32>::new(30 * 86_400
 pub static LEAF_DAYS: GucSetting<i32> = GucSetting::<i32>::new(7);
 /// `meshhook.max_run_events`: at how many events a run fails; 0 is no limit.
 static MAX_RUN_EVENTS: GucSetting<i32> = GucSetting::<i32>::new(50_000);
+
+/// `meshhook.snapshot_events`: how many events after the last snapshot call for the next one; 0: none do.
+static SNAPSHOT_EVENTS: GucSetting<i32> = GucSetting::<i32>::new(500);
+/// `meshhook.snapshot_bytes`: how many bytes of events after the last snapshot call for the next one; 0: none do.
+static SNAPSHOT_BYTES: GucSetting<i32> = GucSetting::<i32>::new(256 << 10);
+/// `meshhook.snapshots_kept`: how many snapshots of a run are kept.
+static SNAPSHOTS_KEPT: GucSetting<i32> = GucSetting::<i32>::new(2);
 
 /// `meshhook.retention_days`: how many days runs are kept after their end.
 pub static RETENTION_DAYS: GucSetting<i32> = GucSetting::<i32>::new(30);
@@ -108,6 +116,7 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    snapshots();
     message_store();
 }
 
@@ -123,6 +132,51 @@ pub fn public_url() -> Option<String> {
 /// How long a resume URL can be used, in seconds.
 pub fn resume_url_lifetime() -> i64 {
     i64::from(RESUME_URL_LIFETIME.get())
+}
+
+/// Defines when snapshots are written, and how many are kept.
+fn snapshots() {
+    GucRegistry::define_int_guc(
+        c"meshhook.snapshot_events",
+        c"Events of a run after its last snapshot at which a turn writes the next one; 0: their number does not matter.",
+        c"Nor is one written before the events since have as many bytes as the last one.",
+        &SNAPSHOT_EVENTS,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"meshhook.snapshot_bytes",
+        c"Bytes of a run's events after its last snapshot at which a turn writes the next one; 0: their size does not matter.",
+        c"Both 0: turns write no snapshots.",
+        &SNAPSHOT_BYTES,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_BYTE,
+    );
+    GucRegistry::define_int_guc(
+        c"meshhook.snapshots_kept",
+        c"Snapshots of a run that are kept, the newest ones.",
+        c"Older ones are deleted when one is written.",
+        &SNAPSHOTS_KEPT,
+        1,
+        1_000,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
+/// When turns write snapshots.
+pub fn snapshot_cadence() -> Cadence {
+    let positive = |setting: &GucSetting<i32>| u64::try_from(setting.get()).unwrap_or(0);
+    Cadence { events: positive(&SNAPSHOT_EVENTS), bytes: positive(&SNAPSHOT_BYTES) }
+}
+
+/// How many snapshots of a run are kept.
+pub fn snapshots_kept() -> i64 {
+    i64::from(SNAPSHOTS_KEPT.get())
 }
 
 /// At how many events a run fails; `None` if there is no limit.

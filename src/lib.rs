@@ -79,7 +79,8 @@ extension_sql_file!(
         "schema_leaves",
         project::current_project_id,
         installation::is_active,
-        flow::pause::project_is_paused
+        flow::pause::project_is_paused,
+        run::replay::run_status_after
     ]
 );
 extension_sql_file!("../sql/views/schedules.sql", name = "schedule_views", requires = ["views"]);

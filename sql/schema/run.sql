@@ -36,8 +36,10 @@ CREATE TABLE meshhook.snapshot (
     project_id integer NOT NULL,
     run_id uuid NOT NULL,
     "position" bigint NOT NULL CHECK ("position" > 0),
-    state jsonb NOT NULL,
-    engine_version text NOT NULL,
+    -- The text of the whole state, in its one spelling: jsonb would have another.
+    state bytea NOT NULL,
+    state_version integer NOT NULL,
+    -- SHA-256 over version and text.
     state_hash bytea NOT NULL,
     created_at timestamptz NOT NULL
 ) PARTITION BY RANGE (run_id);

@@ -83,6 +83,33 @@ WHERE e.data ? 'node'
 GROUP BY e.project_id, e.run_id, e.data ->> 'node';
 COMMENT ON VIEW meshhook.run_steps IS 'Each node of your runs that has an event: status, attempts, times, output, last error. Name a run_id in WHERE.';
 
+-- A run's status is told by its events: each stands for itself and for all up to the next that changes it.
+CREATE VIEW meshhook.run_audit_trail WITH (security_invoker = true) AS
+WITH told AS (
+    SELECT e.project_id, e.run_id, e."position", e.type, e.data, e.metadata, e.created_at, s.status,
+           count(s.status) OVER (PARTITION BY e.project_id, e.run_id ORDER BY e."position") AS change
+    FROM meshhook.run_event e, LATERAL (SELECT meshhook.run_status_after(e.type) AS status) s
+), stood AS (
+    SELECT t.*,
+           coalesce(first_value(t.status) OVER (PARTITION BY t.project_id, t.run_id, t.change ORDER BY t."position"),
+                    'queued') AS to_state
+    FROM told t
+)
+SELECT md5(s.run_id || '/' || s."position")::uuid AS event_id,
+       p.slug AS tenant,
+       s.run_id AS execution_id,
+       s.type AS event_name,
+       split_part(s.type, '.', 1) AS event_type,
+       lag(s.to_state, 1, 'queued') OVER (PARTITION BY s.project_id, s.run_id ORDER BY s."position") AS from_state,
+       s.to_state,
+       s.metadata ->> 'actor' AS user_id,
+       s.data AS payload,
+       s.created_at,
+       s."position"
+FROM stood s
+JOIN meshhook.project p ON p.project_id = s.project_id;
+COMMENT ON VIEW meshhook.run_audit_trail IS 'Each event of your runs with the run''s status before and after it, and who caused it. ORDER BY position, never by created_at; name an execution_id in WHERE.';
+
 CREATE VIEW meshhook.stuck_runs WITH (security_invoker = true) AS
 WITH open_run AS (
     SELECT r.project_id, r.run_id, r.version_id, r.status, coalesce(r.last_at, r.created_at) AS since

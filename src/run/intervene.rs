@@ -8,6 +8,7 @@ use meshhook_engine::event::{NodeOverridden, RunEdited, RunForked, RunRedriven};
 use meshhook_engine::fact::Fact;
 use meshhook_engine::json::Json;
 use meshhook_engine::replay::boundary;
+use meshhook_engine::state::RunState;
 use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::json;
@@ -57,7 +58,7 @@ fn intervene(
     let run = required("run", run);
     let text = as_owner(|caller| {
         let project = project::current(caller);
-        submit(RunKey { project: project.0, run }, &fact(), caller);
+        let state = submit(RunKey { project: project.0, run }, &fact(), caller);
         project::audit(
             project,
             caller,
@@ -65,7 +66,7 @@ fn intervene(
             &run.to_string(),
             Some(json!({ "reason": reason }).to_string()),
         );
-        read::state_text(&read::find_now(project, run))
+        read::document(&read::find_now(project, run), &state).to_string()
     });
     RawJsonb::of_text(&text)
 }
@@ -242,11 +243,11 @@ fn submit_event(
         let project = project::current(caller);
         let key = RunKey { project: project.0, run };
         if waiting::keep(project, run, "run.signal", RawJsonb::of_text(&fact), caller) {
-            return read::state_text(&read::find_now(project, run));
+            return read::document(&read::find_now(project, run), &RunState::default()).to_string();
         }
         let signal = Fact::from_parts("run.signal", &fact).unwrap_or_else(|message| bug(&message));
-        submit(key, &signal, caller);
-        read::state_text(&read::find_now(project, run))
+        let state = submit(key, &signal, caller);
+        read::document(&read::find_now(project, run), &state).to_string()
     });
     RawJsonb::of_text(&text)
 }

@@ -3,7 +3,9 @@
 mod bulk;
 mod intervene;
 pub mod read;
+pub mod replay;
 mod simulate;
+pub mod snapshot;
 pub mod start;
 pub mod tags;
 pub mod turn;

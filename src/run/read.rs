@@ -8,6 +8,7 @@ use meshhook_engine::to_json;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 
+use super::replay::{Start, replay};
 use super::turn::{RunKey, events_after};
 use crate::error::{bad_parameter, bug, unknown_run};
 use crate::owner::as_owner;
@@ -20,6 +21,7 @@ use crate::workflow;
 const MAX_HISTORY: i32 = 100_000;
 
 /// A run's row with the name and version of its workflow.
+#[derive(Debug)]
 pub struct RunRow {
     /// The run.
     pub key: RunKey,
@@ -76,13 +78,13 @@ pub(super) fn find_now(project: Project, run: pgrx::Uuid) -> RunRow {
 /// A run and the state its log comes to, if there is such a run. Called as the owner role.
 pub fn state(project: Project, run: pgrx::Uuid) -> Option<(RunRow, RunState)> {
     let row = look(project, run)?;
-    let state = RunState::fold(&log(&row)).unwrap_or_else(|message| bug(&message));
+    let state = replay(row.key, row.position, Start::Snapshot).state;
     Some((row, state))
 }
 
 /// The log of a run up to the position its row stands at: what commits meanwhile is left out.
 pub(super) fn log(row: &RunRow) -> Vec<Recorded> {
-    let mut events = events_after(&[(row.key, 0)]).remove(&row.key).unwrap_or_default();
+    let mut events = events_after(&[(row.key, 0)]).remove(&row.key).unwrap_or_default().events;
     events.retain(|event| event.position <= row.position);
     events
 }
@@ -91,16 +93,15 @@ pub(super) fn log(row: &RunRow) -> Vec<Recorded> {
 #[pg_extern(stable)]
 #[search_path(pg_catalog, pg_temp)]
 fn run_state(run: pgrx::Uuid) -> RawJsonb {
-    RawJsonb::of_text(&as_owner(|caller| state_text(&find(project::current(caller), run))))
+    let text = as_owner(|caller| {
+        let row = find(project::current(caller), run);
+        document(&row, &replay(row.key, row.position, Start::Snapshot).state).to_string()
+    });
+    RawJsonb::of_text(&text)
 }
 
-/// Where a run stands, as JSON text.
-pub(super) fn state_text(row: &RunRow) -> String {
-    let state = RunState::fold(&log(row)).unwrap_or_else(|message| bug(&message));
-    document(row, &state).to_string()
-}
-
-fn document(row: &RunRow, state: &RunState) -> Json {
+/// A state as `run_state` shows it.
+pub(super) fn document(row: &RunRow, state: &RunState) -> Json {
     let time =
         |at: Option<meshhook_engine::time::Timestamp>| at.map_or(Json::Null, |at| Json::from(at.to_string()));
     let nodes = state.nodes.iter().map(|(id, node)| (&**id, to_json(node)));
@@ -108,7 +109,7 @@ fn document(row: &RunRow, state: &RunState) -> Json {
         ("run", Json::from(row.key.run.to_string())),
         ("workflow", Json::from(row.workflow.as_str())),
         ("version", Json::from(i64::from(row.version))),
-        ("status", Json::from(row.status.as_str())),
+        ("status", Json::from(state.status.as_str())),
         ("position", Json::from(state.position.cast_signed())),
         ("input", state.input.clone()),
         ("output", state.output.clone().unwrap_or(Json::Null)),

@@ -452,6 +452,19 @@ events! {
     RunCanceled(RunCanceled) = "run.canceled": "the run was ended on request",
 }
 
+/// Where a run stands after an event of this type; `None` where it stands as before.
+#[must_use]
+pub fn status_after(type_name: &str) -> Option<RunStatus> {
+    match type_name {
+        "run.started" | "run.resumed" | "run.redriven" => Some(RunStatus::Running),
+        "run.paused" => Some(RunStatus::Paused),
+        "run.succeeded" => Some(RunStatus::Succeeded),
+        "run.failed" => Some(RunStatus::Failed),
+        "run.canceled" => Some(RunStatus::Canceled),
+        _ => None,
+    }
+}
+
 impl Event {
     /// Whether the run is over with this event.
     #[must_use]

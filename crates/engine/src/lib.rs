@@ -12,6 +12,7 @@ pub mod error;
 pub mod event;
 pub mod expr;
 pub mod fact;
+pub mod journal;
 pub mod json;
 pub mod node;
 pub mod path;
@@ -21,9 +22,11 @@ pub mod retry;
 pub mod schedule;
 pub mod signature;
 pub mod simulate;
+pub mod snapshot;
 pub mod state;
 pub mod template;
 pub mod time;
+pub mod timeline;
 
 /// A plain structure of this crate as a document.
 #[must_use]

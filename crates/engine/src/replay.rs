@@ -232,34 +232,41 @@ fn document(event: &Event) -> Json {
     Json::object([("type", Json::from(event.type_name())), ("data", data)])
 }
 
-/// Where two documents first differ, in key order: the pointer and both values there.
+/// One place where two documents differ: the pointer and both values there.
+pub type Place = (String, Option<Json>, Option<Json>);
+
+/// Where two documents first differ, in key order.
 #[must_use]
-pub fn first_difference(expected: &Json, found: &Json) -> Option<(String, Option<Json>, Option<Json>)> {
-    if expected == found {
-        return None;
-    }
-    match (expected, found) {
-        (Json::Obj(a), Json::Obj(b)) => {
-            let keys: BTreeSet<_> = a.keys().chain(b.keys()).collect();
-            keys.into_iter().find_map(|key| differ_at(key, a.get(key), b.get(key)))
-        }
-        (Json::Arr(a), Json::Arr(b)) => {
-            (0..a.len().max(b.len())).find_map(|i| differ_at(&i.to_string(), a.get(i), b.get(i)))
-        }
-        _ => Some((String::new(), Some(expected.clone()), Some(found.clone()))),
-    }
+pub fn first_difference(expected: &Json, found: &Json) -> Option<Place> {
+    differences_up_to(expected, found, 1).pop()
 }
 
-fn differ_at(
-    key: &str,
-    expected: Option<&Json>,
-    found: Option<&Json>,
-) -> Option<(String, Option<Json>, Option<Json>)> {
-    match (expected, found) {
-        (Some(expected), Some(found)) => {
-            let (below, expected, found) = first_difference(expected, found)?;
-            Some((format!("{}{below}", crate::definition::pointer("", key)), expected, found))
+/// Everything in which two documents differ, in key order, as deep as both have the same kind of container.
+#[must_use]
+pub fn differences(before: &Json, after: &Json) -> Vec<Place> {
+    differences_up_to(before, after, usize::MAX)
+}
+
+fn differences_up_to(a: &Json, b: &Json, most: usize) -> Vec<Place> {
+    let mut places = Vec::new();
+    differ(String::new(), Some(a), Some(b), &mut places, most);
+    places
+}
+
+fn differ(pointer: String, a: Option<&Json>, b: Option<&Json>, places: &mut Vec<Place>, most: usize) {
+    if a == b || places.len() >= most {
+        return;
+    }
+    let below = |key: &str| crate::definition::pointer(&pointer, key);
+    match (a, b) {
+        (Some(Json::Obj(a)), Some(Json::Obj(b))) => {
+            let keys: BTreeSet<_> = a.keys().chain(b.keys()).collect();
+            keys.into_iter().for_each(|key| differ(below(key), a.get(key), b.get(key), places, most));
         }
-        _ => Some((crate::definition::pointer("", key), expected.cloned(), found.cloned())),
+        (Some(Json::Arr(a)), Some(Json::Arr(b))) => {
+            (0..a.len().max(b.len()))
+                .for_each(|i| differ(below(&i.to_string()), a.get(i), b.get(i), places, most));
+        }
+        _ => places.push((pointer, a.cloned(), b.cloned())),
     }
 }

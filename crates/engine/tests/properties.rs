@@ -7,10 +7,14 @@ use std::sync::Arc;
 
 use common::Sim;
 use meshhook_engine::definition::Workflow;
-use meshhook_engine::event::{Event, NodeOverridden, RunEdited, RunPaused, RunRedriven, RunResumed};
+use meshhook_engine::event::{
+    Event, NodeOverridden, Recorded, RunEdited, RunPaused, RunRedriven, RunResumed, status_after,
+};
 use meshhook_engine::fact::{Cancel, Fact};
 use meshhook_engine::json::Json;
-use meshhook_engine::state::{NodeState, NodeStatus, RunStatus};
+use meshhook_engine::snapshot::Snapshot;
+use meshhook_engine::state::{NodeState, NodeStatus, RunState, RunStatus};
+use meshhook_engine::timeline::Timeline;
 use proptest::prelude::*;
 
 /// One node of a random workflow.
@@ -186,6 +190,24 @@ fn interfere(run: &mut Sim, how: u8) {
     }
 }
 
+/// Lets a run go on to its end.
+fn live(run: &mut Sim, luck: Vec<(usize, u8)>, interventions: &[(usize, u8)]) {
+    let mut luck = luck.into_iter();
+    for turn in 0..3_000 {
+        for (_, how) in interventions.iter().filter(|(when, _)| *when == turn) {
+            interfere(run, *how);
+        }
+        if run.status() == RunStatus::Paused && (turn.is_multiple_of(3) || turn > 100) {
+            run.take(&Fact::Resume(RunResumed {}));
+        }
+        // Once the luck is used up everything succeeds.
+        let (pick, outcome) = luck.next().unwrap_or((turn, 7));
+        if !carry_on(run, pick, outcome) && run.status() != RunStatus::Paused && turn > 60 {
+            break;
+        }
+    }
+}
+
 /// Cases per property: a number that suits `make test`, another if PROPTEST_CASES says so.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000)
@@ -216,20 +238,7 @@ proptest! {
     ) {
         let (Some(workflow), text) = compiled(&shapes) else { return Ok(()) };
         let mut run = Sim::of(workflow, Json::object([("n", Json::from(input))]), seed);
-        let mut luck = luck.into_iter();
-        for turn in 0..3_000 {
-            for (_, how) in interventions.iter().filter(|(when, _)| *when == turn) {
-                interfere(&mut run, *how);
-            }
-            if run.status() == RunStatus::Paused && (turn.is_multiple_of(3) || turn > 100) {
-                run.take(&Fact::Resume(RunResumed {}));
-            }
-            // Once the luck is used up everything succeeds.
-            let (pick, outcome) = luck.next().unwrap_or((turn, 7));
-            if !carry_on(&mut run, pick, outcome) && run.status() != RunStatus::Paused && turn > 60 {
-                break;
-            }
-        }
+        live(&mut run, luck, &interventions);
         prop_assert!(run.status().is_terminal(), "{:?} open: {:?}\n{text}\n{}", run.status(), run.state.open, tail(&run));
         prop_assert!(run.error_class() != "internal", "{:?}\n{text}", run.state.error);
         prop_assert!(run.state.open.is_empty(), "{:?} left open\n{text}", run.state.open);
@@ -297,11 +306,81 @@ proptest! {
     }
 }
 
+proptest! {
+    // Each case is a whole history: a fifth of the others' number is 1,000 in `make test`, 20,000 in `make test-long`.
+    #![proptest_config(ProptestConfig::with_cases(cases().div_ceil(5)))]
+
+    #[test]
+    fn a_snapshot_anywhere_gives_the_state_of_the_whole_log(
+        shapes in prop::collection::vec(shape(), 1..10),
+        number in prop::sample::select(NUMBERS),
+        luck in prop::collection::vec((any::<usize>(), any::<u8>()), 0..120),
+        interventions in prop::collection::vec((0usize..60, any::<u8>()), 0..4),
+        cuts in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..4),
+    ) {
+        let (Some(workflow), text) = compiled(&shapes) else { return Ok(()) };
+        let exact = Json::parse(number).unwrap();
+        let mut run = Sim::of(workflow, Json::object([("n", Json::from(1)), ("exact", exact)]), 5);
+        live(&mut run, luck, &interventions);
+        // What a replay reads is text.
+        let log: Vec<Recorded> = run.log.iter().map(reread).collect();
+        for (a, b) in cuts {
+            let (a, b) = (a.index(log.len() + 1), b.index(log.len() + 1));
+            let (cut, bound) = (a.min(b), a.max(b));
+            let stored = Snapshot::of(&RunState::fold(&log[..cut]).unwrap());
+            let mut state = stored.open().unwrap();
+            prop_assert_eq!(&Snapshot::of(&state), &stored, "read back at {} of\n{}", cut, text);
+            for event in &log[cut..bound] {
+                state.apply(event).unwrap();
+            }
+            let from_zero = Snapshot::of(&RunState::fold(&log[..bound]).unwrap());
+            prop_assert_eq!(&Snapshot::of(&state), &from_zero, "from {} to {} of\n{}", cut, bound, text);
+        }
+        // What the turns held in memory is the same again.
+        prop_assert_eq!(Snapshot::of(&run.state), Snapshot::of(&RunState::fold(&log).unwrap()));
+    }
+
+    #[test]
+    fn the_status_of_a_run_is_told_by_its_events_types(
+        shapes in prop::collection::vec(shape(), 1..10),
+        luck in prop::collection::vec((any::<usize>(), any::<u8>()), 0..60),
+        interventions in prop::collection::vec((0usize..60, any::<u8>()), 0..4),
+    ) {
+        let (Some(workflow), _) = compiled(&shapes) else { return Ok(()) };
+        let mut run = Sim::of(workflow, Json::object([("n", Json::from(1))]), 5);
+        live(&mut run, luck, &interventions);
+        let (mut state, mut timeline, mut told) = (RunState::default(), Timeline::default(), RunStatus::Queued);
+        for event in &run.log {
+            state.apply(event).unwrap();
+            timeline.take(event).unwrap();
+            told = status_after(event.event.type_name()).unwrap_or(told);
+            prop_assert_eq!(state.status, told, "after {}", event.event.type_name());
+        }
+        prop_assert!(timeline.spans().iter().all(|span| span.outcome.is_some()), "a run that has ended has no open span");
+    }
+}
+
+/// Numbers that are kept in different ways.
+const NUMBERS: &[&str] = &[
+    "0",
+    "-1.5",
+    "1e-7",
+    "0.1000000000000000000001",
+    "9223372036854775807",
+    "123456789012345678901234567890.123456789",
+    "1.7976931348623157e308",
+    "1e400",
+];
+
+/// An event as it is read from the log.
+fn reread(recorded: &Recorded) -> Recorded {
+    let event = Event::from_parts(recorded.event.type_name(), &recorded.event.data()).unwrap();
+    Recorded { event, ..recorded.clone() }
+}
+
 /// The end of the log, for a failure's message.
 fn tail(run: &Sim) -> String {
-    let line = |r: &meshhook_engine::event::Recorded| {
-        format!("{} {} {}", r.position, r.event.type_name(), r.event.data())
-    };
+    let line = |r: &Recorded| format!("{} {} {}", r.position, r.event.type_name(), r.event.data());
     let lines: Vec<String> = run.log.iter().map(line).collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
 }

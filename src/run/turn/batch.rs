@@ -2,12 +2,15 @@
 
 use meshhook_engine::decide::Dropped;
 use meshhook_engine::event::{Child, Event, Recorded};
+use meshhook_engine::snapshot::{Growth, Snapshot};
 use meshhook_engine::state::{NodeState, NodeStatus, RunState};
 use meshhook_engine::time::Timestamp;
 use pgrx::datum::TimestampWithTimeZone;
 
 use super::RunKey;
+use crate::guc;
 use crate::random::timestamptz;
+use crate::run::snapshot;
 
 /// A fencing token is the position of the attempt's event, and in these low bits the number of the claim:
 /// no two claims of a run ever share one.
@@ -179,11 +182,14 @@ pub(super) struct Batch {
     pub ended: Vec<pgrx::Uuid>,
     /// Runs that ended and may have held a slot of their workflow.
     pub slots: Keys,
+    /// States to be stored.
+    pub snapshots: Vec<(RunKey, Snapshot)>,
 }
 
-/// How many jobs and timers a batch held at some point.
+/// How many events, jobs and timers a batch held at some point.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
+    events: usize,
     jobs: usize,
     timers: usize,
     database: usize,
@@ -193,9 +199,37 @@ impl Batch {
     /// Where the batch stands now.
     pub fn mark(&self) -> Mark {
         Mark {
+            events: self.events.data.len(),
             jobs: self.jobs.node.len(),
             timers: self.timers.node.len(),
             database: self.database.node.len(),
+        }
+    }
+
+    /// How many events were added since, and how many bytes of data they have.
+    pub fn events_since(&self, mark: Mark) -> (usize, usize) {
+        let added = self.events.data.get(mark.events..).unwrap_or_default();
+        (added.len(), added.iter().map(String::len).sum())
+    }
+
+    /// Adds a snapshot of the state that the run is in after the turn, if it is time for one.
+    pub fn snapshot_if_due(&mut self, key: &RunKey, state: &RunState, growth: &mut Growth) {
+        if !growth.is_due(guc::snapshot_cadence()) {
+            return;
+        }
+        match snapshot::of(state) {
+            Ok(snapshot) => {
+                *growth = Growth::behind(snapshot.bytes.len());
+                self.snapshots.push((*key, snapshot));
+            }
+            Err(size) => {
+                // Not asked again before the log has grown by as much.
+                *growth = Growth::behind(size);
+                pgrx::warning!(
+                    "the state of run {} is too large for a snapshot: about {size} bytes",
+                    key.run
+                );
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use lru::LruCache;
 use meshhook_engine::event::{Event, Recorded};
 use meshhook_engine::fact::{Fact, JobFailed};
 use meshhook_engine::json::Json;
+use meshhook_engine::snapshot::Growth;
 use meshhook_engine::state::RunState;
 use meshhook_engine::time::Timestamp;
 use pgrx::datum::TimestampWithTimeZone;
@@ -13,6 +14,7 @@ use pgrx::datum::TimestampWithTimeZone;
 use super::{LockedRun, RunKey, database};
 use crate::error::bug;
 use crate::random::{timestamptz, unix_micros};
+use crate::run::snapshot;
 use crate::spi::{self, Row, arg};
 
 /// Most due timers and expired leases taken into one turn.
@@ -31,15 +33,28 @@ pub(super) struct Incoming {
     pub metadata: Option<String>,
 }
 
+/// What a process remembers of a run: its state, and how far the log has grown since the last snapshot.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Held {
+    pub state: RunState,
+    pub growth: Growth,
+}
+
 /// A locked run with everything the engine needs.
 #[derive(Debug)]
 pub(super) struct Work {
     pub run: LockedRun,
-    pub state: Option<RunState>,
+    pub held: Option<Held>,
     pub facts: Vec<Incoming>,
 }
 
 impl Work {
+    /// Up to where the log is known, if more of it is needed.
+    fn seen(&self) -> Option<u64> {
+        let seen = self.held.as_ref()?.state.position;
+        (seen < self.run.position && (!self.run.finished || self.is_redriven())).then_some(seen)
+    }
+
     /// Whether the run may go on after its end.
     pub fn is_redriven(&self) -> bool {
         self.facts.iter().any(|fact| matches!(fact.fact, Ok(Fact::Redrive(_))))
@@ -194,40 +209,54 @@ fn read_fact(kind: &str, data: &str, node: Option<String>, attempt: Option<i32>)
 pub(super) fn with_states(
     locked: Vec<LockedRun>,
     mut facts: HashMap<RunKey, Vec<Incoming>>,
-    cache: &mut LruCache<RunKey, RunState>,
+    cache: &mut LruCache<RunKey, Held>,
     cache_bytes: &mut usize,
 ) -> Vec<Work> {
     let mut work: Vec<Work> = locked
         .into_iter()
         .map(|run| {
             let cached = cache.pop(&run.key);
-            if let Some(state) = &cached {
-                *cache_bytes = cache_bytes.saturating_sub(state.byte_size());
+            if let Some(held) = &cached {
+                *cache_bytes = cache_bytes.saturating_sub(held.state.byte_size());
             }
             // A state from a log that was rolled back or restored cannot be told from one that is merely
             // behind; it never is ahead.
-            let state = cached.filter(|state| state.position <= run.position).unwrap_or_default();
+            let held = cached.filter(|held| held.state.position <= run.position).unwrap_or_default();
             let facts = facts.remove(&run.key).unwrap_or_default();
-            Work { run, state: Some(state), facts }
+            Work { run, held: Some(held), facts }
         })
         .collect();
-    let behind: Vec<(RunKey, u64)> = work
-        .iter()
-        .filter(|work| !work.run.finished || work.is_redriven())
-        .filter_map(|work| work.state.as_ref().map(|state| (work.run.key, state.position, work.run.position)))
-        .filter(|(_, seen, head)| seen < head)
-        .map(|(key, seen, _)| (key, seen))
-        .collect();
+    from_snapshots(&mut work);
+    let behind: Vec<(RunKey, u64)> =
+        work.iter().filter_map(|work| work.seen().map(|seen| (work.run.key, seen))).collect();
     if !behind.is_empty() {
         let mut unseen = events_after(&behind);
         for work in &mut work {
-            let Some(events) = unseen.remove(&work.run.key) else { continue };
-            if let Some(state) = &mut work.state {
-                fold(state, &events, &work.run);
+            let Some(unseen) = unseen.remove(&work.run.key) else { continue };
+            if let Some(held) = &mut work.held {
+                fold(&mut held.state, &unseen.events, &work.run);
+                held.growth.add(unseen.events.len(), unseen.bytes);
             }
         }
     }
     work
+}
+
+/// Lets runs of which nothing is remembered begin behind their snapshots.
+fn from_snapshots(work: &mut [Work]) {
+    let unknown: Vec<(RunKey, u64)> = work
+        .iter()
+        .filter(|work| work.seen() == Some(0))
+        .map(|work| (work.run.key, work.run.position))
+        .collect();
+    if unknown.is_empty() {
+        return;
+    }
+    let mut found = snapshot::newest(&unknown, true);
+    for work in work {
+        let Some((state, size)) = found.remove(&work.run.key).and_then(|found| found.state) else { continue };
+        work.held = Some(Held { state, growth: Growth::behind(size) });
+    }
 }
 
 fn fold(state: &mut RunState, events: &[Recorded], run: &LockedRun) {
@@ -242,30 +271,41 @@ fn fold(state: &mut RunState, events: &[Recorded], run: &LockedRun) {
     }
 }
 
+/// Events of a run, with how many bytes of data they have.
+#[derive(Debug, Default)]
+pub struct Unseen {
+    /// The events, in order.
+    pub events: Vec<Recorded>,
+    /// Bytes of their data.
+    pub bytes: usize,
+}
+
 /// The events of runs after a position each.
-pub fn events_after(after: &[(RunKey, u64)]) -> HashMap<RunKey, Vec<Recorded>> {
+pub fn events_after(after: &[(RunKey, u64)]) -> HashMap<RunKey, Unseen> {
     let keys: Vec<RunKey> = after.iter().map(|(key, _)| *key).collect();
     let (projects, runs) = columns(&keys);
     let positions: Vec<i64> = after.iter().map(|(_, position)| position.cast_signed()).collect();
-    let mut events: HashMap<RunKey, Vec<Recorded>> = HashMap::with_capacity(after.len());
+    let mut events: HashMap<RunKey, Unseen> = HashMap::with_capacity(after.len());
     let rows = spi::run(
-        "SELECT u.project_id, u.run_id, e.position, e.created_at, e.type, e.data::text
+        "SELECT u.project_id, u.run_id, e.position, e.created_at, e.type, e.data, octet_length(e.data)
          FROM unnest($1::integer[], $2::uuid[], $3::bigint[]) AS u (project_id, run_id, after)
          CROSS JOIN LATERAL (
-             SELECT position, created_at, type, data FROM meshhook.run_event
+             SELECT position, created_at, type, data::text AS data FROM meshhook.run_event
              WHERE project_id = u.project_id AND run_id = u.run_id AND position > u.after
              ORDER BY position OFFSET 0) e",
         &[arg(projects), arg(runs), arg(positions)],
-        |row| (RunKey { project: row.must(1), run: row.must(2) }, recorded(row, 3)),
+        |row| (RunKey { project: row.must(1), run: row.must(2) }, recorded(row, 3), row.must::<i32>(7)),
     );
-    for (key, event) in rows {
-        events.entry(key).or_default().push(event);
+    for (key, event, bytes) in rows {
+        let unseen = events.entry(key).or_default();
+        unseen.events.push(event);
+        unseen.bytes += usize::try_from(bytes).unwrap_or(0);
     }
     events
 }
 
 /// Reads position, time, type and data from four columns.
-fn recorded(row: &Row, first: i32) -> Recorded {
+pub fn recorded(row: &Row, first: i32) -> Recorded {
     let (kind, data): (String, String) = (row.must(first + 2), row.must(first + 3));
     let at: TimestampWithTimeZone = row.must(first + 1);
     let event = Event::from_parts(&kind, &data).unwrap_or_else(|message| bug(&message));
@@ -286,6 +326,7 @@ pub(super) fn next_due() -> Option<i64> {
     )?
 }
 
-pub(super) fn columns(keys: &[RunKey]) -> (Vec<i32>, Vec<pgrx::Uuid>) {
+/// Runs as columns.
+pub fn columns(keys: &[RunKey]) -> (Vec<i32>, Vec<pgrx::Uuid>) {
     keys.iter().map(|key| (key.project, key.run)).unzip()
 }

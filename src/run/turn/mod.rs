@@ -9,7 +9,7 @@ mod children;
 mod database;
 mod limits;
 mod load;
-pub use load::events_after;
+pub use load::{columns, events_after, recorded};
 mod submit;
 pub use submit::submit;
 pub mod tick;
@@ -26,6 +26,7 @@ use meshhook_engine::definition::Workflow;
 use meshhook_engine::error::ErrorInfo;
 use meshhook_engine::event::Recorded;
 use meshhook_engine::fact::{Fact, Quarantine};
+use meshhook_engine::snapshot::Growth;
 use meshhook_engine::state::RunState;
 use meshhook_engine::time::Timestamp;
 
@@ -35,6 +36,7 @@ use crate::random;
 use crate::{flow, schedule, shmem, workflow};
 
 use batch::{Batch, Mark};
+use load::Held;
 
 /// Most bytes of run states kept between turns.
 const CACHE_BYTES: usize = 64 << 20;
@@ -77,10 +79,10 @@ pub struct LockedRun {
 pub struct Turns {
     /// Which project is served; `None` is all.
     scope: Option<i32>,
-    cache: LruCache<RunKey, RunState>,
+    cache: LruCache<RunKey, Held>,
     cache_bytes: usize,
     /// States of the transaction under way; they count once it has committed.
-    staged: Vec<(RunKey, Option<RunState>)>,
+    staged: Vec<(RunKey, Option<Held>)>,
     /// The runs of the turn under way.
     current: Vec<RunKey>,
     /// Runs in which a user's function is due: each has a turn alone.
@@ -174,7 +176,7 @@ impl Turns {
                 self.passed_over = true;
             }
         }
-        write::all(&out);
+        write::all(&mut out);
         self.slots_freed |= !out.slots.run.is_empty();
         for run in &out.ended {
             shmem::notify_run_on_commit(run.as_bytes());
@@ -198,7 +200,7 @@ impl Turns {
     /// Replaces what a run was told by its end.
     fn condemn(&self, work: &mut load::Work) {
         let error = self.condemned.front().map_or("", |(_, error)| error);
-        work.state.get_or_insert_default();
+        work.held.get_or_insert_default();
         let error = ErrorInfo::new("quarantined", error).retryable(false);
         let start = work.facts.iter().find_map(|fact| match &fact.fact {
             Ok(Fact::Start(start)) => Some(start.clone()),
@@ -213,9 +215,9 @@ impl Turns {
     /// Leaves a user's function to a turn that the run has alone, for what it does is not undone for another run's
     /// sake.
     fn leave_functions(&mut self, work: &mut load::Work) {
-        let Some(state) = work.state.as_ref().filter(|_| !work.run.finished) else { return };
+        let Some(held) = work.held.as_ref().filter(|_| !work.run.finished) else { return };
         let is_users =
-            |fact: &load::Incoming| fact.due.as_ref().is_some_and(|due| database::is_users(state, due));
+            |fact: &load::Incoming| fact.due.as_ref().is_some_and(|due| database::is_users(&held.state, due));
         if work.facts.iter().any(is_users) {
             self.solo.push_back(work.run.key);
             work.facts.retain(|fact| !is_users(fact));
@@ -225,11 +227,11 @@ impl Turns {
     /// Decides what follows from a run's facts and adds it to the batch.
     fn move_run(&mut self, work: load::Work, now: i64, out: &mut Batch) {
         let is_redriven = work.is_redriven();
-        let load::Work { run, state, facts } = work;
-        let Some(state) = state.filter(|_| !run.finished || is_redriven) else {
+        let load::Work { run, held, facts } = work;
+        let Some(held) = held.filter(|_| !run.finished || is_redriven) else {
             return out.consumed.extend(facts.iter().map(|fact| fact.inbox_id));
         };
-        let mut moved = Moved::new(&run, state, out);
+        let mut moved = Moved::new(&run, held, out);
         self.passed_over |= moved.take(facts, now, out);
         self.staged.push((run.key, moved.settle(out)));
     }
@@ -246,15 +248,15 @@ impl Turns {
             }
             self.strikes.remove(key);
         }
-        for (key, state) in std::mem::take(&mut self.staged) {
-            if let Some(state) = state {
-                self.cache_bytes += state.byte_size();
-                self.cache.put(key, state);
+        for (key, held) in std::mem::take(&mut self.staged) {
+            if let Some(held) = held {
+                self.cache_bytes += held.state.byte_size();
+                self.cache.put(key, held);
             }
         }
         while self.cache_bytes > CACHE_BYTES {
             let Some((_, oldest)) = self.cache.pop_lru() else { break };
-            self.cache_bytes = self.cache_bytes.saturating_sub(oldest.byte_size());
+            self.cache_bytes = self.cache_bytes.saturating_sub(oldest.state.byte_size());
         }
         self.current.clear();
     }
@@ -320,8 +322,8 @@ impl Turns {
     }
 
     fn forget(&mut self, key: RunKey) {
-        if let Some(state) = self.cache.pop(&key) {
-            self.cache_bytes = self.cache_bytes.saturating_sub(state.byte_size());
+        if let Some(held) = self.cache.pop(&key) {
+            self.cache_bytes = self.cache_bytes.saturating_sub(held.state.byte_size());
         }
     }
 }
@@ -339,13 +341,15 @@ struct Moved<'a> {
     id: String,
     workflow: Rc<Workflow>,
     state: RunState,
+    growth: Growth,
     /// Where the run and the batch stood before.
     before: u64,
     mark: Mark,
 }
 
 impl<'a> Moved<'a> {
-    fn new(run: &'a LockedRun, state: RunState, out: &Batch) -> Self {
+    fn new(run: &'a LockedRun, held: Held, out: &Batch) -> Self {
+        let Held { state, growth } = held;
         Moved {
             run,
             id: run.key.run.to_string(),
@@ -353,6 +357,7 @@ impl<'a> Moved<'a> {
             before: state.position,
             mark: out.mark(),
             state,
+            growth,
         }
     }
 
@@ -406,11 +411,14 @@ impl<'a> Moved<'a> {
         }
     }
 
-    /// Adds where the run stands now; its state, unless it is over.
-    fn settle(self, out: &mut Batch) -> Option<RunState> {
+    /// Adds where the run stands now; what is remembered of it, unless it is over.
+    fn settle(mut self, out: &mut Batch) -> Option<Held> {
         let key = &self.run.key;
         if self.state.position > self.before {
             out.update(key, &self.state);
+            let (events, bytes) = out.events_since(self.mark);
+            self.growth.add(events, bytes);
+            out.snapshot_if_due(key, &self.state, &mut self.growth);
         }
         let ended = self.state.status.is_terminal();
         if ended {
@@ -419,7 +427,7 @@ impl<'a> Moved<'a> {
                 out.slots.push(key);
             }
         }
-        (!ended).then_some(self.state)
+        (!ended).then_some(Held { state: self.state, growth: self.growth })
     }
 }
 

@@ -3,22 +3,23 @@
 
 use meshhook_engine::decide::refusal;
 use meshhook_engine::fact::Fact;
+use meshhook_engine::state::RunState;
 use pgrx::prelude::*;
 use serde_json::json;
 
 use super::batch::Batch;
 use super::{Moved, RunKey, Turns, load, unbegun, write};
-use crate::error::{refuse, unknown_run};
+use crate::error::{bug, refuse, unknown_run};
 use crate::owner::Role;
 use crate::{random, shmem};
 
 /// Decides what lies in a run's inbox and then `fact`, and writes what follows; the caller's commit counts. Called as
 /// the owner role.
 ///
-/// Waits for a turn in progress, and until the commit no other turn takes the run. What is due of a user's function is
+/// Answers with the state after it. Waits for a turn in progress, and until the commit no other turn takes the run. What is due of a user's function is
 /// left to the orchestrator, which runs it alone. Raises P0002 for an unknown run, 55000 where the fact would change
 /// nothing.
-pub fn submit(key: RunKey, fact: &Fact, actor: Role) {
+pub fn submit(key: RunKey, fact: &Fact, actor: Role) -> RunState {
     let Some(run) = load::wait_for(key) else { unknown_run(key.run).raise() };
     let mut turns = Turns::of(Some(key.project));
     // Also of a run that is over: it is to be known how it stands.
@@ -26,14 +27,14 @@ pub fn submit(key: RunKey, fact: &Fact, actor: Role) {
     let facts = load::facts(&[key]);
     let mut out = Batch::default();
     let mut works = load::with_states(vec![run], facts, &mut turns.cache, &mut turns.cache_bytes);
-    let Some(mut work) = works.pop() else { return };
+    let Some(mut work) = works.pop() else { bug("a run that was locked is not there") };
     turns.leave_functions(&mut work);
     if !unbegun::join_start(&mut work) {
         work.facts.clear();
     }
-    let load::Work { run, state, facts } = work;
+    let load::Work { run, held, facts } = work;
     let now = random::now_micros();
-    let mut moved = Moved::new(&run, state.unwrap_or_default(), &out);
+    let mut moved = Moved::new(&run, held.unwrap_or_default(), &out);
     let any_held = moved.take(facts, now, &mut out);
     let is_over = moved.state.status.is_terminal() && !matches!(fact, Fact::Redrive(_));
     let reason = is_over.then(|| "the run has ended".to_owned());
@@ -43,8 +44,9 @@ pub fn submit(key: RunKey, fact: &Fact, actor: Role) {
             .raise();
     }
     moved.record(fact, now, Some(&json!({ "actor": actor.name() }).to_string()), &mut out);
+    let state = moved.state.clone();
     moved.settle(&mut out);
-    write::all(&out);
+    write::all(&mut out);
     for run in &out.ended {
         shmem::notify_run_on_commit(run.as_bytes());
     }
@@ -52,4 +54,5 @@ pub fn submit(key: RunKey, fact: &Fact, actor: Role) {
     if any_held || !turns.solo.is_empty() || !out.database.node.is_empty() || !out.ended.is_empty() {
         shmem::wake_on_commit();
     }
+    state
 }

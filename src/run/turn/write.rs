@@ -3,11 +3,12 @@
 use super::batch::Batch;
 use super::children;
 use crate::random::PG_EPOCH_MICROS;
+use crate::run::snapshot;
 use crate::spi::{self, arg};
 use crate::{event_store, shmem};
 
 /// Writes a turn. The caller commits.
-pub(super) fn all(batch: &Batch) {
+pub(super) fn all(batch: &mut Batch) {
     cancel_open_work(batch);
     drop_work(batch);
     events(batch);
@@ -18,6 +19,8 @@ pub(super) fn all(batch: &Batch) {
     runs(batch);
     returns(batch);
     slots(batch);
+    // One statement each: they are few and large.
+    batch.snapshots.drain(..).for_each(|(key, stored)| snapshot::store(&key, stored));
     if !batch.consumed.is_empty() {
         spi::exec("DELETE FROM meshhook.inbox WHERE inbox_id = ANY ($1)", &[arg(batch.consumed.clone())]);
     }
