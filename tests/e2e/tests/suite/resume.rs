@@ -131,10 +131,11 @@ fn of_twenty_answers_at_once_one_counts() {
     let run = start(&mut admin, "ask", &json!({}));
     let (path, _) = path_of(&stub.wait_received("/mail", 1, SOON)[0].json()["link"]);
     let told: Vec<(u16, Value)> = std::thread::scope(|scope| {
-        let post = |n: usize| {
+        let post = |n: u32| {
             let (sidecar, path) = (&sidecar, &path);
-            scope
-                .spawn(move || answer(sidecar, path, &json!({"approved": n % 2 == 0, "by": format!("n{n}")})))
+            scope.spawn(move || {
+                answer(sidecar, path, &json!({"approved": n.is_multiple_of(2), "by": format!("n{n}")}))
+            })
         };
         let posts: Vec<_> = (0..20).map(post).collect();
         posts.into_iter().map(|post| post.join().expect("a post does not panic")).collect()
