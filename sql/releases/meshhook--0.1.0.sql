@@ -207,8 +207,10 @@ CREATE TABLE meshhook.snapshot (
     project_id integer NOT NULL,
     run_id uuid NOT NULL,
     "position" bigint NOT NULL CHECK ("position" > 0),
-    state jsonb NOT NULL,
-    engine_version text NOT NULL,
+    -- The text of the whole state, in its one spelling: jsonb would have another.
+    state bytea NOT NULL,
+    state_version integer NOT NULL,
+    -- SHA-256 over version and text.
     state_hash bytea NOT NULL,
     created_at timestamptz NOT NULL
 ) PARTITION BY RANGE (run_id);
@@ -548,11 +550,16 @@ CREATE TABLE meshhook.run_queue (
     ready_at timestamptz NOT NULL,
     -- Whether its time has come and it has taken its place among the others of its lane.
     in_lane boolean NOT NULL DEFAULT false,
+    -- Whether somebody holds it back, and why.
+    paused boolean NOT NULL DEFAULT false,
+    pause_reason text,
     data jsonb NOT NULL,
     metadata jsonb NOT NULL,
+    -- What was sent to it meanwhile, as objects of kind, data and metadata: it follows the start into the inbox.
+    facts jsonb NOT NULL DEFAULT '[]',
     PRIMARY KEY (project_id, run_id)
 );
-CREATE INDEX run_queue_arrival ON meshhook.run_queue (project_id, workflow_id, ready_at) WHERE NOT in_lane;
+CREATE INDEX run_queue_arrival ON meshhook.run_queue (project_id, workflow_id, ready_at) WHERE NOT in_lane AND NOT paused;
 CREATE INDEX run_queue_order ON meshhook.run_queue (project_id, workflow_id, lane, priority DESC, ready_at, run_id)
     WHERE in_lane;
 COMMENT ON TABLE meshhook.run_queue IS 'Starts that wait, with what the run will start from.';
@@ -612,12 +619,12 @@ ALTER TABLE meshhook.run_lane SET (fillfactor = 70, autovacuum_vacuum_scale_fact
 -- lies in between.
 CREATE VIEW meshhook.flow_due WITH (security_invoker = true) AS
 WITH RECURSIVE arrival AS (
-    (SELECT project_id, workflow_id, ready_at AS due_at FROM meshhook.run_queue WHERE NOT in_lane
+    (SELECT project_id, workflow_id, ready_at AS due_at FROM meshhook.run_queue WHERE NOT in_lane AND NOT paused
      ORDER BY project_id, workflow_id, ready_at LIMIT 1)
     UNION ALL
     SELECT n.project_id, n.workflow_id, n.ready_at FROM arrival a CROSS JOIN LATERAL (
         SELECT q.project_id, q.workflow_id, q.ready_at FROM meshhook.run_queue q
-        WHERE NOT q.in_lane AND (q.project_id, q.workflow_id) > (a.project_id, a.workflow_id)
+        WHERE NOT q.in_lane AND NOT q.paused AND (q.project_id, q.workflow_id) > (a.project_id, a.workflow_id)
         ORDER BY q.project_id, q.workflow_id, q.ready_at LIMIT 1) n),
 lane AS (
     (SELECT project_id, workflow_id, due_at FROM meshhook.run_lane WHERE due_at IS NOT NULL
@@ -864,43 +871,6 @@ BEGIN
         PERFORM meshhook.add_leaf(bound);
         RETURN QUERY SELECT 'open', format('meshhook.run from %s', meshhook.uuid_time(bound));
     END IF;
-END
-$$;
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:53
--- requires:
---   schema_leaves
-
--- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
--- pinned search_path, which would forbid that, and therefore qualify every name and operator.
-CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer)
-LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
-
-CREATE PROCEDURE meshhook.await_run(
-    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
-LANGUAGE plpgsql AS $$
-DECLARE
-    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
-    left_ms integer := 0;
-BEGIN
-    IF timeout IS NULL THEN
-        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
-    END IF;
-    LOOP
-        CALL meshhook.wait_turn(run, left_ms);
-        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
-        WHERE r.run_id OPERATOR(pg_catalog.=) run;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
-                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
-        END IF;
-        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
-        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
-            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
-        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
-    END LOOP;
 END
 $$;
 /* </end connected objects> */
@@ -1496,6 +1466,43 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/lib.rs:53
+-- requires:
+--   schema_leaves
+
+-- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
+-- pinned search_path, which would forbid that, and therefore qualify every name and operator.
+CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer)
+LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
+
+CREATE PROCEDURE meshhook.await_run(
+    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    left_ms integer := 0;
+BEGIN
+    IF timeout IS NULL THEN
+        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    LOOP
+        CALL meshhook.wait_turn(run, left_ms);
+        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
+        WHERE r.run_id OPERATOR(pg_catalog.=) run;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
+                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
+        END IF;
+        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
+        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
+            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
+        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
+    END LOOP;
+END
+$$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/installation.rs:49
 -- meshhook::installation::activate
 CREATE  FUNCTION "activate"() RETURNS bool /* bool */
@@ -1555,6 +1562,21 @@ AS 'MODULE_PATHNAME', 'backfill_schedule_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/run/bulk.rs:24
+-- meshhook::run::bulk::bulk_signal
+CREATE  FUNCTION "bulk_signal"(
+	"project" INT, /* i32 */
+	"runs" uuid[], /* Vec < pgrx :: Uuid > */
+	"arguments" jsonb, /* RawJsonb */
+	"_reason" TEXT, /* Option < & str > */
+	"actor" TEXT /* & str */
+) RETURNS bigint /* i64 */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'bulk_signal_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/operations/bulk.rs:51
 -- meshhook::operations::bulk::cancel_bulk_operation
 CREATE  FUNCTION "cancel_bulk_operation"(
@@ -1567,7 +1589,7 @@ AS 'MODULE_PATHNAME', 'cancel_bulk_operation_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:105
+-- src/run/mod.rs:117
 -- meshhook::run::cancel_run
 CREATE  FUNCTION "cancel_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1704,6 +1726,17 @@ AS 'MODULE_PATHNAME', 'create_schedule_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/run/snapshot.rs:132
+-- meshhook::run::snapshot::create_snapshot
+CREATE  FUNCTION "create_snapshot"(
+	"run" uuid /* Option < pgrx :: Uuid > */
+) RETURNS bigint /* i64 */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'create_snapshot_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/project/mod.rs:93
 -- meshhook::project::current_project_id
 CREATE  FUNCTION "current_project_id"() RETURNS INT /* Option < i32 > */
@@ -1714,7 +1747,7 @@ AS 'MODULE_PATHNAME', 'current_project_id_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:182
+-- src/run/mod.rs:187
 -- meshhook::run::decide_approval
 CREATE  FUNCTION "decide_approval"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1773,6 +1806,33 @@ AS 'MODULE_PATHNAME', 'drop_schedule_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/run/intervene.rs:75
+-- meshhook::run::intervene::edit_run
+CREATE  FUNCTION "edit_run"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"patch" jsonb, /* Option < RawJsonb > */
+	"reason" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS jsonb /* RawJsonb */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'edit_run_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/intervene.rs:256
+-- meshhook::run::intervene::enqueue_event
+CREATE  FUNCTION "enqueue_event"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"name" TEXT, /* Option < & str > */
+	"payload" jsonb DEFAULT NULL, /* Option < RawJsonb > */
+	"event_id" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS void
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'enqueue_event_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/job/mod.rs:269
 -- meshhook::job::fail_jobs
 CREATE  FUNCTION "fail_jobs"(
@@ -1790,7 +1850,7 @@ AS 'MODULE_PATHNAME', 'fail_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:96
+-- src/lib.rs:97
 -- requires:
 --   job::complete_jobs
 --   job::fail_jobs
@@ -1804,6 +1864,20 @@ CREATE FUNCTION meshhook.fail_job(job_id text, token bigint, error jsonb) RETURN
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT outcome FROM meshhook.fail_jobs(ARRAY[job_id], ARRAY[token], ARRAY[error])
 $$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/intervene.rs:127
+-- meshhook::run::intervene::fork_run
+CREATE  FUNCTION "fork_run"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"at_position" bigint DEFAULT NULL, /* Option < i64 > */
+	"input" jsonb DEFAULT NULL, /* Option < RawJsonb > */
+	"reason" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS uuid /* pgrx :: Uuid */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'fork_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1851,7 +1925,7 @@ AS 'MODULE_PATHNAME', 'is_active_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:117
+-- src/run/mod.rs:129
 -- meshhook::run::kill_run
 CREATE  FUNCTION "kill_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1927,7 +2001,7 @@ AS 'MODULE_PATHNAME', 'pause_project_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:133
+-- src/run/mod.rs:143
 -- meshhook::run::pause_run
 CREATE  FUNCTION "pause_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2058,12 +2132,319 @@ AS 'MODULE_PATHNAME', 'project_is_paused_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/workflow/draft.rs:68
+-- meshhook::workflow::draft::publish_draft
+CREATE  FUNCTION "publish_draft"(
+	"workflow" TEXT, /* Option < & str > */
+	"expected_revision" bigint DEFAULT NULL /* Option < i64 > */
+) RETURNS INT /* i32 */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'publish_draft_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/workflow/publish.rs:115
+-- meshhook::workflow::publish::publish_workflow
+CREATE  FUNCTION "publish_workflow"(
+	"definition" jsonb /* Option < RawJsonb > */
+) RETURNS INT /* i32 */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'publish_workflow_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/event_store/purge.rs:14
+-- meshhook::event_store::purge::purge_stream
+CREATE  FUNCTION "purge_stream"(
+	"stream" TEXT, /* Option < & str > */
+	"before" bigint /* Option < i64 > */
+) RETURNS bigint /* i64 */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'purge_stream_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/webhook/receive.rs:48
+-- meshhook::webhook::receive::receive_webhook
+CREATE  FUNCTION "receive_webhook"(
+	"endpoint" TEXT, /* Option < & str > */
+	"method" TEXT, /* Option < & str > */
+	"headers" jsonb, /* Option < RawJsonb > */
+	"query" TEXT, /* Option < & str > */
+	"body" bytea /* Option < & [u8] > */
+) RETURNS TABLE (
+	"status" INT,  /* i32 */
+	"headers" jsonb,  /* RawJsonb */
+	"body" jsonb  /* RawJsonb */
+)
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'receive_webhook_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/operations/mod.rs:52
+-- meshhook::operations::register_database
+CREATE  FUNCTION "register_database"() RETURNS void
+STRICT
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'register_database_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/job/mod.rs:280
+-- meshhook::job::release_jobs
+CREATE  FUNCTION "release_jobs"(
+	"job_ids" TEXT[], /* Vec < Option < String > > */
+	"tokens" bigint[] /* Vec < Option < i64 > > */
+) RETURNS TABLE (
+	"job_id" TEXT,  /* String */
+	"outcome" TEXT  /* String */
+)
+STRICT
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'release_jobs_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/replay.rs:143
+-- meshhook::run::replay::replay_run
+CREATE  FUNCTION "replay_run"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"until_position" bigint DEFAULT NULL, /* Option < i64 > */
+	"until_time" timestamp with time zone DEFAULT NULL, /* Option < TimestampWithTimeZone > */
+	"use_snapshots" bool DEFAULT true, /* Option < bool > */
+	"debug" bool DEFAULT false /* Option < bool > */
+) RETURNS jsonb /* RawJsonb */
+STABLE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'replay_run_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/intervene.rs:139
+-- meshhook::run::intervene::reset_run
+CREATE  FUNCTION "reset_run"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"at_position" bigint DEFAULT NULL, /* Option < i64 > */
+	"input" jsonb DEFAULT NULL, /* Option < RawJsonb > */
+	"reason" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS uuid /* pgrx :: Uuid */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'reset_run_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/event_store/consumer.rs:336
+-- meshhook::event_store::consumer::resize_consumer
+CREATE  FUNCTION "resize_consumer"(
+	"consumer" TEXT, /* Option < & str > */
+	"consumer_group_size" INT /* Option < i32 > */
+) RETURNS void
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'resize_consumer_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/flow/pause.rs:62
+-- meshhook::flow::pause::resume_project
+CREATE  FUNCTION "resume_project"(
+	"reason" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS bool /* bool */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'resume_project_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/mod.rs:150
+-- meshhook::run::resume_run
+CREATE  FUNCTION "resume_run"(
+	"run" uuid /* Option < pgrx :: Uuid > */
+) RETURNS bool /* bool */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'resume_run_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/schedule/api.rs:178
+-- meshhook::schedule::api::resume_schedule
+CREATE  FUNCTION "resume_schedule"(
+	"name" TEXT /* Option < & str > */
+) RETURNS timestamp with time zone /* Option < TimestampWithTimeZone > */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'resume_schedule_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/flow/pause.rs:48
+-- meshhook::flow::pause::resume_workflow
+CREATE  FUNCTION "resume_workflow"(
+	"workflow" TEXT, /* Option < & str > */
+	"reason" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS bool /* bool */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'resume_workflow_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/intervene.rs:111
+-- meshhook::run::intervene::retry_run
+CREATE  FUNCTION "retry_run"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"from_node" TEXT DEFAULT NULL, /* Option < & str > */
+	"patch" jsonb DEFAULT NULL, /* Option < RawJsonb > */
+	"reason" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS jsonb /* RawJsonb */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'retry_run_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/workflow/publish.rs:125
+-- meshhook::workflow::publish::rollback_workflow
+CREATE  FUNCTION "rollback_workflow"(
+	"workflow" TEXT, /* Option < & str > */
+	"to_version" INT /* Option < i32 > */
+) RETURNS INT /* i32 */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'rollback_workflow_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/webhook/endpoint.rs:79
+-- meshhook::webhook::endpoint::rotate_endpoint_secret
+CREATE  FUNCTION "rotate_endpoint_secret"(
+	"endpoint" TEXT, /* & str */
+	"overlap" interval DEFAULT '24 hours' /* Interval */
+) RETURNS TEXT /* String */
+STRICT
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'rotate_endpoint_secret_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/replay.rs:210
+-- meshhook::run::replay::run_diff
+CREATE  FUNCTION "run_diff"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"from_position" bigint, /* Option < i64 > */
+	"to_position" bigint /* Option < i64 > */
+) RETURNS TABLE (
+	"path" TEXT,  /* String */
+	"before" jsonb,  /* Option < RawJsonb > */
+	"after" jsonb  /* Option < RawJsonb > */
+)
+STABLE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'run_diff_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/read.rs:125
+-- meshhook::run::read::run_history
+CREATE  FUNCTION "run_history"(
+	"run" uuid, /* pgrx :: Uuid */
+	"after_position" bigint DEFAULT 0, /* i64 */
+	"batch_size" INT DEFAULT 1000 /* i32 */
+) RETURNS TABLE (
+	"id" uuid,  /* pgrx :: Uuid */
+	"position" bigint,  /* i64 */
+	"global_position" bigint,  /* i64 */
+	"type" TEXT,  /* String */
+	"data" jsonb,  /* RawJsonb */
+	"metadata" jsonb,  /* Option < RawJsonb > */
+	"time" timestamp with time zone  /* TimestampWithTimeZone */
+)
+STRICT STABLE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'run_history_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/replay.rs:276
+-- meshhook::run::replay::run_log
+CREATE  FUNCTION "run_log"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"after_position" bigint DEFAULT 0, /* Option < i64 > */
+	"batch_size" INT DEFAULT 1000 /* Option < i32 > */
+) RETURNS TABLE (
+	"position" bigint,  /* i64 */
+	"time" timestamp with time zone,  /* TimestampWithTimeZone */
+	"level" TEXT,  /* & '_ str */
+	"node" TEXT,  /* Option < String > */
+	"attempt" INT,  /* Option < i32 > */
+	"actor" TEXT,  /* Option < String > */
+	"message" TEXT  /* String */
+)
+STABLE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'run_log_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/read.rs:93
+-- meshhook::run::read::run_state
+CREATE  FUNCTION "run_state"(
+	"run" uuid /* pgrx :: Uuid */
+) RETURNS jsonb /* RawJsonb */
+STRICT STABLE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'run_state_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/replay.rs:193
+-- meshhook::run::replay::run_state_at
+CREATE  FUNCTION "run_state_at"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"until_position" bigint DEFAULT NULL, /* Option < i64 > */
+	"until_time" timestamp with time zone DEFAULT NULL /* Option < TimestampWithTimeZone > */
+) RETURNS jsonb /* RawJsonb */
+STABLE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'run_state_at_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/replay.rs:319
+-- meshhook::run::replay::run_status_after
+CREATE  FUNCTION "run_status_after"(
+	"event_type" TEXT /* & str */
+) RETURNS TEXT /* Option < & '_ str > */
+IMMUTABLE STRICT PARALLEL SAFE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'run_status_after_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/lib.rs:75
 -- requires:
 --   schema_leaves
 --   project::current_project_id
 --   installation::is_active
 --   flow::pause::project_is_paused
+--   run::replay::run_status_after
 
 -- Reading by SELECT. security_invoker: whoever reads is held to the row policies of the tables below.
 CREATE VIEW meshhook.runs WITH (security_invoker = true) AS
@@ -2150,6 +2531,33 @@ WHERE e.data ? 'node'
 GROUP BY e.project_id, e.run_id, e.data ->> 'node';
 COMMENT ON VIEW meshhook.run_steps IS 'Each node of your runs that has an event: status, attempts, times, output, last error. Name a run_id in WHERE.';
 
+-- A run's status is told by its events: each stands for itself and for all up to the next that changes it.
+CREATE VIEW meshhook.run_audit_trail WITH (security_invoker = true) AS
+WITH told AS (
+    SELECT e.project_id, e.run_id, e."position", e.type, e.data, e.metadata, e.created_at, s.status,
+           count(s.status) OVER (PARTITION BY e.project_id, e.run_id ORDER BY e."position") AS change
+    FROM meshhook.run_event e, LATERAL (SELECT meshhook.run_status_after(e.type) AS status) s
+), stood AS (
+    SELECT t.*,
+           coalesce(first_value(t.status) OVER (PARTITION BY t.project_id, t.run_id, t.change ORDER BY t."position"),
+                    'queued') AS to_state
+    FROM told t
+)
+SELECT md5(s.run_id || '/' || s."position")::uuid AS event_id,
+       p.slug AS tenant,
+       s.run_id AS execution_id,
+       s.type AS event_name,
+       split_part(s.type, '.', 1) AS event_type,
+       lag(s.to_state, 1, 'queued') OVER (PARTITION BY s.project_id, s.run_id ORDER BY s."position") AS from_state,
+       s.to_state,
+       s.metadata ->> 'actor' AS user_id,
+       s.data AS payload,
+       s.created_at,
+       s."position"
+FROM stood s
+JOIN meshhook.project p ON p.project_id = s.project_id;
+COMMENT ON VIEW meshhook.run_audit_trail IS 'Each event of your runs with the run''s status before and after it, and who caused it. ORDER BY position, never by created_at; name an execution_id in WHERE.';
+
 CREATE VIEW meshhook.stuck_runs WITH (security_invoker = true) AS
 WITH open_run AS (
     SELECT r.project_id, r.run_id, r.version_id, r.status, coalesce(r.last_at, r.created_at) AS since
@@ -2190,7 +2598,7 @@ CROSS JOIN LATERAL (
     SELECT format('waits since %s to be admitted', q.ready_at), q.ready_at,
            'nobody takes turns: see SELECT * FROM meshhook.status()'
     FROM meshhook.run_queue q
-    WHERE q.project_id = o.project_id AND q.run_id = o.run_id AND NOT q.in_lane AND w.pause_mode IS NULL
+    WHERE q.project_id = o.project_id AND q.run_id = o.run_id AND NOT q.in_lane AND NOT q.paused AND w.pause_mode IS NULL
       AND q.ready_at < clock_timestamp() - interval '10 seconds' AND NOT meshhook.project_is_paused()
     UNION ALL
     SELECT 'nothing is open for it: no job, no timer, no inbox row', o.since,
@@ -2263,6 +2671,7 @@ SELECT q.run_id,
        CASE
            WHEN p.paused THEN 'the project is paused'
            WHEN w.pause_mode IS NOT NULL THEN coalesce('the workflow is paused: ' || w.pause_reason, 'the workflow is paused')
+           WHEN q.paused THEN coalesce('it is paused: ' || q.pause_reason, 'it is paused')
            WHEN q.ready_at > clock_timestamp() THEN 'its time has not come'
            WHEN NOT q.in_lane THEN 'the orchestrator has not seen it yet'
            WHEN l.due_at IS NULL THEN format('all %s slots are taken', w.concurrency_limit)
@@ -2279,7 +2688,7 @@ COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:101
+-- src/lib.rs:102
 -- requires:
 --   views
 
@@ -2385,30 +2794,50 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:102
+-- src/lib.rs:103
 -- requires:
 --   search
 
 -- Acts on many runs. bulk_<action>(project, runs, arguments, reason, actor) does an act to some runs and returns to how
--- many; whatever function of that name exists is an action.
+-- many; whatever function of that name exists is an action. bulk_signal is in src/run/bulk.rs.
+--
+-- The runs are those that bulk_filter left; each is looked at once more, for it may have ended since.
 CREATE FUNCTION meshhook.bulk_cancel(project integer, runs uuid[], arguments jsonb, reason text, actor text) RETURNS bigint
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    WITH open_run AS (
-        SELECT u.run_id FROM unnest(runs) AS u (run_id)
-        WHERE EXISTS (SELECT FROM meshhook.run r
-                      WHERE r.project_id = project AND r.run_id = u.run_id AND r.finished_at IS NULL)),
-    waiting AS (
-        DELETE FROM meshhook.run_queue q USING open_run o WHERE q.project_id = project AND q.run_id = o.run_id
-        RETURNING q.run_id, q.data),
-    posted AS (
+    SELECT meshhook.bulk_no_arguments(arguments);
+    WITH posted AS (
         INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
-        SELECT project, o.run_id, 'run.cancel',
-               CASE WHEN reason IS NULL THEN '{}' ELSE jsonb_build_object('reason', reason) END
-               || CASE WHEN w.data IS NULL THEN '{}' ELSE jsonb_build_object('start', w.data) END,
+        SELECT project, r.run_id, 'run.cancel', jsonb_strip_nulls(jsonb_build_object('reason', reason)),
                jsonb_build_object('actor', actor)
-        FROM open_run o LEFT JOIN waiting w ON w.run_id = o.run_id
+        FROM unnest(runs) AS u (run_id)
+        JOIN meshhook.run r ON r.project_id = project AND r.run_id = u.run_id
+        WHERE r.finished_at IS NULL
         RETURNING 1)
     SELECT count(*) FROM posted
+$$;
+
+CREATE FUNCTION meshhook.bulk_retry(project integer, runs uuid[], arguments jsonb, reason text, actor text) RETURNS bigint
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT meshhook.bulk_no_arguments(arguments);
+    WITH posted AS (
+        INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
+        SELECT project, r.run_id, 'run.redrive', jsonb_strip_nulls(jsonb_build_object('reason', reason)),
+               jsonb_build_object('actor', actor)
+        FROM unnest(runs) AS u (run_id)
+        JOIN meshhook.run r ON r.project_id = project AND r.run_id = u.run_id
+        WHERE r.status IN ('failed', 'canceled')
+        RETURNING 1)
+    SELECT count(*) FROM posted
+$$;
+
+CREATE FUNCTION meshhook.bulk_no_arguments(arguments jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF arguments <> '{}' THEN
+        RAISE EXCEPTION 'this action takes no arguments' USING ERRCODE = 'invalid_parameter_value',
+            DETAIL = format('They are %s.', left(arguments::text, 200));
+    END IF;
+END
 $$;
 
 -- The function of an action; raises 22023 for one that does not exist.
@@ -2449,7 +2878,9 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     bound uuid := meshhook.uuid_floor(clock_timestamp() + interval '1 ms');
 BEGIN
-    PERFORM meshhook.bulk_action(action);
+    -- With no runs it only checks its arguments.
+    EXECUTE format('SELECT %s($1, ''{}'', $2, $3, $4)', meshhook.bulk_action(action))
+    USING project, arguments, reason, actor;
     -- A time is the caller's local time now, and an orchestrator's later.
     filter := filter || jsonb_strip_nulls(jsonb_build_object(
         'started_after', (filter ->> 'started_after')::timestamptz,
@@ -2538,7 +2969,7 @@ COMMENT ON VIEW meshhook.bulk_operations IS 'Acts on many runs of your project: 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:103
+-- src/lib.rs:104
 -- requires:
 --   bulk
 
@@ -2664,7 +3095,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:85
+-- src/lib.rs:86
 -- requires:
 --   views
 
@@ -2709,211 +3140,23 @@ COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/draft.rs:68
--- meshhook::workflow::draft::publish_draft
-CREATE  FUNCTION "publish_draft"(
-	"workflow" TEXT, /* Option < & str > */
-	"expected_revision" bigint DEFAULT NULL /* Option < i64 > */
-) RETURNS INT /* i32 */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'publish_draft_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/workflow/publish.rs:115
--- meshhook::workflow::publish::publish_workflow
-CREATE  FUNCTION "publish_workflow"(
-	"definition" jsonb /* Option < RawJsonb > */
-) RETURNS INT /* i32 */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'publish_workflow_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/event_store/purge.rs:14
--- meshhook::event_store::purge::purge_stream
-CREATE  FUNCTION "purge_stream"(
-	"stream" TEXT, /* Option < & str > */
-	"before" bigint /* Option < i64 > */
-) RETURNS bigint /* i64 */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'purge_stream_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/webhook/receive.rs:48
--- meshhook::webhook::receive::receive_webhook
-CREATE  FUNCTION "receive_webhook"(
-	"endpoint" TEXT, /* Option < & str > */
-	"method" TEXT, /* Option < & str > */
-	"headers" jsonb, /* Option < RawJsonb > */
-	"query" TEXT, /* Option < & str > */
-	"body" bytea /* Option < & [u8] > */
-) RETURNS TABLE (
-	"status" INT,  /* i32 */
-	"headers" jsonb,  /* RawJsonb */
-	"body" jsonb  /* RawJsonb */
-)
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'receive_webhook_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/operations/mod.rs:52
--- meshhook::operations::register_database
-CREATE  FUNCTION "register_database"() RETURNS void
-STRICT
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'register_database_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/job/mod.rs:280
--- meshhook::job::release_jobs
-CREATE  FUNCTION "release_jobs"(
-	"job_ids" TEXT[], /* Vec < Option < String > > */
-	"tokens" bigint[] /* Vec < Option < i64 > > */
-) RETURNS TABLE (
-	"job_id" TEXT,  /* String */
-	"outcome" TEXT  /* String */
-)
-STRICT
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'release_jobs_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/event_store/consumer.rs:336
--- meshhook::event_store::consumer::resize_consumer
-CREATE  FUNCTION "resize_consumer"(
-	"consumer" TEXT, /* Option < & str > */
-	"consumer_group_size" INT /* Option < i32 > */
-) RETURNS void
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'resize_consumer_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/flow/pause.rs:62
--- meshhook::flow::pause::resume_project
-CREATE  FUNCTION "resume_project"(
-	"reason" TEXT DEFAULT NULL /* Option < & str > */
-) RETURNS bool /* bool */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'resume_project_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/run/mod.rs:140
--- meshhook::run::resume_run
-CREATE  FUNCTION "resume_run"(
+-- src/run/replay.rs:239
+-- meshhook::run::replay::run_timeline
+CREATE  FUNCTION "run_timeline"(
 	"run" uuid /* Option < pgrx :: Uuid > */
-) RETURNS bool /* bool */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'resume_run_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/schedule/api.rs:178
--- meshhook::schedule::api::resume_schedule
-CREATE  FUNCTION "resume_schedule"(
-	"name" TEXT /* Option < & str > */
-) RETURNS timestamp with time zone /* Option < TimestampWithTimeZone > */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'resume_schedule_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/flow/pause.rs:48
--- meshhook::flow::pause::resume_workflow
-CREATE  FUNCTION "resume_workflow"(
-	"workflow" TEXT, /* Option < & str > */
-	"reason" TEXT DEFAULT NULL /* Option < & str > */
-) RETURNS bool /* bool */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'resume_workflow_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/run/mod.rs:147
--- meshhook::run::retry_run
-CREATE  FUNCTION "retry_run"(
-	"run" uuid, /* Option < pgrx :: Uuid > */
-	"reason" TEXT DEFAULT NULL /* Option < & str > */
-) RETURNS bool /* bool */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'retry_run_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/workflow/publish.rs:125
--- meshhook::workflow::publish::rollback_workflow
-CREATE  FUNCTION "rollback_workflow"(
-	"workflow" TEXT, /* Option < & str > */
-	"to_version" INT /* Option < i32 > */
-) RETURNS INT /* i32 */
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'rollback_workflow_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/webhook/endpoint.rs:79
--- meshhook::webhook::endpoint::rotate_endpoint_secret
-CREATE  FUNCTION "rotate_endpoint_secret"(
-	"endpoint" TEXT, /* & str */
-	"overlap" interval DEFAULT '24 hours' /* Interval */
-) RETURNS TEXT /* String */
-STRICT
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'rotate_endpoint_secret_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/run/read.rs:103
--- meshhook::run::read::run_history
-CREATE  FUNCTION "run_history"(
-	"run" uuid, /* pgrx :: Uuid */
-	"after_position" bigint DEFAULT 0, /* i64 */
-	"batch_size" INT DEFAULT 1000 /* i32 */
 ) RETURNS TABLE (
-	"id" uuid,  /* pgrx :: Uuid */
 	"position" bigint,  /* i64 */
-	"global_position" bigint,  /* i64 */
-	"type" TEXT,  /* String */
-	"data" jsonb,  /* RawJsonb */
-	"metadata" jsonb,  /* Option < RawJsonb > */
-	"time" timestamp with time zone  /* TimestampWithTimeZone */
+	"node" TEXT,  /* String */
+	"kind" TEXT,  /* Option < String > */
+	"attempt" INT,  /* Option < i32 > */
+	"started_at" timestamp with time zone,  /* TimestampWithTimeZone */
+	"finished_at" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
+	"outcome" TEXT  /* Option < & '_ str > */
 )
-STRICT STABLE
+STABLE
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'run_history_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/run/read.rs:71
--- meshhook::run::read::run_state
-CREATE  FUNCTION "run_state"(
-	"run" uuid /* pgrx :: Uuid */
-) RETURNS jsonb /* RawJsonb */
-STRICT STABLE
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'run_state_wrapper';
+AS 'MODULE_PATHNAME', 'run_timeline_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2976,7 +3219,7 @@ AS 'MODULE_PATHNAME', 'set_run_tags_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:160
+-- src/run/mod.rs:157
 -- meshhook::run::signal_run
 CREATE  FUNCTION "signal_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -3010,7 +3253,22 @@ AS 'MODULE_PATHNAME', 'simulate_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/start.rs:183
+-- src/run/intervene.rs:89
+-- meshhook::run::intervene::skip_node
+CREATE  FUNCTION "skip_node"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"node" TEXT, /* Option < & str > */
+	"output" jsonb DEFAULT NULL, /* Option < RawJsonb > */
+	"port" TEXT DEFAULT NULL, /* Option < & str > */
+	"reason" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS jsonb /* RawJsonb */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'skip_node_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/run/start.rs:196
 -- meshhook::run::start::start_run
 CREATE  FUNCTION "start_run"(
 	"workflow" TEXT, /* Option < & str > */
@@ -3080,7 +3338,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'stream_category
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:86
+-- src/lib.rs:87
 -- requires:
 --   views
 --   event_store::native::holders_of_positions
@@ -3163,6 +3421,20 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'stream_version_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/run/intervene.rs:232
+-- meshhook::run::intervene::submit_event
+CREATE  FUNCTION "submit_event"(
+	"run" uuid, /* Option < pgrx :: Uuid > */
+	"name" TEXT, /* Option < & str > */
+	"payload" jsonb DEFAULT NULL, /* Option < RawJsonb > */
+	"event_id" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS jsonb /* RawJsonb */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'submit_event_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/run/turn/tick.rs:12
 -- meshhook::run::turn::tick::tick
 CREATE  FUNCTION "tick"(
@@ -3230,7 +3502,7 @@ AS 'MODULE_PATHNAME', 'validate_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/read.rs:142
+-- src/run/read.rs:164
 -- meshhook::run::read::verify_run
 CREATE  FUNCTION "verify_run"(
 	"run" uuid /* pgrx :: Uuid */
@@ -3306,7 +3578,7 @@ AS 'MODULE_PATHNAME', 'workflow_schema_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:104
+-- src/lib.rs:105
 -- finalize
 -- Run last: what every function means (docs/sql-reference.md is generated from these texts), and who may call it.
 
@@ -3343,13 +3615,25 @@ COMMENT ON FUNCTION meshhook.cancel_run(uuid, text) IS
 COMMENT ON FUNCTION meshhook.kill_run(uuid, text) IS
 'Ends a run at once with nothing undone, also while it is being undone; retry_run will not take it. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.pause_run(uuid, text) IS
-'Holds a run: what happens to it meanwhile is recorded and counts once it is resumed; work that was scheduled before may still be done. Its deadlines do not stop. False if it has ended already. P0002 if it does not exist.';
+'Holds a run: what happens to it meanwhile is recorded and counts once it is resumed; work that was scheduled before may still be done. Its deadlines do not stop. One that waits to start is kept out until it is resumed. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.resume_run(uuid) IS
 'Ends a pause: what happened meanwhile is decided now, in the order it came. Without effect on a run that is not paused; false if it has ended. P0002 if it does not exist.';
-COMMENT ON FUNCTION meshhook.retry_run(uuid, text) IS
-'Lets a run that failed or was canceled go on in the same run: nodes that failed or were canceled are done again, successes (also of a map''s items) are kept, and so are idempotency keys. Nothing happens to a run that was killed, undone, or ended by a terminate node. False if the run has not ended so. P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.retry_run(uuid, text, jsonb, text) IS
+'Lets a run that failed or was canceled go on at once in the same run: nodes that failed or were canceled are done again, successes (also of a map''s items) are kept, and so are idempotency keys. With from_node, a node outside of bodies, that one and all that follow from it are done again. patch is an object of vars (those that change) and outputs (by node path; such a node counts as succeeded). Answers like run_state. Waits for a turn in progress. 55000 if the run has not ended so, was killed, undone, or ended by a terminate node, P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.edit_run(uuid, jsonb, text) IS
+'Changes at once what the rest of a run goes by: patch is an object of vars (those that change) and outputs (by the path of a node that has succeeded). Jobs under way keep their input. Answers like run_state. Waits for a turn in progress. 55000 if nothing can be changed so, P0002 if the run does not exist.';
+COMMENT ON FUNCTION meshhook.skip_node(uuid, text, jsonb, text, text) IS
+'Settles an open node by hand: it has succeeded, with the output (default null) and at the port (default out) given. Its job, timer and body are dropped, and it is not undone later. The node is named by its path, also of what undoes a node (x/compensate). Answers like run_state. Waits for a turn in progress. 55000 if the node is not open or has no such port, P0002 if the run does not exist.';
+COMMENT ON FUNCTION meshhook.fork_run(uuid, bigint, jsonb, text) IS
+'Makes a new run with a copy of the events of this one up to at_position, rounded down to the end of a decision (default: before the run ended or began to be undone), and lets it go its own way: what was under way there is begun anew, with idempotency keys of its own. input is that of the new run from there on. Tags are copied; admission is not asked. The other run is left alone. 22023 for a position that does not exist, 55000 if the run had ended there, P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.reset_run(uuid, bigint, jsonb, text) IS
+'fork_run, and the other run is killed if it has not ended; its idempotency key passes to the new run.';
+COMMENT ON FUNCTION meshhook.submit_event(uuid, text, jsonb, text) IS
+'Sends an event (a signal) to a run and decides at once what follows; answers with the run''s state then, like run_state. Everything is part of your transaction. Waits for a turn in progress, as lock_timeout allows. An event_id that came before changes nothing. 55000 if the run has ended, P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.enqueue_event(uuid, text, jsonb, text) IS
+'Sends an event (a signal) to a run; the orchestrator decides what follows. The same as signal_run, to go with submit_event.';
 COMMENT ON FUNCTION meshhook.signal_run(uuid, text, jsonb, text) IS
-'Sends a signal to a run: the node that has waited longest for it goes on with the payload (at most 1 MiB); if none waits yet it is kept for the first that will, first in, first out. A second signal with the same signal_id is ignored. name has 1 to 63 bytes. 55000 if the run has ended, P0002 if it does not exist.';
+'Sends a signal to a run: the node that has waited longest for it goes on with the payload (at most 1 MiB); if none waits yet it is kept for the first that will, first in, first out. A second signal with the same signal_id is ignored. A run that waits to start finds it when it begins. name has 1 to 63 bytes. 54000 if a run that waits to start was sent more than 100 or 4 MiB, 55000 if the run has ended, P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.decide_approval(uuid, text, boolean, jsonb, text) IS
 'Approves or rejects what a wait node waits for, in the name of decided_by (default: your role); one voice each. The node goes on once as many as it asks for have approved, or one has rejected. Without effect on a node that does not wait. 55000 if the run has ended, P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.simulate_run(jsonb, jsonb, jsonb, timestamptz) IS
@@ -3367,6 +3651,20 @@ COMMENT ON FUNCTION meshhook.resume_project(text) IS
 COMMENT ON FUNCTION meshhook.project_is_paused() IS 'Whether the session''s project is paused. For the view queued_runs.';
 COMMENT ON FUNCTION meshhook.run_state(uuid) IS
 'The state of a run, folded from its log: status, input, output, error, and each node with status, attempt, port, output, error and times. P0002 if the run does not exist.';
+COMMENT ON FUNCTION meshhook.run_state_at(uuid, bigint, timestamptz) IS
+'Where a run stood after the event at a position, or at a time, told as run_state tells it now. 0, and a time before the first event, are the state before it began. 22023 for both at once and for a position that the run does not have, P0002 for an unknown run.';
+COMMENT ON FUNCTION meshhook.run_diff(uuid, bigint, bigint) IS
+'What changed between two positions of a run: JSON pointers into what run_state_at returns, with the values at from_position and at to_position; null where there is none. No row: nothing but the position. The second may be the earlier one.';
+COMMENT ON FUNCTION meshhook.run_timeline(uuid) IS
+'What a run did when: each attempt, wait and body of each node from its begin to its end, in the order they began. outcome is "succeeded", "failed", "retried", "skipped" or "canceled", null while it is open; kind and attempt are null for what was decided at once.';
+COMMENT ON FUNCTION meshhook.run_log(uuid, bigint, integer) IS
+'The events of a run after a position, told in words and in order, at most batch_size (1 to 100000): level is "info", "warning" or "error", actor who asked for it or did it. Pass the last position again to go on.';
+COMMENT ON FUNCTION meshhook.run_status_after(text) IS
+'The status of a run after an event of this type, null where it stays as it was. For run_audit_trail.';
+COMMENT ON FUNCTION meshhook.replay_run(uuid, bigint, timestamptz, boolean, boolean) IS
+'Folds the events of a run up to and with a position or time, by default all, and returns {"run", "position", "status", "complete", "state"}: complete says whether the run was over, state is all the engine knows. Begins behind the newest snapshot not beyond the bound unless use_snapshots is false; the result is the same. debug adds {"events_applied", "from_snapshot", "ignored_snapshots", "duration_ms"} and changes nothing else. Writes nothing and works on a standby. 55000 for a run that has not begun, 22023 for both bounds at once and for a position that the run does not have, P0002 for an unknown run.';
+COMMENT ON FUNCTION meshhook.create_snapshot(uuid) IS
+'Stores the state of a run, folded from its first event, and returns its position. The newest meshhook.snapshots_kept are kept. 55000 for a run that has not begun, 54000 for a state beyond 64 MiB.';
 COMMENT ON FUNCTION meshhook.run_history(uuid, bigint, integer) IS
 'The events of a run after a position, in order, at most batch_size (1 to 100000). docs/events.md is the catalogue. P0002 if the run does not exist.';
 COMMENT ON FUNCTION meshhook.verify_run(uuid) IS
@@ -3404,7 +3702,7 @@ COMMENT ON FUNCTION meshhook.set_retention(interval, text) IS
 COMMENT ON FUNCTION meshhook.preview_retention() IS
 'What maintain() would forget: for each closed leaf how many runs of all projects it holds, how many may go, and whether it is dropped, rebuilt with the few that stay, or kept. Writes nothing.';
 COMMENT ON FUNCTION meshhook.create_bulk_operation(text, jsonb, text, jsonb, boolean) IS
-'Does something to every run of the project that a filter finds. filter is an object of workflow, status, tags, started_after, started_before, input, error_class, run_ids, as in search_runs. action is "cancel", or whatever else the HINT of a wrong one names; arguments are the action''s. By default only counts; with dry_run => false it needs a reason, is noted in the audit log, and is worked off by the orchestrator newest run first, 1000 candidates at a time; the view bulk_operations shows how far it has come. Runs started later are left alone. 22023 for a filter or action that does not exist.';
+'Does something to every run of the project that a filter finds. filter is an object of workflow, status, tags, started_after, started_before, input, error_class, run_ids, as in search_runs. action is "cancel", "retry" or "signal"; arguments of the last are an object of name, payload and signal_id, as in signal_run. By default only counts; with dry_run => false it needs a reason, is noted in the audit log, and is worked off by the orchestrator newest run first, 1000 candidates at a time; the view bulk_operations shows how far it has come. Runs started later are left alone. 22023 for a filter or action that does not exist.';
 COMMENT ON FUNCTION meshhook.cancel_bulk_operation(bigint) IS
 'Stops a bulk operation; what it has done stays done. False if it has ended already. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.search_runs(text, text[], text[], timestamptz, timestamptz, jsonb, text, uuid, integer) IS
@@ -3415,6 +3713,9 @@ COMMENT ON FUNCTION meshhook.bulk_action(text) IS 'The function of a bulk action
 COMMENT ON FUNCTION meshhook.bulk_create(integer, text, text, jsonb, text, jsonb, boolean) IS 'Counts and notes. For create_bulk_operation.';
 COMMENT ON FUNCTION meshhook.bulk_step(integer, integer) IS 'One step of a bulk operation. For the orchestrator.';
 COMMENT ON FUNCTION meshhook.bulk_cancel(integer, uuid[], jsonb, text, text) IS 'The bulk action "cancel".';
+COMMENT ON FUNCTION meshhook.bulk_retry(integer, uuid[], jsonb, text, text) IS 'The bulk action "retry".';
+COMMENT ON FUNCTION meshhook.bulk_signal(integer, uuid[], jsonb, text, text) IS 'The bulk action "signal".';
+COMMENT ON FUNCTION meshhook.bulk_no_arguments(jsonb) IS 'Refuses arguments of an action that takes none: 22023.';
 COMMENT ON FUNCTION meshhook.expired_condition(integer) IS 'When a run may be forgotten. For maintenance.';
 COMMENT ON FUNCTION meshhook.closed_leaves() IS 'The leaves of runs that nothing is added to any more. For maintenance.';
 COMMENT ON FUNCTION meshhook.retention_plan(integer, bigint) IS 'What is to be forgotten. For preview_retention.';
@@ -3576,11 +3877,13 @@ BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
-            'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'decide_approval',
-            'delete_stream', 'drop_consumer', 'fail_jobs', 'heartbeat_jobs', 'kill_run', 'last_message_of_run',
-            'messages_of_run', 'messages_of_runs', 'open_resume_url', 'pause_run', 'purge_stream', 'read_consumer',
-            'receive_webhook', 'release_jobs', 'resize_consumer', 'resume_run', 'retry_run', 'seek_consumer', 'signal_run',
-            'start_run', 'tick', 'trigger_schedule', 'use_resume_url'])
+            'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'create_snapshot',
+            'decide_approval', 'delete_stream', 'drop_consumer', 'edit_run', 'enqueue_event', 'fail_jobs', 'fork_run',
+            'heartbeat_jobs', 'kill_run', 'last_message_of_run', 'messages_of_run', 'messages_of_runs',
+            'open_resume_url', 'pause_run', 'purge_stream', 'read_consumer', 'receive_webhook', 'release_jobs',
+            'replay_run', 'reset_run', 'resize_consumer', 'resume_run', 'retry_run', 'run_diff', 'run_log',
+            'run_state', 'run_state_at', 'run_timeline', 'seek_consumer', 'signal_run', 'skip_node', 'start_run',
+            'submit_event', 'tick', 'trigger_schedule', 'use_resume_url'])
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET plan_cache_mode = force_generic_plan', routine);
         FOREACH setting IN ARRAY ARRAY['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin'] LOOP
@@ -3597,17 +3900,19 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
         'append_message', 'append_messages', 'archive_workflow', 'await_run', 'backfill_schedule',
         'cancel_bulk_operation', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job', 'complete_jobs',
-        'create_bulk_operation', 'create_endpoint', 'create_schedule', 'current_project_id', 'decide_approval',
-        'discard_draft', 'drop_consumer', 'drop_schedule', 'fail_job', 'fail_jobs', 'hash_64', 'heartbeat_jobs',
-        'holders_of_positions', 'is_active', 'kill_run', 'last_message', 'pause_project', 'pause_run',
-        'pause_schedule', 'pause_workflow', 'preview_expression', 'preview_schedule', 'preview_template',
-        'project_is_paused', 'publish_draft', 'publish_workflow', 'read_all', 'read_category', 'read_consumer',
-        'read_stream', 'release_jobs', 'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule',
-        'resume_workflow', 'retry_run', 'rollback_workflow', 'rotate_endpoint_secret', 'run_filter', 'run_history',
-        'run_state', 'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_run_tags', 'signal_run',
-        'simulate_run', 'start_run', 'status', 'stream_cardinal_id', 'stream_category', 'stream_id', 'stream_version',
-        'tick', 'trigger_schedule', 'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow',
-        'verify_run', 'version', 'wait_append', 'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
+        'create_bulk_operation', 'create_endpoint', 'create_schedule', 'create_snapshot', 'current_project_id',
+        'decide_approval', 'discard_draft', 'drop_consumer', 'drop_schedule', 'edit_run', 'enqueue_event', 'fail_job',
+        'fail_jobs', 'fork_run', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active', 'kill_run',
+        'last_message', 'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow', 'preview_expression',
+        'preview_schedule', 'preview_template', 'project_is_paused', 'publish_draft', 'publish_workflow', 'read_all',
+        'read_category', 'read_consumer', 'read_stream', 'release_jobs', 'replay_run', 'reset_run', 'resize_consumer',
+        'resume_project', 'resume_run', 'resume_schedule', 'resume_workflow', 'retry_run', 'rollback_workflow',
+        'rotate_endpoint_secret', 'run_diff', 'run_filter', 'run_history', 'run_log', 'run_state', 'run_state_at',
+        'run_status_after', 'run_timeline', 'safe_position', 'save_draft', 'search_runs', 'seek_consumer',
+        'set_run_tags', 'signal_run', 'simulate_run', 'skip_node', 'start_run', 'status', 'stream_cardinal_id',
+        'stream_category', 'stream_id', 'stream_version', 'submit_event', 'tick',
+        'trigger_schedule', 'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow', 'verify_run',
+        'version', 'wait_append', 'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
 $$;
 
 CREATE FUNCTION meshhook.grant_api(role regrole) RETURNS void
@@ -3620,13 +3925,15 @@ BEGIN
     FOR routine IN SELECT meshhook.api_routines() LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', routine, role);
     END LOOP;
-    FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'stuck_runs', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
+    FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'run_audit_trail', 'stuck_runs', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
         'run_slot', 'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
         'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery',
         'audit_log', 'streams', 'stream', 'message', 'position_holders', 'consumer_lag', 'consumer', 'consumer_position',
         'schedules', 'schedule', 'schedule_firing'] LOOP
         EXECUTE format('GRANT SELECT ON meshhook.%I TO %s', readable, role);
     END LOOP;
+    -- What a project is called; row policies show a role its own.
+    EXECUTE format('GRANT SELECT (project_id, uuid, slug, name) ON meshhook.project TO %s', role);
 END
 $$;
 COMMENT ON FUNCTION meshhook.grant_api(regrole) IS
