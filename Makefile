@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-lint build demo demo-stop test test-engine test-sql test-e2e test-long lint fmt bench docs \
-        bench-event-store release-snapshot docker-check
+        bench-event-store bench-replay release-snapshot golden docker-check
 
 help:            ## this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -54,12 +54,18 @@ bench: setup     ## runs/s, events/s, WAL per run, idle latency; also to target/
 bench-event-store: setup ## the event store beside Message DB and a bare insert (ARGS='--parts all' for the long curves)
 	@scripts/bench.sh event-store $(ARGS)
 
+bench-replay: setup ## replaying a log of 100,000 events, and what snapshots cost
+	@scripts/bench.sh replay $(ARGS)
+
 docs: build      ## write docs/sql-reference.md from the COMMENTs, docs/workflow.schema.json from the node types
 	@cargo run --quiet --package meshhook-engine --example workflow_schema >docs/workflow.schema.json
 	@python3 scripts/gen_sql_reference.py
 
 release-snapshot: setup ## freeze the install script of this version
 	@scripts/release-snapshot.sh
+
+golden: setup    ## keep the logs of the examples' runs for later releases to replay
+	@scripts/golden.sh
 
 docker-check:    ## build the container image with buildah and run the demo's steps in it (Debian, root)
 	@scripts/docker-check.sh

@@ -3,6 +3,7 @@
 #
 #   bench.sh [runs]        workflows; target/bench.json
 #   bench.sh event-store   the event store beside Message DB; target/bench-event-store.json
+#   bench.sh replay        replaying a long log, and what snapshots cost; target/bench-replay.json
 #
 # Further arguments go to the load driver (meshhook-bench runs --help).
 set -euo pipefail
@@ -13,6 +14,7 @@ benchmark=runs output=bench.json
 case ${1:-} in
 runs) shift ;;
 event-store) benchmark=event-store output=bench-event-store.json && shift ;;
+replay) benchmark=replay output=bench-replay.json && shift ;;
 esac
 scripts/build.sh extension
 step "load driver, release" cargo build --release --package meshhook-bench

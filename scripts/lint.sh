@@ -17,6 +17,7 @@ scripts_are_sound() {
 heading lint
 check "rustfmt" cargo fmt --all --check
 check "texts" python3 scripts/text_lint.py
+check "golden logs" scripts/golden.sh check
 check "shell and python scripts" scripts_are_sound
 check "licences, bans, sources" cargo deny --workspace --log-level error check licenses bans sources
 check "clippy, pure crates" cargo clippy --workspace --exclude meshhook --all-targets -- -D warnings

@@ -86,7 +86,9 @@ COMMENT ON FUNCTION meshhook.create_snapshot(uuid) IS
 COMMENT ON FUNCTION meshhook.run_history(uuid, bigint, integer) IS
 'The events of a run after a position, in order, at most batch_size (1 to 100000). docs/events.md is the catalogue. P0002 if the run does not exist.';
 COMMENT ON FUNCTION meshhook.verify_run(uuid) IS
-'Replays a run from its first event, deciding everything again, and compares with the log, the run''s row, its jobs and its timers. Returns the first difference (position, JSON pointer, expected, found); no row means identical. Writes nothing.';
+'Replays a run from its first event, deciding everything again, and compares with the log, the run''s row, its jobs, its timers, and the snapshots a replay could start from. Returns the first difference (position, JSON pointer, expected, found); no row means identical. Writes nothing.';
+COMMENT ON FUNCTION meshhook.verify_runs(jsonb, integer) IS
+'verify_run of the newest max_runs runs of your project that a filter finds; the filter is that of create_bulk_operation. No row: all of them replay. Reads each log whole.';
 COMMENT ON PROCEDURE meshhook.await_run(uuid, interval, text, jsonb) IS
 'Waits until a run has ended, or for the time given, and returns its status and output. Holds no snapshot while it waits. Call it outside a transaction block; 55000 with a HINT otherwise. P0002 if the run does not exist.';
 COMMENT ON PROCEDURE meshhook.wait_turn(uuid, integer) IS
@@ -328,9 +330,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'rotate_endpoint_secret', 'run_diff', 'run_filter', 'run_history', 'run_log', 'run_state', 'run_state_at',
         'run_status_after', 'run_timeline', 'safe_position', 'save_draft', 'search_runs', 'seek_consumer',
         'set_run_tags', 'signal_run', 'simulate_run', 'skip_node', 'start_run', 'status', 'stream_cardinal_id',
-        'stream_category', 'stream_id', 'stream_version', 'submit_event', 'tick',
-        'trigger_schedule', 'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow', 'verify_run',
-        'version', 'wait_append', 'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
+        'stream_category', 'stream_id', 'stream_version', 'submit_event', 'tick', 'trigger_schedule',
+        'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow', 'verify_run', 'verify_runs', 'version',
+        'wait_append', 'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
 $$;
 
 CREATE FUNCTION meshhook.grant_api(role regrole) RETURNS void

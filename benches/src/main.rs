@@ -1,12 +1,13 @@
 //! Benchmarks of meshhook on this machine, over the wire and durably.
 //!
 //! `meshhook-bench runs` (`make bench`) measures workflows, `meshhook-bench event-store` (`make bench-event-store`)
-//! the event store beside Message DB and beside a bare insert.
+//! the event store beside Message DB and beside a bare insert, `meshhook-bench replay` (`make bench-replay`) long logs.
 
 mod connection;
 mod event_store;
 mod machine;
 mod process;
+mod replay;
 mod report;
 mod runs;
 
@@ -27,12 +28,15 @@ enum Benchmark {
     Runs(runs::Options),
     /// The event store: appends beside Message DB and a bare insert, reads, waiting consumers, curves
     EventStore(event_store::Options),
+    /// Replaying a long log, and what snapshots cost
+    Replay(replay::Options),
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().benchmark {
         Benchmark::Runs(options) => runs::run(&options),
         Benchmark::EventStore(options) => event_store::run(&options),
+        Benchmark::Replay(options) => replay::run(&options),
     }
 }
 

@@ -97,3 +97,22 @@ BEGIN
     USING before_run, batch_size;
 END
 $$;
+
+-- Reads as the caller, so row policies hold.
+CREATE FUNCTION meshhook.verify_runs(filter jsonb DEFAULT '{}', max_runs integer DEFAULT 1000)
+RETURNS TABLE (run_id uuid, "position" bigint, path text, expected jsonb, found jsonb)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    IF max_runs IS NULL OR max_runs < 1 THEN
+        RAISE EXCEPTION 'max_runs must be 1 or more' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    RETURN QUERY EXECUTE format(
+        'SELECT r.run_id, d."position", d.path, d.expected, d.found
+         FROM (SELECT r.run_id FROM meshhook.run r
+               WHERE r.project_id = (SELECT meshhook.current_project_id()) AND %s ORDER BY r.run_id DESC LIMIT $1) r
+         CROSS JOIN LATERAL meshhook.verify_run(r.run_id) d',
+        meshhook.run_filter(filter))
+    USING max_runs;
+END
+$$;

@@ -1046,6 +1046,43 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/lib.rs:53
+-- requires:
+--   schema_leaves
+
+-- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
+-- pinned search_path, which would forbid that, and therefore qualify every name and operator.
+CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer)
+LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
+
+CREATE PROCEDURE meshhook.await_run(
+    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    left_ms integer := 0;
+BEGIN
+    IF timeout IS NULL THEN
+        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    LOOP
+        CALL meshhook.wait_turn(run, left_ms);
+        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
+        WHERE r.run_id OPERATOR(pg_catalog.=) run;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
+                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
+        END IF;
+        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
+        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
+            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
+        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
+    END LOOP;
+END
+$$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/lib.rs:65
 -- requires:
 --   message_store_functions
@@ -1466,43 +1503,6 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:53
--- requires:
---   schema_leaves
-
--- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
--- pinned search_path, which would forbid that, and therefore qualify every name and operator.
-CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer)
-LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
-
-CREATE PROCEDURE meshhook.await_run(
-    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
-LANGUAGE plpgsql AS $$
-DECLARE
-    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
-    left_ms integer := 0;
-BEGIN
-    IF timeout IS NULL THEN
-        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
-    END IF;
-    LOOP
-        CALL meshhook.wait_turn(run, left_ms);
-        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
-        WHERE r.run_id OPERATOR(pg_catalog.=) run;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
-                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
-        END IF;
-        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
-        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
-            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
-        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
-    END LOOP;
-END
-$$;
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/installation.rs:49
 -- meshhook::installation::activate
 CREATE  FUNCTION "activate"() RETURNS bool /* bool */
@@ -1589,7 +1589,7 @@ AS 'MODULE_PATHNAME', 'cancel_bulk_operation_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:117
+-- src/run/mod.rs:118
 -- meshhook::run::cancel_run
 CREATE  FUNCTION "cancel_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1726,7 +1726,7 @@ AS 'MODULE_PATHNAME', 'create_schedule_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/snapshot.rs:132
+-- src/run/snapshot.rs:144
 -- meshhook::run::snapshot::create_snapshot
 CREATE  FUNCTION "create_snapshot"(
 	"run" uuid /* Option < pgrx :: Uuid > */
@@ -1747,7 +1747,7 @@ AS 'MODULE_PATHNAME', 'current_project_id_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:187
+-- src/run/mod.rs:188
 -- meshhook::run::decide_approval
 CREATE  FUNCTION "decide_approval"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1925,7 +1925,7 @@ AS 'MODULE_PATHNAME', 'is_active_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:129
+-- src/run/mod.rs:130
 -- meshhook::run::kill_run
 CREATE  FUNCTION "kill_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2001,7 +2001,7 @@ AS 'MODULE_PATHNAME', 'pause_project_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:143
+-- src/run/mod.rs:144
 -- meshhook::run::pause_run
 CREATE  FUNCTION "pause_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2265,7 +2265,7 @@ AS 'MODULE_PATHNAME', 'resume_project_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:150
+-- src/run/mod.rs:151
 -- meshhook::run::resume_run
 CREATE  FUNCTION "resume_run"(
 	"run" uuid /* Option < pgrx :: Uuid > */
@@ -2356,7 +2356,7 @@ AS 'MODULE_PATHNAME', 'run_diff_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/read.rs:125
+-- src/run/read.rs:122
 -- meshhook::run::read::run_history
 CREATE  FUNCTION "run_history"(
 	"run" uuid, /* pgrx :: Uuid */
@@ -2400,7 +2400,7 @@ AS 'MODULE_PATHNAME', 'run_log_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/read.rs:93
+-- src/run/read.rs:90
 -- meshhook::run::read::run_state
 CREATE  FUNCTION "run_state"(
 	"run" uuid /* pgrx :: Uuid */
@@ -2688,6 +2688,51 @@ COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/lib.rs:86
+-- requires:
+--   views
+
+CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
+SELECT s.name,
+       w.name AS workflow,
+       s.version,
+       s.cron,
+       s.every,
+       s.anchor,
+       s.time_zone,
+       s.input,
+       s.overlap,
+       s.catch_up,
+       s.jitter,
+       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
+       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
+       s.last_time,
+       s.last_run_id,
+       r.status AS last_status,
+       (SELECT count(*) FROM meshhook.schedule_firing f
+        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
+          AND (SELECT run.finished_at IS NULL FROM meshhook.run
+               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
+       s.waiting,
+       s.missed,
+       s.skipped,
+       s.paused_at IS NOT NULL AS paused,
+       s.paused_at,
+       s.paused_by,
+       s.pause_reason,
+       s.created_at,
+       s.created_by
+FROM meshhook.schedule s
+JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
+LEFT JOIN LATERAL (
+    SELECT run.status FROM meshhook.run
+    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
+    OFFSET 0
+) r ON true;
+COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/lib.rs:102
 -- requires:
 --   views
@@ -2789,6 +2834,25 @@ BEGIN
             'started_after', search_runs.started_after, 'started_before', search_runs.started_before,
             'input', search_runs.input, 'error_class', search_runs.error_class)))
     USING before_run, batch_size;
+END
+$$;
+
+-- Reads as the caller, so row policies hold.
+CREATE FUNCTION meshhook.verify_runs(filter jsonb DEFAULT '{}', max_runs integer DEFAULT 1000)
+RETURNS TABLE (run_id uuid, "position" bigint, path text, expected jsonb, found jsonb)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    IF max_runs IS NULL OR max_runs < 1 THEN
+        RAISE EXCEPTION 'max_runs must be 1 or more' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    RETURN QUERY EXECUTE format(
+        'SELECT r.run_id, d."position", d.path, d.expected, d.found
+         FROM (SELECT r.run_id FROM meshhook.run r
+               WHERE r.project_id = (SELECT meshhook.current_project_id()) AND %s ORDER BY r.run_id DESC LIMIT $1) r
+         CROSS JOIN LATERAL meshhook.verify_run(r.run_id) d',
+        meshhook.run_filter(filter))
+    USING max_runs;
 END
 $$;
 /* </end connected objects> */
@@ -3095,51 +3159,6 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:86
--- requires:
---   views
-
-CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
-SELECT s.name,
-       w.name AS workflow,
-       s.version,
-       s.cron,
-       s.every,
-       s.anchor,
-       s.time_zone,
-       s.input,
-       s.overlap,
-       s.catch_up,
-       s.jitter,
-       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
-       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
-       s.last_time,
-       s.last_run_id,
-       r.status AS last_status,
-       (SELECT count(*) FROM meshhook.schedule_firing f
-        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
-          AND (SELECT run.finished_at IS NULL FROM meshhook.run
-               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
-       s.waiting,
-       s.missed,
-       s.skipped,
-       s.paused_at IS NOT NULL AS paused,
-       s.paused_at,
-       s.paused_by,
-       s.pause_reason,
-       s.created_at,
-       s.created_by
-FROM meshhook.schedule s
-JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
-LEFT JOIN LATERAL (
-    SELECT run.status FROM meshhook.run
-    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
-    OFFSET 0
-) r ON true;
-COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/run/replay.rs:239
 -- meshhook::run::replay::run_timeline
 CREATE  FUNCTION "run_timeline"(
@@ -3219,7 +3238,7 @@ AS 'MODULE_PATHNAME', 'set_run_tags_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:157
+-- src/run/mod.rs:158
 -- meshhook::run::signal_run
 CREATE  FUNCTION "signal_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -3502,8 +3521,8 @@ AS 'MODULE_PATHNAME', 'validate_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/read.rs:164
--- meshhook::run::read::verify_run
+-- src/run/verify.rs:19
+-- meshhook::run::verify::verify_run
 CREATE  FUNCTION "verify_run"(
 	"run" uuid /* pgrx :: Uuid */
 ) RETURNS TABLE (
@@ -3668,7 +3687,9 @@ COMMENT ON FUNCTION meshhook.create_snapshot(uuid) IS
 COMMENT ON FUNCTION meshhook.run_history(uuid, bigint, integer) IS
 'The events of a run after a position, in order, at most batch_size (1 to 100000). docs/events.md is the catalogue. P0002 if the run does not exist.';
 COMMENT ON FUNCTION meshhook.verify_run(uuid) IS
-'Replays a run from its first event, deciding everything again, and compares with the log, the run''s row, its jobs and its timers. Returns the first difference (position, JSON pointer, expected, found); no row means identical. Writes nothing.';
+'Replays a run from its first event, deciding everything again, and compares with the log, the run''s row, its jobs, its timers, and the snapshots a replay could start from. Returns the first difference (position, JSON pointer, expected, found); no row means identical. Writes nothing.';
+COMMENT ON FUNCTION meshhook.verify_runs(jsonb, integer) IS
+'verify_run of the newest max_runs runs of your project that a filter finds; the filter is that of create_bulk_operation. No row: all of them replay. Reads each log whole.';
 COMMENT ON PROCEDURE meshhook.await_run(uuid, interval, text, jsonb) IS
 'Waits until a run has ended, or for the time given, and returns its status and output. Holds no snapshot while it waits. Call it outside a transaction block; 55000 with a HINT otherwise. P0002 if the run does not exist.';
 COMMENT ON PROCEDURE meshhook.wait_turn(uuid, integer) IS
@@ -3910,9 +3931,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'rotate_endpoint_secret', 'run_diff', 'run_filter', 'run_history', 'run_log', 'run_state', 'run_state_at',
         'run_status_after', 'run_timeline', 'safe_position', 'save_draft', 'search_runs', 'seek_consumer',
         'set_run_tags', 'signal_run', 'simulate_run', 'skip_node', 'start_run', 'status', 'stream_cardinal_id',
-        'stream_category', 'stream_id', 'stream_version', 'submit_event', 'tick',
-        'trigger_schedule', 'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow', 'verify_run',
-        'version', 'wait_append', 'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
+        'stream_category', 'stream_id', 'stream_version', 'submit_event', 'tick', 'trigger_schedule',
+        'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow', 'verify_run', 'verify_runs', 'version',
+        'wait_append', 'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
 $$;
 
 CREATE FUNCTION meshhook.grant_api(role regrole) RETURNS void

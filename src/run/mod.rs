@@ -9,6 +9,7 @@ pub mod snapshot;
 pub mod start;
 pub mod tags;
 pub mod turn;
+mod verify;
 
 use meshhook_engine::definition::MAX_NAME_BYTES;
 use pgrx::prelude::*;

@@ -55,6 +55,17 @@ pub fn newest(wanted: &[(RunKey, u64)], latest: bool) -> HashMap<RunKey, Found> 
     found
 }
 
+/// Every snapshot of a run up to a position that a replay would start from, oldest first.
+pub fn usable(key: RunKey, until: u64) -> Vec<RunState> {
+    let stored = spi::read(
+        "SELECT project_id, run_id, position, state_version, state_hash, state FROM meshhook.snapshot
+         WHERE project_id = $1 AND run_id = $2 AND position <= $3 ORDER BY position",
+        &[arg(key.project), arg(key.run), arg(until.cast_signed())],
+        stored_row,
+    );
+    stored.into_iter().filter_map(|(_, snapshot)| snapshot.open().ok()).collect()
+}
+
 fn stored(wanted: &[(RunKey, u64)], latest: bool) -> Vec<(RunKey, Snapshot)> {
     static NEWEST: &str = "SELECT u.project_id, u.run_id, s.position, s.state_version, s.state_hash, s.state
          FROM unnest($1::integer[], $2::uuid[], $3::bigint[]) AS u (project_id, run_id, bound)
@@ -66,18 +77,19 @@ fn stored(wanted: &[(RunKey, u64)], latest: bool) -> Vec<(RunKey, Snapshot)> {
     let (projects, runs) = columns(&keys);
     let bounds: Vec<i64> = wanted.iter().map(|(_, bound)| bound.cast_signed()).collect();
     let args = [arg(projects), arg(runs), arg(bounds)];
-    let row = |row: &Row| {
-        let hash: Vec<u8> = row.must(5);
-        let snapshot = Snapshot {
-            position: row.must::<i64>(3).cast_unsigned(),
-            version: row.must::<i32>(4).cast_unsigned(),
-            // A hash of another length is nobody's.
-            hash: hash.try_into().unwrap_or_default(),
-            bytes: row.must(6),
-        };
-        (RunKey { project: row.must(1), run: row.must(2) }, snapshot)
+    if latest { spi::run(NEWEST, &args, stored_row) } else { spi::read(NEWEST, &args, stored_row) }
+}
+
+fn stored_row(row: &Row) -> (RunKey, Snapshot) {
+    let hash: Vec<u8> = row.must(5);
+    let snapshot = Snapshot {
+        position: row.must::<i64>(3).cast_unsigned(),
+        version: row.must::<i32>(4).cast_unsigned(),
+        // A hash of another length is nobody's.
+        hash: hash.try_into().unwrap_or_default(),
+        bytes: row.must(6),
     };
-    if latest { spi::run(NEWEST, &args, row) } else { spi::read(NEWEST, &args, row) }
+    (RunKey { project: row.must(1), run: row.must(2) }, snapshot)
 }
 
 fn report(key: RunKey, position: u64, why: &Unusable) {

@@ -445,7 +445,7 @@ fn a_wait_takes_answers_while_it_waits_and_is_past_after_its_end() {
     assert_eq!(stand(&run, "each/1/ok"), Standing::Ahead);
     run.fail("each/1/ask", r#"{"class":"gone","message":"x","retryable":false}"#);
     assert_eq!((run.status(), stand(&run, "each/1/ok")), (RunStatus::Failed, Standing::Past));
-    run.take(&Fact::Redrive(RunRedriven { reason: None, deadline: None }));
+    run.take(&Fact::Redrive(RunRedriven::default()));
     assert_eq!(stand(&run, "each/1/ok"), Standing::Ahead);
     run.verify();
 }

@@ -90,6 +90,19 @@ SELECT meshhook.run_state(:'run') ->> 'status' AS status;
 SELECT meshhook.create_snapshot(:'run') = :head AS mended;
 SELECT d.from_snapshot = :head AS from_head, d.ignored FROM pg_temp.debug(:'run', :head) d;
 
+\echo a snapshot that would be believed and says something else
+SELECT count(*) AS differences FROM meshhook.verify_run(:'run');
+UPDATE meshhook.snapshot s SET state = x.state, state_hash = sha256(int4send(s.state_version) || x.state)
+FROM (SELECT convert_to(regexp_replace(convert_from(state, 'UTF8'), '"seed":\d+', '"seed":1'), 'UTF8') AS state
+      FROM meshhook.snapshot WHERE run_id = :'run' AND position = :head) x
+WHERE run_id = :'run' AND position = :head;
+SELECT position = :head AS at_head, path, found FROM meshhook.verify_run(:'run');
+SELECT run_id = :'run' AS this, path FROM meshhook.verify_runs(jsonb_build_object('run_ids', jsonb_build_array(:'run')));
+SELECT count(*) FROM meshhook.verify_runs('{"status": ["canceled"]}');
+SELECT * FROM meshhook.verify_runs(max_runs => 0);
+DELETE FROM meshhook.snapshot WHERE run_id = :'run' AND position = :head;
+SELECT meshhook.create_snapshot(:'run') = :head AS mended;
+
 \echo snapshots of another engine, with a wrong hash, under a wrong position
 BEGIN;
 UPDATE meshhook.snapshot SET state_version = 999 WHERE run_id = :'run' AND position = :head;

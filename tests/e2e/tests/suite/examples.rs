@@ -97,6 +97,30 @@ impl World {
     }
 }
 
+/// Where `make golden` wants the logs; else nothing is kept.
+const GOLDEN: &str = "MESHHOOK_GOLDEN";
+
+/// Every run of the session's project: its definition, its log and the state it leads to.
+const HISTORIES: &str = r#"
+    SELECT jsonb_build_object('run', r.run_id, 'definition', v.definition,
+        'events', (SELECT jsonb_agg(jsonb_build_object('position', h.position, 'type', h.type, 'data', h.data,
+                       'at', to_char(h.time AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')) ORDER BY h.position)
+                   FROM meshhook.run_history(r.run_id, 0, 100000) h),
+        'state', meshhook.replay_run(r.run_id) -> 'state')::text
+    FROM meshhook.run r
+    JOIN meshhook.workflow_version v ON v.project_id = r.project_id AND v.version_id = r.version_id
+    WHERE r.position > 0 ORDER BY r.run_id"#;
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let (Some(folder), false) = (std::env::var_os(GOLDEN), std::thread::panicking()) else { return };
+        let runs: Vec<String> = self.app.rows(HISTORIES, &[]).iter().map(|row| row.get(0)).collect();
+        let name = std::thread::current().name().map_or_else(String::new, |name| name.replace("::", "."));
+        let file = Path::new(&folder).join(format!("{name}.json"));
+        fs::write(&file, format!("[\n{}\n]\n", runs.join(",\n"))).expect("the folder can be written");
+    }
+}
+
 /// Why a canceled run says that it was.
 #[track_caller]
 fn reason(session: &mut Session, id: Uuid) -> Value {
