@@ -21,9 +21,9 @@ pub static LEAF_DAYS: GucSetting<i32> = GucSetting::<i32>::new(7);
 static MAX_RUN_EVENTS: GucSetting<i32> = GucSetting::<i32>::new(50_000);
 
 /// `meshhook.snapshot_events`: how many events after the last snapshot call for the next one; 0: none do.
-static SNAPSHOT_EVENTS: GucSetting<i32> = GucSetting::<i32>::new(500);
+static SNAPSHOT_EVENTS: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 /// `meshhook.snapshot_bytes`: how many bytes of events after the last snapshot call for the next one; 0: none do.
-static SNAPSHOT_BYTES: GucSetting<i32> = GucSetting::<i32>::new(256 << 10);
+static SNAPSHOT_BYTES: GucSetting<i32> = GucSetting::<i32>::new(1 << 20);
 /// `meshhook.snapshots_kept`: how many snapshots of a run are kept.
 static SNAPSHOTS_KEPT: GucSetting<i32> = GucSetting::<i32>::new(2);
 

@@ -1,7 +1,8 @@
 //! Replay: what it costs to fold a long log, with and without snapshots, and what writing snapshots costs.
 //!
-//! The log is that of a real run: maps of inline nodes, moved by the orchestrator of a private cluster, durable. With
-//! and without snapshots are measured in turn, several times: what else the machine does hits both alike.
+//! The logs are those of real runs, moved by the orchestrator of a private cluster, durable: maps of inline nodes, whose
+//! state keeps what came out of every item, and loops of them, whose state keeps next to nothing. With and without
+//! snapshots are measured in turn, several times: what else the machine does hits both alike.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use crate::machine;
 use crate::report::{Report, Target, median, percentile};
 
-/// Items of one map: the most there may be.
+/// Items of one map, and iterations of one loop: the most there may be.
 const ITEMS: i64 = 10_000;
 /// Events of one item: begun, the node's, done.
 const ITEM_EVENTS: i64 = 3;
@@ -41,6 +42,7 @@ pub struct Options {
 /// Measures, prints the table and writes the file.
 pub fn run(options: &Options) -> Result<()> {
     let cluster = Cluster::builder()
+        .setting("shared_preload_libraries", "meshhook")
         .setting("meshhook.max_run_events", "0")
         .setting("shared_buffers", "256MB")
         .setting("log_min_messages", "warning")
@@ -49,21 +51,28 @@ pub fn run(options: &Options) -> Result<()> {
     let mut report = Report::default();
     machine::describe(&mut report, Some(cluster.dir()));
     let mut session = cluster.superuser("replay");
-    let measured = reading(options, &mut session, &mut report)
+    let measured = ["map", "repeat"]
+        .iter()
+        .try_for_each(|kind| reading(options, kind, &mut session, &mut report))
         .and_then(|()| writing(options, &cluster, &mut session, &mut report));
     measured.inspect_err(|_| machine::print_log_end(&cluster))?;
     report.finish(&options.output)
 }
 
-/// One map behind the other.
-fn definition(name: &str, maps: i64, items: i64) -> Value {
-    let map = |n: i64| {
-        json!({"id": format!("m{n}"), "type": "map", "with": {"items": format!("{{{{ [range({items})] }}}}"), "concurrency": 100,
-            "body": {"nodes": [{"id": format!("t{n}"), "type": "transform", "with": {"output": "{{ .index }}"}}]}}})
+/// One map or loop behind the other.
+fn definition(name: &str, kind: &str, many: i64, items: i64) -> Value {
+    let node = |n: i64| {
+        let body = json!({"nodes": [{"id": format!("t{n}"), "type": "transform", "with": {"output": "{{ .index }}"}}]});
+        let with = if kind == "map" {
+            json!({"items": format!("{{{{ [range({items})] }}}}"), "concurrency": 100, "body": body})
+        } else {
+            json!({"until": format!(".index >= {}", items - 1), "max_iterations": items, "body": body})
+        };
+        json!({"id": format!("n{n}"), "type": kind, "with": with})
     };
-    let edge = |n: i64| json!({"from": format!("m{n}"), "to": format!("m{}", n + 1)});
-    json!({"name": name, "nodes": (0..maps).map(map).collect::<Vec<_>>(),
-        "edges": (0..maps - 1).map(edge).collect::<Vec<_>>()})
+    let edge = |n: i64| json!({"from": format!("n{n}"), "to": format!("n{}", n + 1)});
+    json!({"name": name, "nodes": (0..many).map(node).collect::<Vec<_>>(),
+        "edges": (0..many - 1).map(edge).collect::<Vec<_>>()})
 }
 
 /// Starts runs and waits until all have succeeded.
@@ -82,13 +91,13 @@ fn finish(session: &mut Session, workflow: &str, runs: i32) -> Result<()> {
 }
 
 /// What a long log costs to read.
-fn reading(options: &Options, session: &mut Session, report: &mut Report) -> Result<()> {
-    let maps = (options.events / (ITEMS * ITEM_EVENTS)).max(1) + 1;
-    session.value::<i32>("SELECT meshhook.publish_workflow($1)", &[&definition("long", maps, ITEMS)]);
-    finish(session, "long", 1)?;
-    let run: uuid::Uuid = session.value("SELECT run_id FROM meshhook.runs WHERE workflow = 'long'", &[]);
+fn reading(options: &Options, kind: &str, session: &mut Session, report: &mut Report) -> Result<()> {
+    let many = (options.events / (ITEMS * ITEM_EVENTS)).max(1) + 1;
+    session.value::<i32>("SELECT meshhook.publish_workflow($1)", &[&definition(kind, kind, many, ITEMS)]);
+    finish(session, kind, 1)?;
+    let run: uuid::Uuid = session.value("SELECT run_id FROM meshhook.runs WHERE workflow = $1", &[&kind]);
     let events: i64 = session.value("SELECT position FROM meshhook.run WHERE run_id = $1", &[&run]);
-    report.number("replay.events", events as f64, "events");
+    report.number(format!("{kind}.events"), events as f64, "events");
 
     let mut rates = Vec::new();
     for _ in 0..options.calls.div_ceil(10) {
@@ -99,17 +108,17 @@ fn reading(options: &Options, session: &mut Session, report: &mut Report) -> Res
         let milliseconds = debug["duration_ms"].as_f64().unwrap_or(f64::INFINITY);
         rates.push(debug["events_applied"].as_f64().unwrap_or(0.0) * 1_000.0 / milliseconds);
     }
-    report.check("replay.from_zero", median(&rates), "events/s", Target::AtLeast(300_000.0));
+    report.check(format!("{kind}.replay_from_zero"), median(&rates), "events/s", Target::AtLeast(300_000.0));
 
     session.exec("DELETE FROM meshhook.snapshot");
-    report.number("run_state.without_snapshots_p50", call(session, run, 5).0, "ms");
+    report.number(format!("{kind}.run_state_without_snapshots_p50"), call(session, run, 5).0, "ms");
     session.value::<i64>("SELECT meshhook.create_snapshot($1)", &[&run]);
     let size: i32 =
         session.value("SELECT octet_length(state) FROM meshhook.snapshot WHERE run_id = $1", &[&run]);
-    report.number("snapshot.size", f64::from(size), "B");
+    report.number(format!("{kind}.snapshot"), f64::from(size), "B");
     let (p50, p99) = call(session, run, options.calls);
-    report.check("run_state.with_snapshots_p50", p50, "ms", Target::Below(10.0));
-    report.number("run_state.with_snapshots_p99", p99, "ms");
+    report.check(format!("{kind}.run_state_p50"), p50, "ms", Target::Below(10.0));
+    report.number(format!("{kind}.run_state_p99"), p99, "ms");
     let same = "SELECT meshhook.replay_run($1)::text = meshhook.replay_run($1, use_snapshots => false)::text";
     ensure!(
         session.value::<bool>(same, &[&run]),
@@ -133,20 +142,20 @@ fn call(session: &mut Session, run: uuid::Uuid, calls: usize) -> (f64, f64) {
 
 /// What snapshots cost the runs that get them.
 fn writing(options: &Options, cluster: &Cluster, session: &mut Session, report: &mut Report) -> Result<()> {
-    session.value::<i32>("SELECT meshhook.publish_workflow($1)", &[&definition("many", 1, 1_000)]);
-    finish(session, "many", 4)?;
+    session.value::<i32>("SELECT meshhook.publish_workflow($1)", &[&definition("many", "map", 1, ITEMS)]);
+    finish(session, "many", 1)?;
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for round in 0..options.rounds * 2 {
         // With, without, without, with, …: a trend of the machine hits both alike.
         let on = matches!(round % 4, 0 | 3);
-        for (setting, default) in [("snapshot_events", "500"), ("snapshot_bytes", "'256kB'")] {
+        for (setting, default) in [("snapshot_events", "5000"), ("snapshot_bytes", "'1MB'")] {
             let value = if on { default } else { "0" };
             session.exec(&format!("ALTER SYSTEM SET meshhook.{setting} = {value}"));
         }
         cluster.reload();
         std::thread::sleep(Duration::from_millis(300));
         let begun = Instant::now();
-        finish(session, "many", 12)?;
+        finish(session, "many", 6)?;
         let seconds = begun.elapsed().as_secs_f64();
         if on { &mut with } else { &mut without }.push(seconds);
     }
