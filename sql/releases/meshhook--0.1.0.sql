@@ -876,6 +876,43 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/lib.rs:53
+-- requires:
+--   schema_leaves
+
+-- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
+-- pinned search_path, which would forbid that, and therefore qualify every name and operator.
+CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer)
+LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
+
+CREATE PROCEDURE meshhook.await_run(
+    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    left_ms integer := 0;
+BEGIN
+    IF timeout IS NULL THEN
+        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    LOOP
+        CALL meshhook.wait_turn(run, left_ms);
+        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
+        WHERE r.run_id OPERATOR(pg_catalog.=) run;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
+                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
+        END IF;
+        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
+        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
+            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
+        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
+    END LOOP;
+END
+$$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/lib.rs:54
 -- requires:
 --   schema_leaves
@@ -954,43 +991,6 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE e.project_id = project AND e.global_position BETWEEN from_position AND to_position
       AND (wanted IS NULL OR e.type = ANY (wanted))
     ORDER BY e.global_position LIMIT most
-$$;
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:53
--- requires:
---   schema_leaves
-
--- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
--- pinned search_path, which would forbid that, and therefore qualify every name and operator.
-CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer)
-LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
-
-CREATE PROCEDURE meshhook.await_run(
-    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
-LANGUAGE plpgsql AS $$
-DECLARE
-    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
-    left_ms integer := 0;
-BEGIN
-    IF timeout IS NULL THEN
-        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
-    END IF;
-    LOOP
-        CALL meshhook.wait_turn(run, left_ms);
-        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
-        WHERE r.run_id OPERATOR(pg_catalog.=) run;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
-                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
-        END IF;
-        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
-        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
-            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
-        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
-    END LOOP;
-END
 $$;
 /* </end connected objects> */
 
@@ -2511,6 +2511,7 @@ SELECT e.run_id,
        max(e.data ->> 'kind') AS kind,
        CASE (array_agg(e.type ORDER BY e."position" DESC))[1]
            WHEN 'node.succeeded' THEN 'succeeded'
+           WHEN 'node.overridden' THEN 'succeeded'
            WHEN 'node.failed' THEN 'failed'
            WHEN 'node.skipped' THEN 'skipped'
            WHEN 'node.retry_scheduled' THEN 'retrying'
@@ -2521,13 +2522,16 @@ SELECT e.run_id,
        END AS status,
        max((e.data ->> 'attempt')::integer) AS attempts,
        min(e.created_at) FILTER (WHERE e.type IN ('node.scheduled', 'node.entered')) AS scheduled_at,
-       max(e.created_at) FILTER (WHERE e.type IN ('node.succeeded', 'node.failed', 'node.skipped')) AS finished_at,
-       max(e.created_at) FILTER (WHERE e.type IN ('node.succeeded', 'node.failed'))
+       max(e.created_at) FILTER (WHERE e.type IN ('node.succeeded', 'node.overridden', 'node.failed', 'node.skipped'))
+           AS finished_at,
+       max(e.created_at) FILTER (WHERE e.type IN ('node.succeeded', 'node.overridden', 'node.failed'))
            - min(e.created_at) FILTER (WHERE e.type IN ('node.scheduled', 'node.entered')) AS duration,
-       (array_agg(e.data -> 'output' ORDER BY e."position" DESC) FILTER (WHERE e.type = 'node.succeeded'))[1] AS output,
+       (array_agg(e.data -> 'output' ORDER BY e."position" DESC)
+           FILTER (WHERE e.type IN ('node.succeeded', 'node.overridden')))[1] AS output,
        (array_agg(e.data -> 'error' ORDER BY e."position" DESC) FILTER (WHERE e.data ? 'error'))[1] AS error
 FROM meshhook.run_event e
-WHERE e.data ? 'node'
+-- A signal for one node comes before the node or while it waits.
+WHERE e.data ? 'node' AND e.type <> 'signal.received'
 GROUP BY e.project_id, e.run_id, e.data ->> 'node';
 COMMENT ON VIEW meshhook.run_steps IS 'Each node of your runs that has an event: status, attempts, times, output, last error. Name a run_id in WHERE.';
 
@@ -2615,7 +2619,7 @@ CROSS JOIN LATERAL (
             AND NOT EXISTS (
                 SELECT FROM meshhook.run_event later
                 WHERE later.project_id = e.project_id AND later.run_id = e.run_id AND later."position" > e."position"
-                  AND later.type IN ('node.succeeded', 'node.failed') AND later.data -> 'node' = e.data -> 'node'))
+                  AND later.type IN ('node.succeeded', 'node.overridden', 'node.failed') AND later.data -> 'node' = e.data -> 'node'))
 ) why;
 COMMENT ON VIEW meshhook.stuck_runs IS 'Runs of your project that do not move although they could, with the reason and the way out.';
 

@@ -63,6 +63,7 @@ SELECT e.run_id,
        max(e.data ->> 'kind') AS kind,
        CASE (array_agg(e.type ORDER BY e."position" DESC))[1]
            WHEN 'node.succeeded' THEN 'succeeded'
+           WHEN 'node.overridden' THEN 'succeeded'
            WHEN 'node.failed' THEN 'failed'
            WHEN 'node.skipped' THEN 'skipped'
            WHEN 'node.retry_scheduled' THEN 'retrying'
@@ -73,13 +74,16 @@ SELECT e.run_id,
        END AS status,
        max((e.data ->> 'attempt')::integer) AS attempts,
        min(e.created_at) FILTER (WHERE e.type IN ('node.scheduled', 'node.entered')) AS scheduled_at,
-       max(e.created_at) FILTER (WHERE e.type IN ('node.succeeded', 'node.failed', 'node.skipped')) AS finished_at,
-       max(e.created_at) FILTER (WHERE e.type IN ('node.succeeded', 'node.failed'))
+       max(e.created_at) FILTER (WHERE e.type IN ('node.succeeded', 'node.overridden', 'node.failed', 'node.skipped'))
+           AS finished_at,
+       max(e.created_at) FILTER (WHERE e.type IN ('node.succeeded', 'node.overridden', 'node.failed'))
            - min(e.created_at) FILTER (WHERE e.type IN ('node.scheduled', 'node.entered')) AS duration,
-       (array_agg(e.data -> 'output' ORDER BY e."position" DESC) FILTER (WHERE e.type = 'node.succeeded'))[1] AS output,
+       (array_agg(e.data -> 'output' ORDER BY e."position" DESC)
+           FILTER (WHERE e.type IN ('node.succeeded', 'node.overridden')))[1] AS output,
        (array_agg(e.data -> 'error' ORDER BY e."position" DESC) FILTER (WHERE e.data ? 'error'))[1] AS error
 FROM meshhook.run_event e
-WHERE e.data ? 'node'
+-- A signal for one node comes before the node or while it waits.
+WHERE e.data ? 'node' AND e.type <> 'signal.received'
 GROUP BY e.project_id, e.run_id, e.data ->> 'node';
 COMMENT ON VIEW meshhook.run_steps IS 'Each node of your runs that has an event: status, attempts, times, output, last error. Name a run_id in WHERE.';
 
@@ -167,7 +171,7 @@ CROSS JOIN LATERAL (
             AND NOT EXISTS (
                 SELECT FROM meshhook.run_event later
                 WHERE later.project_id = e.project_id AND later.run_id = e.run_id AND later."position" > e."position"
-                  AND later.type IN ('node.succeeded', 'node.failed') AND later.data -> 'node' = e.data -> 'node'))
+                  AND later.type IN ('node.succeeded', 'node.overridden', 'node.failed') AND later.data -> 'node' = e.data -> 'node'))
 ) why;
 COMMENT ON VIEW meshhook.stuck_runs IS 'Runs of your project that do not move although they could, with the reason and the way out.';
 

@@ -47,22 +47,31 @@ pub fn fill(
     input: RawJsonb,
 ) -> Result<RawJsonb, SecretError> {
     let Some((seed, scheduled_at)) = origin(project, run, sender) else { bug("a claimed job has no origin") };
-    let key = signing_key()?;
+    let mut fault = None;
     let base = guc::public_url().unwrap_or_default();
     let sender = sender.rsplit('/').next().unwrap_or(sender);
     let expires_at = scheduled_at / 1_000_000 + guc::resume_url_lifetime();
+    // The key is wanted only for a placeholder that is one: anybody may write something like it.
     let filled = resume::fill(&input.text(), seed, |node| {
         let (node, sender) = (node.to_owned(), sender.to_owned());
         let token = Token { project, run, node, sender, expires_at };
-        format!("{base}/resume/{}", token.sign(&key))
+        match signing_key() {
+            Ok(key) => format!("{base}/resume/{}", token.sign(&key)),
+            Err(error) => {
+                fault.get_or_insert(error);
+                String::new()
+            }
+        }
     });
-    Ok(RawJsonb::of_text(&filled))
+    fault.map_or_else(|| Ok(RawJsonb::of_text(&filled)), Err)
 }
 
-/// The seed of a job's run, and when its node was scheduled first, in microseconds since 1970.
+/// The seed of a job's run, and when its node was scheduled first, in microseconds since 1970; in a fork that may be a
+/// copied event, and its own time begins with it.
 fn origin(project: Project, run: pgrx::Uuid, node: &str) -> Option<(u64, i64)> {
     spi::run_one(
-        "SELECT (s.data ->> 'seed')::bigint, e.created_at FROM meshhook.job j
+        "SELECT (s.data ->> 'seed')::bigint, greatest(e.created_at, r.created_at) FROM meshhook.job j
+         JOIN meshhook.run r ON r.project_id = j.project_id AND r.run_id = j.run_id
          JOIN meshhook.run_event s ON s.project_id = j.project_id AND s.run_id = j.run_id AND s.position = 1
          JOIN meshhook.run_event e ON e.project_id = j.project_id AND e.run_id = j.run_id AND e.position = j.input_position
          WHERE j.project_id = $1 AND j.run_id = $2 AND j.node = $3",

@@ -69,6 +69,16 @@ pub fn line(event: &Event) -> Line {
         Event::RunRedriven(redriven) => {
             of_run(warning, because("goes on after its end", redriven.reason.as_deref()))
         }
+        Event::RunEdited(edited) => {
+            let outputs = edited.outputs.keys().map(|path| format!("the output of {path}"));
+            let what: Vec<String> =
+                edited.vars.iter().map(|_| "variables".to_owned()).chain(outputs).collect();
+            of_run(warning, because(&format!("edited {}", what.join(", ")), edited.reason.as_deref()))
+        }
+        Event::RunForked(forked) => {
+            let what = format!("goes its own way; what came before is of run {}", forked.run);
+            of_run(warning, because(&what, forked.reason.as_deref()))
+        }
         Event::RunSucceeded(_) => of_run(info, "succeeded".to_owned()),
         Event::RunFailed(failed) => of_run(error, format!("failed: {}", told(&failed.error))),
         Event::RunCanceled(end) => of_run(warning, because("canceled", end.reason.as_deref())),
@@ -115,6 +125,11 @@ fn of_node(event: &Event) -> Line {
             at(&failed.node, level, failed.attempt, format!("failed{port}: {}", told(&failed.error)))
         }
         Event::NodeSkipped(skipped) => at(&skipped.node, info, None, "skipped".to_owned()),
+        Event::NodeOverridden(by_hand) => {
+            let port = by_hand.port.as_ref().map_or_else(String::new, |port| format!(", port {port}"));
+            let message = because(&format!("settled by hand{port}"), by_hand.reason.as_deref());
+            at(&by_hand.node, warning, None, message)
+        }
         Event::ApprovalGiven(given) => {
             let what = if given.approved { "approved" } else { "rejected" };
             at(&given.node, info, None, format!("{what} by {}", given.by))
@@ -204,7 +219,7 @@ mod tests {
         // Data that fits every type.
         let data = r#"{"workflow":"w","version":1,"input":1,"seed":1,"trigger":{},"node":"n","kind":"task","attempt":1,
             "index":0,"output":1,"error":{},"due_at":"2026-01-01T00:00:00Z","name":"s","payload":1,"approved":true,
-            "by":"ann","data":{},"status":200,"outcome":"failed","child":{"run":"r","workflow":"w","depth":1}}"#;
+            "by":"ann","data":{},"status":200,"run":"r","outcome":"failed","child":{"run":"r","workflow":"w","depth":1}}"#;
         for (kind, _) in EVENT_TYPES {
             let event = Event::from_parts(kind, data).unwrap();
             assert_ne!(line(&event).message, *kind);

@@ -54,7 +54,7 @@ pub struct Cut<'a> {
 }
 
 /// Where a copy of a run may begin to go its own way: the last position up to `until` between two facts, at least
-/// that after the first. Without a bound the last one before the run ended or began to be undone.
+/// that after the first. Without a bound the last one at which the run had not ended and was not being undone.
 ///
 /// # Errors
 /// The log differs from the rules before that.
@@ -73,7 +73,8 @@ pub fn boundary<'a>(
         if !is_beyond || found == 0 {
             found = state.position;
         }
-        !is_beyond
+        // A run that ended may have gone on since.
+        until.is_none() || !is_beyond
     })?;
     Ok(Cut { position: found, run: Forks::of(log).decider(found).unwrap_or(run) })
 }

@@ -561,7 +561,7 @@ impl RunState {
         for (path, output) in outputs {
             if self.nodes.get(path).is_some_and(|node| node.status != NodeStatus::Succeeded) {
                 let node = self.settle(path, NodeStatus::Succeeded, at);
-                (node.port, node.error) = (Some(Arc::from(OUT)), None);
+                (node.port, node.error, node.scope) = (Some(Arc::from(OUT)), None, None);
             }
             if let Some(node) = self.nodes.get_mut(path) {
                 node.output = Some(output.clone());
@@ -583,6 +583,10 @@ impl RunState {
         if let Some(input) = &forked.input {
             self.input = input.clone();
         }
+        // What was reported to the other run, and its timers, are not this one's: it makes its own attempts.
+        self.deferred.retain(|fact| {
+            !matches!(&*fact.kind, "job.completed" | "job.failed" | "child.ended" | "timer.due")
+        });
         // Whoever started the other run waits for that one.
         if let Some(parent) = &mut self.parent {
             parent.detached = true;
@@ -611,7 +615,7 @@ impl RunState {
                 None => {}
             }
         }
-        for path in &redriven.again {
+        for path in redriven.again.iter().filter(|path| !redriven.outputs.contains_key(*path)) {
             self.nodes.remove(path);
             self.open.remove(path);
             self.forget_within(&format!("{path}/"));
@@ -714,6 +718,15 @@ impl RunState {
             let items = node.scope.as_ref().and_then(|scope| scope.items.as_ref()).map_or(0, Json::byte_size);
             256 + node.output.as_ref().map_or(0, Json::byte_size) + results + items
         };
-        512 + self.input.byte_size() + self.nodes.values().map(node).sum::<usize>()
+        let signals: usize = self.signals.iter().map(|signal| 128 + signal.payload.byte_size()).sum();
+        let deferred: usize = self.deferred.iter().map(|fact| 128 + fact.data.byte_size()).sum();
+        let kept = self.output.iter().chain(&self.vars).map(Json::byte_size).sum::<usize>();
+        let ids = 64 * self.signal_ids.len();
+        512 + self.input.byte_size()
+            + self.nodes.values().map(node).sum::<usize>()
+            + signals
+            + deferred
+            + kept
+            + ids
     }
 }

@@ -53,12 +53,14 @@ impl Timeline {
             Event::NodeEntered(new) => self.begin(position, &new.node, Some(&new.kind), None, at),
             Event::NodeRetryScheduled(retry) => self.close(&retry.node, at, "retried"),
             Event::NodeSucceeded(done) => self.settle(position, &done.node, at, "succeeded"),
+            Event::NodeOverridden(by_hand) => self.settle(position, &by_hand.node, at, "succeeded"),
             Event::NodeFailed(failed) => self.settle(position, &failed.node, at, "failed"),
             Event::NodeSkipped(skipped) => self.settle(position, &skipped.node, at, "skipped"),
             _ => {}
         }
         match &recorded.event {
             Event::NodeFailed(failed) => self.cancel_within(&format!("{}/", failed.node), at),
+            Event::NodeOverridden(by_hand) => self.cancel_within(&format!("{}/", by_hand.node), at),
             Event::ItemSucceeded(item) => self.cancel_within(&path::item(&item.node, item.index), at),
             Event::ItemFailed(item) => self.cancel_within(&path::item(&item.node, item.index), at),
             Event::RunUnwinding(_) => self.cancel_within("", at),
@@ -82,6 +84,8 @@ impl Timeline {
         attempt: Option<u32>,
         at: Timestamp,
     ) {
+        // In a fork an attempt that was under way is made anew.
+        self.close(node, at, "canceled");
         self.open.insert(Arc::clone(node), self.spans.len());
         let (node, kind) = (Arc::clone(node), kind.cloned());
         self.spans.push(Span {

@@ -185,6 +185,39 @@ fn a_run_goes_on_with_an_output_given_by_hand() {
 }
 
 #[test]
+fn an_answer_that_was_given_does_not_stop_a_run_that_goes_on_from_before_it() {
+    let definition = r#"{"name":"w","nodes":[{"id":"check","type":"task"},{"id":"answer","type":"respond","with":{"body":1}},
+        {"id":"work","type":"task","retry":{"max_attempts":1}}],
+        "edges":[{"from":"check","to":"answer"},{"from":"answer","to":"work"}]}"#;
+    let mut run = Sim::start(definition, "1");
+    run.complete("check", "1");
+    run.fail("work", r#""no""#);
+    run.take(&from("check"));
+    run.complete("check", "2");
+    run.complete("work", "3");
+    assert_eq!((run.status(), run.events_of("run.responded")), (RunStatus::Succeeded, 1));
+    run.verify();
+}
+
+#[test]
+fn an_output_given_by_hand_is_kept_although_its_node_follows_from_another() {
+    let mut run = Sim::start(CHAIN, "1");
+    run.complete("aside", "0");
+    run.complete("a", "1");
+    run.fail("b", r#""no""#);
+    let outputs = [(Arc::from("b"), json("7"))].into_iter().collect();
+    run.take(&Fact::Redrive(RunRedriven { outputs, from: Some("a".into()), ..RunRedriven::default() }));
+    assert_eq!((run.open(), run.input_of("c")), (vec!["a", "c"], r#""1-7""#.into()));
+    run.cancel(None);
+    let outputs = [(Arc::from("each/0/x"), json("7"))].into_iter().collect();
+    let in_body = Fact::Redrive(RunRedriven { outputs, ..RunRedriven::default() });
+    assert!(refused(&mut run, &in_body).contains("stands in a body"));
+    let vars = Fact::Redrive(RunRedriven { vars: Some(json("[1]")), ..RunRedriven::default() });
+    assert_eq!(refused(&mut run, &vars), "variables are an object");
+    run.verify();
+}
+
+#[test]
 fn a_run_that_was_undone_does_not_go_on_from_a_node() {
     let definition = r#"{"name":"w","nodes":[
         {"id":"pay","type":"task","compensate":{"type":"task"}},{"id":"ship","type":"task","retry":{"max_attempts":1}}],
@@ -218,6 +251,32 @@ fn a_fork_begins_anew_what_was_under_way() {
     // A fork of a fork.
     run.fork(Some(3), None);
     assert_eq!(run.open(), ["a", "aside"]);
+    run.verify();
+}
+
+#[test]
+fn a_fork_of_a_run_that_went_on_after_its_end_is_cut_where_it_stands() {
+    let mut run = Sim::start(CHAIN, "1");
+    run.fail("a", r#""no""#);
+    run.take(&Fact::Redrive(RunRedriven::default()));
+    run.complete("a", "1");
+    run.fork(None, None);
+    assert_eq!(run.open(), ["aside", "b"], "what was done since is not done again");
+    run.verify();
+}
+
+#[test]
+fn a_fork_of_a_paused_run_leaves_behind_what_was_reported_to_the_other() {
+    let mut run = Sim::start(CHAIN, "1");
+    run.take(&Fact::Pause(RunPaused::default()));
+    run.fail("a", r#""no""#);
+    run.signal("kept", "1");
+    run.fork(None, None);
+    assert_eq!(run.state.deferred.len(), 1, "a signal is no report");
+    run.take(&Fact::Resume(RunResumed {}));
+    assert_eq!((run.status(), run.open()), (RunStatus::Running, vec!["a", "aside"]));
+    run.complete("a", "1");
+    assert_eq!(run.open(), ["aside", "b"]);
     run.verify();
 }
 

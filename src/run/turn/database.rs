@@ -1,6 +1,7 @@
 //! Work that the database does itself, in a turn of the run: functions that `sql` nodes call, messages that `emit`
 //! nodes append. What it does and the event that says so are one commit.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use meshhook_engine::fact::{Fact, JobCompleted, JobFailed};
@@ -100,6 +101,17 @@ fn emit(project: i32, input: &Json) -> Option<Result<Json, Fault>> {
     })
 }
 
+thread_local! {
+    /// Whether a turn of this process is calling a user's function.
+    static CALLING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a turn of this process is calling a user's function: that turn has the run's row and a state of its own, and
+/// what a turn within did to the run would be written over.
+pub(super) fn is_calling() -> bool {
+    CALLING.get()
+}
+
 /// Calls the function of an `sql` node as the role that published the workflow, or the one it names.
 fn call(run: &LockedRun, job: &JobOrigin, input: &Json) -> Result<Json, Fault> {
     let role = role(run, input)?;
@@ -107,7 +119,9 @@ fn call(run: &LockedRun, job: &JobOrigin, input: &Json) -> Result<Json, Fault> {
     let statement = format!("SELECT ({}($1))::text", quoted(function));
     let argument = input.get("argument").map_or_else(|| "null".to_owned(), Json::to_string);
     let limit = job.timeout_ms.map_or(DEFAULT_LIMIT, Duration::from_millis);
+    CALLING.set(true);
     let output = subtransaction::attempt_within(limit, || as_role(role, || execute(&statement, &argument)));
+    CALLING.set(false);
     let output = output.map_err(|caught| match caught.sqlstate {
         PgSqlErrorCode::ERRCODE_QUERY_CANCELED => {
             ("timeout".to_owned(), format!("{function} took longer than {} ms", limit.as_millis()))

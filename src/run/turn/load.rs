@@ -104,8 +104,12 @@ pub(super) fn fire_due(scope: Option<i32>, now: i64) -> bool {
 ///
 /// A run held by an open transaction elsewhere is left out of the next page, however many of its facts lie
 /// in front.
-pub(super) fn pick(scope: Option<i32>, batch: usize, given_up: &HashSet<RunKey>) -> (Vec<LockedRun>, bool) {
-    let mut refused: Vec<pgrx::Uuid> = given_up.iter().map(|key| key.run).collect();
+pub(super) fn pick<'a>(
+    scope: Option<i32>,
+    batch: usize,
+    left_alone: impl Iterator<Item = &'a RunKey>,
+) -> (Vec<LockedRun>, bool) {
+    let mut refused: Vec<pgrx::Uuid> = left_alone.map(|key| key.run).collect();
     let mut passed_over = false;
     for _ in 0..MAX_PAGES {
         let mut seen: HashSet<RunKey> = HashSet::new();

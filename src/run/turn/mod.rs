@@ -100,6 +100,8 @@ pub struct Turns {
     cursor: flow::Cursor,
     /// Whether the last look at the inbox met a run that another session holds.
     passed_over: bool,
+    /// Runs something of which another session holds; left alone until there is nothing else to do.
+    held: HashSet<RunKey>,
     /// How often a run failed alone.
     strikes: HashMap<RunKey, u32>,
 }
@@ -126,6 +128,7 @@ impl Turns {
             slots_freed: false,
             cursor: flow::Cursor::default(),
             passed_over: false,
+            held: HashSet::new(),
             strikes: HashMap::new(),
         }
     }
@@ -173,7 +176,7 @@ impl Turns {
             if unbegun::join_start(&mut work) {
                 self.move_run(work, now, &mut out);
             } else {
-                self.passed_over = true;
+                self.held.insert(work.run.key);
             }
         }
         write::all(&mut out);
@@ -192,7 +195,8 @@ impl Turns {
         if let Some(key) = self.suspects.front().or(self.solo.front()) {
             return load::lock(&[*key]);
         }
-        let (locked, passed_over) = load::pick(self.scope, batch, &self.given_up);
+        let left_alone = self.given_up.iter().chain(&self.held);
+        let (locked, passed_over) = load::pick(self.scope, batch, left_alone);
         self.passed_over = passed_over;
         locked
     }
@@ -232,7 +236,9 @@ impl Turns {
             return out.consumed.extend(facts.iter().map(|fact| fact.inbox_id));
         };
         let mut moved = Moved::new(&run, held, out);
-        self.passed_over |= moved.take(facts, now, out);
+        if moved.take(facts, now, out) {
+            self.held.insert(run.key);
+        }
         self.staged.push((run.key, moved.settle(out)));
     }
 
@@ -306,9 +312,11 @@ impl Turns {
 
     /// When the next timer or schedule is due or the next lease runs out, in microseconds since 2000.
     ///
-    /// Now, where a run with facts was held by another session: nothing tells when it lets go.
+    /// Now, where a run with facts, or something of it, was held by another session: nothing tells when it lets go.
     pub fn next_due(&mut self) -> Option<i64> {
-        let held = self.passed_over.then(random::now_micros);
+        let any_held = self.passed_over || !self.held.is_empty();
+        self.held.clear();
+        let held = any_held.then(random::now_micros);
         let bulk = bulk::is_under_way(self.scope).then_some(self.next_due_check);
         let due = load::next_due()
             .into_iter()

@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use serde_json::json;
 
 use super::batch::Batch;
-use super::{Moved, RunKey, Turns, load, unbegun, write};
+use super::{Moved, RunKey, Turns, database, load, unbegun, write};
 use crate::error::{bug, refuse, unknown_run};
 use crate::owner::Role;
 use crate::{random, shmem};
@@ -18,8 +18,16 @@ use crate::{random, shmem};
 ///
 /// Answers with the state after it. Waits for a turn in progress, and until the commit no other turn takes the run. What is due of a user's function is
 /// left to the orchestrator, which runs it alone. Raises P0002 for an unknown run, 55000 where the fact would change
-/// nothing.
+/// nothing, or the caller is a function that a turn is calling: that turn has a state of its own.
 pub fn submit(key: RunKey, fact: &Fact, actor: Role) -> RunState {
+    if database::is_calling() {
+        refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "a function of an sql node cannot change runs at once",
+        )
+        .hint("signal_run and enqueue_event tell a run something for its next turn.")
+        .raise();
+    }
     let Some(run) = load::wait_for(key) else { unknown_run(key.run).raise() };
     let mut turns = Turns::of(Some(key.project));
     // Also of a run that is over: it is to be known how it stands.
@@ -35,7 +43,7 @@ pub fn submit(key: RunKey, fact: &Fact, actor: Role) -> RunState {
     let load::Work { run, held, facts } = work;
     let now = random::now_micros();
     let mut moved = Moved::new(&run, held.unwrap_or_default(), &out);
-    let any_held = moved.take(facts, now, &mut out);
+    moved.take(facts, now, &mut out);
     let is_over = moved.state.status.is_terminal() && !matches!(fact, Fact::Redrive(_));
     let reason = is_over.then(|| "the run has ended".to_owned());
     if let Some(reason) = reason.or_else(|| refusal(&moved.workflow, &moved.state, fact)) {
@@ -50,9 +58,8 @@ pub fn submit(key: RunKey, fact: &Fact, actor: Role) -> RunState {
     for run in &out.ended {
         shmem::notify_run_on_commit(run.as_bytes());
     }
-    // Work of the database, slots that were freed, and what was left here are the orchestrator's.
-    if any_held || !turns.solo.is_empty() || !out.database.node.is_empty() || !out.ended.is_empty() {
-        shmem::wake_on_commit();
-    }
+    // Work of the database, other runs that hear of it, slots that were freed, and what was left here are the
+    // orchestrator's.
+    shmem::wake_on_commit();
     state
 }

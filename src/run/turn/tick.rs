@@ -2,7 +2,7 @@
 
 use pgrx::prelude::*;
 
-use super::Turns;
+use super::{Turns, database};
 use crate::error::{bad_parameter, refuse};
 use crate::owner::as_owner;
 use crate::subtransaction::attempt;
@@ -15,6 +15,13 @@ fn tick(batch_size: default!(i32, 512)) -> i32 {
     let Some(batch) = usize::try_from(batch_size).ok().filter(|n| (1..=10_000).contains(n)) else {
         bad_parameter("batch_size must be from 1 to 10000").raise()
     };
+    if database::is_calling() {
+        refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "a function of an sql node cannot take a turn",
+        )
+        .raise();
+    }
     as_owner(|caller| {
         if !installation::active() {
             refuse(PgSqlErrorCode::ERRCODE_WARNING, "this database is a dormant copy: no turn was taken")

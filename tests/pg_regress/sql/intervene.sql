@@ -54,6 +54,8 @@ FROM meshhook.timer WHERE run_id = :'run' ORDER BY node;
 SELECT node FROM meshhook.timer WHERE run_id = :'run' ORDER BY node;
 SELECT meshhook.skip_node(:'run', 'c', '{"ok": true}', reason => 'they phoned') ->> 'output' AS output;
 SELECT node FROM meshhook.timer WHERE run_id = :'run';
+SELECT node, status, output, finished_at IS NOT NULL AS finished FROM meshhook.run_steps WHERE run_id = :'run' ORDER BY node;
+SELECT node, attempt, level, message FROM meshhook.run_log(:'run') WHERE level = 'warning';
 SELECT position, type, data ->> 'reason' AS reason, metadata ->> 'actor' IS NOT NULL AS actor
 FROM meshhook.run_history(:'run') ORDER BY position;
 SELECT count(*) AS differences FROM meshhook.verify_run(:'run');

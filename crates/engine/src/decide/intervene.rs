@@ -51,8 +51,14 @@ fn refuse_redrive(workflow: &Workflow, state: &RunState, redrive: &RunRedriven) 
             return Some(format!("node \"{from}\" has not been reached"));
         }
     }
+    if let Some(path) = redrive.outputs.keys().find(|path| path.contains('/')) {
+        return Some(format!("node \"{path}\" stands in a body, and that is done anew as a whole"));
+    }
     if let Some(path) = redrive.outputs.keys().find(|path| !state.nodes.contains_key(*path)) {
         return Some(format!("node \"{path}\" has not been reached"));
+    }
+    if let Some(reason) = refuse_vars(redrive.vars.as_ref()) {
+        return Some(reason);
     }
     let has_cause = redrive.from.is_some() || !redrive.outputs.is_empty() || !state.broken().is_empty();
     (!has_cause).then(|| "nothing in the run failed or was canceled".to_owned())
@@ -66,12 +72,16 @@ fn was_terminated(workflow: &Workflow, state: &RunState) -> bool {
     nodes.any(|(path, node)| node.status == NodeStatus::Succeeded && ends(path))
 }
 
+fn refuse_vars(vars: Option<&Json>) -> Option<String> {
+    vars.is_some_and(|vars| !matches!(vars, Json::Obj(_))).then(|| "variables are an object".to_owned())
+}
+
 fn refuse_edit(state: &RunState, edit: &RunEdited) -> Option<String> {
     if edit.vars.is_none() && edit.outputs.is_empty() {
         return Some("there is nothing to change".to_owned());
     }
-    if edit.vars.as_ref().is_some_and(|vars| !matches!(vars, Json::Obj(_))) {
-        return Some("variables are an object".to_owned());
+    if let Some(reason) = refuse_vars(edit.vars.as_ref()) {
+        return Some(reason);
     }
     edit.outputs.keys().find_map(|path| match state.nodes.get(path).map(|node| node.status) {
         Some(NodeStatus::Succeeded) => None,

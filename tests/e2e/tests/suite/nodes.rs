@@ -64,6 +64,55 @@ fn a_function_that_takes_too_long_or_breaks_a_deferred_rule_fails_its_node_and_n
 }
 
 #[test]
+fn a_function_that_a_turn_calls_takes_no_turn_itself() {
+    for db in [Database::preloaded("sql_meddles"), Database::plain("sql_meddles")] {
+        let (mut app, mut admin) = (db.app(), db.admin());
+        stock(&mut admin);
+        admin.exec(
+            "CREATE FUNCTION app.meddle(a jsonb) RETURNS jsonb LANGUAGE sql
+                 AS 'SELECT meshhook.submit_event((a ->> ''n'')::uuid, ''x'')';
+             CREATE FUNCTION app.turn(a jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT to_jsonb(meshhook.tick())'",
+        );
+        for function in ["app.meddle", "app.turn"] {
+            let mut definition = sql(function);
+            definition["nodes"][0]["with"]["input"]["n"] = json!("{{ .run.id }}");
+            publish(&mut app, &definition);
+            let run = start(&mut app, "w", &json!({}));
+            tick(&mut app);
+            assert_eq!(ended(&mut app, run).error.expect("it failed")["class"], "sql.55000");
+        }
+    }
+}
+
+#[test]
+fn what_follows_from_a_decision_at_once_is_not_left_lying() {
+    let db = Database::preloaded("at_once");
+    let mut app = db.app();
+    publish(
+        &mut app,
+        &json!({"name": "child", "nodes": [{"id": "x", "type": "transform", "with": {"output": 1}}]}),
+    );
+    publish(
+        &mut app,
+        &json!({"name": "parent", "nodes": [{"id": "ask", "type": "wait", "with": {"signal": "go"}},
+            {"id": "sub", "type": "workflow", "with": {"workflow": "child"}}],
+            "edges": [{"from": "ask", "to": "sub"}]}),
+    );
+    let run = start(&mut app, "parent", &json!({}));
+    wait_status(&mut app, run, &["running"], Duration::from_secs(20));
+    // The orchestrator has gone to sleep by then.
+    std::thread::sleep(Duration::from_secs(1));
+    let begun = std::time::Instant::now();
+    app.value::<serde_json::Value>("SELECT meshhook.skip_node($1, 'ask')", &[&run]);
+    assert_eq!(ended(&mut app, run).output, Some(json!(1)));
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "the child was started by the poll, after {:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
 fn a_function_has_the_rights_of_who_published_and_no_more() {
     let db = Database::preloaded("sql_rights");
     let (mut app, mut admin) = (db.app(), db.admin());
