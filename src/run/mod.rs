@@ -36,6 +36,11 @@ pub fn post(project: Project, run: pgrx::Uuid, kind: &'static str, data: RawJson
     crate::shmem::wake_on_commit();
 }
 
+/// Whether a run's row with this status is that of a run that has ended.
+fn has_ended(status: &str) -> bool {
+    matches!(status, "succeeded" | "failed" | "canceled")
+}
+
 /// Who asks, for which run, and whether that is over.
 struct Asked {
     project: Project,
@@ -48,7 +53,7 @@ struct Asked {
 
 impl Asked {
     fn is_over(&self) -> bool {
-        matches!(self.status.as_str(), "succeeded" | "failed" | "canceled")
+        has_ended(&self.status)
     }
 
     fn post(&self, kind: &'static str, data: &serde_json::Value) {

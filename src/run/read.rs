@@ -40,7 +40,7 @@ const FIND: &str = "SELECT r.version_id, r.status, r.position, w.name, v.version
 impl RunRow {
     /// Whether it has ended.
     pub fn is_over(&self) -> bool {
-        matches!(self.status.as_str(), "succeeded" | "failed" | "canceled")
+        super::has_ended(&self.status)
     }
 
     fn of(key: RunKey) -> impl FnMut(&Row) -> Self {

@@ -265,6 +265,12 @@ impl NodeState {
         )
     }
 
+    /// Whether an attempt is being made, by an executor, the database or a child run.
+    #[must_use]
+    pub fn is_attempted(&self) -> bool {
+        self.status == NodeStatus::Scheduled || (self.status == NodeStatus::Running && self.child.is_some())
+    }
+
     /// When the node's timer must fire, if it needs one.
     #[must_use]
     pub fn timer(&self) -> Option<Timestamp> {

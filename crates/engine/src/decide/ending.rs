@@ -13,7 +13,7 @@ use crate::fact::{Cancel, Quarantine};
 use crate::json::Json;
 use crate::node::{ChildVersion, terminate};
 use crate::path;
-use crate::state::{NodeStatus, RunStatus};
+use crate::state::{NodeState, RunStatus};
 
 /// An end of a kind, with nothing said of why.
 fn ending(outcome: RunStatus) -> RunUnwinding {
@@ -104,10 +104,7 @@ impl Turn<'_> {
     /// Whether an attempt is being made of something that has to be undone: whether it took effect must be
     /// known first.
     fn must_be_awaited(&self, path: &str) -> bool {
-        let is_tried = self.state.nodes.get(path).is_some_and(|node| {
-            node.status == NodeStatus::Scheduled
-                || (node.status == NodeStatus::Running && node.child.is_some())
-        });
+        let is_tried = self.state.nodes.get(path).is_some_and(NodeState::is_attempted);
         is_tried && self.workflow.locate(path).is_some_and(|(_, node)| node.compensate.is_some())
     }
 

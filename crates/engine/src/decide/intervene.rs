@@ -165,10 +165,7 @@ impl Turn<'_> {
     fn fork(&mut self, fork: &RunForked) {
         let deadline = self.deadline_from_now();
         self.emit(Event::RunForked(RunForked { deadline, ..fork.clone() }));
-        let under_way = self.state.open_work().filter(|(_, node)| {
-            node.status == NodeStatus::Scheduled
-                || (node.status == NodeStatus::Running && node.child.is_some())
-        });
+        let under_way = self.state.open_work().filter(|(_, node)| node.is_attempted());
         let under_way: Vec<_> = under_way.map(|(path, node)| (Arc::clone(path), node.clone())).collect();
         for (path, node) in under_way {
             self.schedule_attempt(&path, &node, node.attempt);
