@@ -14,7 +14,7 @@ from pgcluster import ROOT, Cluster
 RELEASES = ROOT / "sql" / "releases"
 
 # Procedures that end transactions: a SET clause would keep them from it.
-WITHOUT_SEARCH_PATH = {"await_run", "wait_turn", "wait_append", "wait_for_messages", "import_message_store"}
+WITHOUT_SEARCH_PATH = {"await_run", "wait_for_run", "wait_turn", "wait_append", "wait_for_messages", "import_message_store"}
 # Functions of the event store, in which a SET clause would cost more than the work: they go past the executor, and what
 # SQL they run names its operators in full (src/event_store/native.rs).
 PAST_THE_EXECUTOR = {

@@ -91,11 +91,17 @@ COMMENT ON FUNCTION meshhook.verify_runs(jsonb, integer) IS
 'verify_run of the newest max_runs runs of your project that a filter finds; the filter is that of create_bulk_operation. No row: all of them replay. Reads each log whole.';
 COMMENT ON PROCEDURE meshhook.await_run(uuid, interval, text, jsonb) IS
 'Waits until a run has ended, or for the time given, and returns its status and output. Holds no snapshot while it waits. Call it outside a transaction block; 55000 with a HINT otherwise. P0002 if the run does not exist.';
-COMMENT ON PROCEDURE meshhook.wait_turn(uuid, integer) IS
-'Ends the current transaction and sleeps without a snapshot until the run may have ended, at most ms milliseconds. For await_run.';
+COMMENT ON PROCEDURE meshhook.wait_for_run(uuid, interval, bigint, text, bigint) IS
+'Waits like await_run and meanwhile prints each line of the run''s log after a position as a NOTICE, as soon as its turn has committed: psql shows them as they come. Returns the status, and the position of the last line printed: the after_position of the next call. What it prints is what run_log returns, by run_log_text. Call it outside a transaction block; 55000 with a HINT otherwise. P0002 if the run does not exist.';
+COMMENT ON FUNCTION meshhook.run_log_text(bigint, timestamptz, text, text, integer, text, text) IS
+'A row of run_log as the line that wait_for_run prints: position, time of day, level, node and attempt, message, and who.';
+COMMENT ON PROCEDURE meshhook.wait_turn(uuid, integer, boolean) IS
+'Ends the current transaction and sleeps without a snapshot until the run may have ended, or with moves may have new events, at most ms milliseconds. For await_run and wait_for_run.';
 
 COMMENT ON FUNCTION meshhook.claim_jobs(text, text, integer, interval) IS
 'Claims up to batch_size (1 to 1000) ready jobs of a queue, oldest first and each project its equal share, each with a lease (1 ms to 1 day) and a fencing token. Report before the lease runs out, or renew it; afterwards the attempt counts as failed and its token is worthless. idempotency_key is the same for every attempt of a node: pass it on to whatever you call. executor is a name for people; default the role''s. Members of meshhook_executor claim from every project, others from theirs. A job that sends resume URLs is left out, with a WARNING, where no key is there to sign them. Empty where the database is a dormant copy.';
+COMMENT ON FUNCTION meshhook.log_job(text, bigint, text, text, jsonb) IS
+'Adds a line about the attempt under way to the run''s log, where run_log and wait_for_run show it in the order of events. level is info, warning or error; message up to 8 kB; data, for programs, up to 64 kB. accepted; stale where the lease was lost; full where the run has half of meshhook.max_run_events: lines never end a run. 22023 for a bad level, 54000 for a line that is too large.';
 COMMENT ON FUNCTION meshhook.heartbeat_jobs(text[], bigint[], interval) IS
 'Renews leases, counted from now. A null lease_expires_at says that the lease was lost: stop the work, its result will not be taken. A task node''s timeout is never exceeded.';
 COMMENT ON FUNCTION meshhook.complete_jobs(text[], bigint[], jsonb[]) IS
@@ -323,16 +329,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'create_bulk_operation', 'create_endpoint', 'create_schedule', 'create_snapshot', 'current_project_id',
         'decide_approval', 'discard_draft', 'drop_consumer', 'drop_schedule', 'edit_run', 'enqueue_event', 'fail_job',
         'fail_jobs', 'fork_run', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active', 'kill_run',
-        'last_message', 'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow', 'preview_expression',
+        'last_message', 'log_job', 'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow', 'preview_expression',
         'preview_schedule', 'preview_template', 'project_is_paused', 'publish_draft', 'publish_workflow', 'read_all',
         'read_category', 'read_consumer', 'read_stream', 'release_jobs', 'replay_run', 'reset_run', 'resize_consumer',
         'resume_project', 'resume_run', 'resume_schedule', 'resume_workflow', 'retry_run', 'rollback_workflow',
-        'rotate_endpoint_secret', 'run_diff', 'run_filter', 'run_history', 'run_log', 'run_state', 'run_state_at',
+        'rotate_endpoint_secret', 'run_diff', 'run_filter', 'run_history', 'run_log', 'run_log_text', 'run_state', 'run_state_at',
         'run_status_after', 'run_timeline', 'safe_position', 'save_draft', 'search_runs', 'seek_consumer',
         'set_run_tags', 'signal_run', 'simulate_run', 'skip_node', 'start_run', 'status', 'stream_cardinal_id',
         'stream_category', 'stream_id', 'stream_version', 'submit_event', 'tick', 'trigger_schedule',
         'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow', 'verify_run', 'verify_runs', 'version',
-        'wait_append', 'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
+        'wait_append', 'wait_for_messages', 'wait_for_run', 'wait_turn', 'workflow_diff', 'workflow_schema'])
 $$;
 
 CREATE FUNCTION meshhook.grant_api(role regrole) RETURNS void
@@ -345,7 +351,7 @@ BEGIN
     FOR routine IN SELECT meshhook.api_routines() LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', routine, role);
     END LOOP;
-    FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'run_audit_trail', 'stuck_runs', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
+    FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'run_audit_trail', 'stuck_runs', 'diverging_runs', 'run_divergence', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
         'run_slot', 'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
         'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery',
         'audit_log', 'streams', 'stream', 'message', 'position_holders', 'consumer_lag', 'consumer', 'consumer_position',
@@ -368,6 +374,7 @@ GRANT EXECUTE ON FUNCTION
     meshhook.fail_jobs(text[], bigint[], jsonb[]),
     meshhook.complete_job(text, bigint, jsonb),
     meshhook.fail_job(text, bigint, jsonb),
+    meshhook.log_job(text, bigint, text, text, jsonb),
     meshhook.release_jobs(text[], bigint[]),
     meshhook.receive_webhook(text, text, jsonb, text, bytea),
     meshhook.open_resume_url(text),

@@ -23,6 +23,7 @@ pub(crate) use slots::{
     Link, Slot, attach_launcher, attach_orchestrator, let_go, set_evicted, set_state, slots, take_on,
     take_requests,
 };
+pub use waiters::News;
 pub(crate) use waiters::{generation, wait_place};
 
 use pgrx::{pg_guard, pg_sys};
@@ -37,7 +38,7 @@ pub const WAITERS_MAX: usize = 128;
 /// Registrations that can wait for the launcher; more make it look at every database again.
 const REQUESTS_MAX: usize = 64;
 /// Wake-up classes of runs: a waiter is woken by every run of its class and looks again.
-const BUCKETS: usize = 256;
+const CLASSES: usize = 512;
 /// Databases one transaction can keep orchestrators away from.
 const HOLDS_MAX: usize = 8;
 
@@ -123,7 +124,7 @@ struct Waiter {
     /// Index into the proc array + 1; 0: free.
     process: AtomicU32,
     /// Bucket of the awaited run + 1; 0: none yet.
-    bucket: AtomicU32,
+    class: AtomicU32,
 }
 
 #[repr(C)]
@@ -132,7 +133,7 @@ struct Shared {
     /// Look at every database again: a database was created, or a request did not fit.
     rescan: AtomicBool,
     requests: [AtomicU32; REQUESTS_MAX],
-    generations: [AtomicU32; BUCKETS],
+    generations: [AtomicU32; CLASSES],
     databases: [Database; DATABASES_MAX],
     waiters: [Waiter; WAITERS_MAX],
 }

@@ -73,7 +73,7 @@ BEGIN
     LOOP
         SELECT * INTO plan FROM meshhook.retention_plan(days, most_survivors) p WHERE p.leaf = 'run_' || closed.suffix;
         CONTINUE WHEN plan.action = 'keep';
-        FOREACH named IN ARRAY ARRAY['run_key', 'run_tag', 'resume_use'] LOOP
+        FOREACH named IN ARRAY ARRAY['run_key', 'run_tag', 'resume_use', 'run_divergence'] LOOP
             EXECUTE format(
                 'DELETE FROM meshhook.%1$I WHERE ctid = ANY (ARRAY(
                      SELECT k.ctid FROM meshhook.project p

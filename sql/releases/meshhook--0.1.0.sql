@@ -256,6 +256,20 @@ CREATE TABLE meshhook.resume_use (
 );
 COMMENT ON TABLE meshhook.resume_use IS 'Resume URLs that were used, each with the answer that counted.';
 
+-- A difference as verify_run shows it. No key to the run's row: turns must not lock what others hold.
+CREATE TABLE meshhook.run_divergence (
+    project_id integer NOT NULL,
+    run_id uuid NOT NULL,
+    "position" bigint NOT NULL,
+    path text NOT NULL,
+    expected jsonb,
+    found jsonb,
+    version text NOT NULL,
+    noticed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (project_id, run_id)
+);
+COMMENT ON TABLE meshhook.run_divergence IS 'Runs whose log is not what this release decides: turns leave them alone.';
+
 CREATE TABLE meshhook.timer (
     project_id integer NOT NULL,
     run_id uuid NOT NULL,
@@ -876,43 +890,6 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:53
--- requires:
---   schema_leaves
-
--- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
--- pinned search_path, which would forbid that, and therefore qualify every name and operator.
-CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer)
-LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
-
-CREATE PROCEDURE meshhook.await_run(
-    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
-LANGUAGE plpgsql AS $$
-DECLARE
-    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
-    left_ms integer := 0;
-BEGIN
-    IF timeout IS NULL THEN
-        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
-    END IF;
-    LOOP
-        CALL meshhook.wait_turn(run, left_ms);
-        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
-        WHERE r.run_id OPERATOR(pg_catalog.=) run;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
-                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
-        END IF;
-        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
-        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
-            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
-        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
-    END LOOP;
-END
-$$;
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/lib.rs:54
 -- requires:
 --   schema_leaves
@@ -991,6 +968,91 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE e.project_id = project AND e.global_position BETWEEN from_position AND to_position
       AND (wanted IS NULL OR e.type = ANY (wanted))
     ORDER BY e.global_position LIMIT most
+$$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:53
+-- requires:
+--   schema_leaves
+
+-- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
+-- pinned search_path, which would forbid that, and therefore qualify every name and operator.
+CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer, moves boolean)
+LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
+
+CREATE PROCEDURE meshhook.await_run(
+    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    left_ms integer := 0;
+BEGIN
+    IF timeout IS NULL THEN
+        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    LOOP
+        CALL meshhook.wait_turn(run, left_ms, false);
+        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
+        WHERE r.run_id OPERATOR(pg_catalog.=) run;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
+                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
+        END IF;
+        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
+        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
+            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
+        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
+    END LOOP;
+END
+$$;
+
+-- Prints what run_log shows as it comes. The status is read before the log: a run that had ended by then is shown whole.
+CREATE PROCEDURE meshhook.wait_for_run(
+    run uuid, timeout interval DEFAULT '30 s', after_position bigint DEFAULT 0,
+    INOUT status text DEFAULT NULL, INOUT "position" bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    left_ms integer := 0;
+    page CONSTANT integer := 1000;
+    lines integer;
+    line record;
+BEGIN
+    IF timeout IS NULL OR after_position IS NULL THEN
+        RAISE EXCEPTION 'timeout and after_position must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    "position" := after_position;
+    LOOP
+        CALL meshhook.wait_turn(run, left_ms, true);
+        SELECT r.status INTO status FROM meshhook.runs r WHERE r.run_id OPERATOR(pg_catalog.=) run;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
+                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
+        END IF;
+        LOOP
+            lines := 0;
+            FOR line IN SELECT * FROM meshhook.run_log(run, "position", page) LOOP
+                RAISE NOTICE '%', meshhook.run_log_text(
+                    line."position", line."time", line.level, line.node, line.attempt, line.actor, line.message);
+                "position" := line."position";
+                lines := lines OPERATOR(pg_catalog.+) 1;
+            END LOOP;
+            EXIT WHEN lines OPERATOR(pg_catalog.<) page;
+        END LOOP;
+        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
+        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
+            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
+        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
+    END LOOP;
+END
+$$;
+
+CREATE FUNCTION meshhook.run_log_text(
+    "position" bigint, "time" timestamptz, level text, node text, attempt integer, actor text, message text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT concat_ws('  ', lpad("position"::text, 5), to_char("time", 'HH24:MI:SS.MS'), rpad(level, 7),
+                     node || coalesce(' #' || attempt, ''), message || coalesce(' (' || actor || ')', ''))
 $$;
 /* </end connected objects> */
 
@@ -1589,7 +1651,7 @@ AS 'MODULE_PATHNAME', 'cancel_bulk_operation_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:118
+-- src/run/mod.rs:123
 -- meshhook::run::cancel_run
 CREATE  FUNCTION "cancel_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1601,7 +1663,7 @@ AS 'MODULE_PATHNAME', 'cancel_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:56
+-- src/job/mod.rs:57
 -- meshhook::job::claim_jobs
 CREATE  FUNCTION "claim_jobs"(
 	"queue" TEXT DEFAULT 'default', /* Option < & str > */
@@ -1639,7 +1701,7 @@ AS 'MODULE_PATHNAME', 'commit_consumer_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:258
+-- src/job/mod.rs:259
 -- meshhook::job::complete_jobs
 CREATE  FUNCTION "complete_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1747,7 +1809,7 @@ AS 'MODULE_PATHNAME', 'current_project_id_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:188
+-- src/run/mod.rs:193
 -- meshhook::run::decide_approval
 CREATE  FUNCTION "decide_approval"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1833,7 +1895,7 @@ AS 'MODULE_PATHNAME', 'enqueue_event_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:269
+-- src/job/mod.rs:270
 -- meshhook::job::fail_jobs
 CREATE  FUNCTION "fail_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1889,7 +1951,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'hash_64_wrapper
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:227
+-- src/job/mod.rs:228
 -- meshhook::job::heartbeat_jobs
 CREATE  FUNCTION "heartbeat_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1925,7 +1987,7 @@ AS 'MODULE_PATHNAME', 'is_active_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:130
+-- src/run/mod.rs:135
 -- meshhook::run::kill_run
 CREATE  FUNCTION "kill_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1934,6 +1996,21 @@ CREATE  FUNCTION "kill_run"(
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'kill_run_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/job/log.rs:21
+-- meshhook::job::log::log_job
+CREATE  FUNCTION "log_job"(
+	"job_id" TEXT, /* String */
+	"token" bigint, /* i64 */
+	"message" TEXT, /* & str */
+	"level" TEXT DEFAULT 'info', /* & str */
+	"data" jsonb DEFAULT NULL /* Option < RawJsonb > */
+) RETURNS TEXT /* & '_ str */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'log_job_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2001,7 +2078,7 @@ AS 'MODULE_PATHNAME', 'pause_project_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:144
+-- src/run/mod.rs:149
 -- meshhook::run::pause_run
 CREATE  FUNCTION "pause_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2196,7 +2273,7 @@ AS 'MODULE_PATHNAME', 'register_database_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:280
+-- src/job/mod.rs:281
 -- meshhook::job::release_jobs
 CREATE  FUNCTION "release_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -2265,7 +2342,7 @@ AS 'MODULE_PATHNAME', 'resume_project_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:151
+-- src/run/mod.rs:156
 -- meshhook::run::resume_run
 CREATE  FUNCTION "resume_run"(
 	"run" uuid /* Option < pgrx :: Uuid > */
@@ -2530,8 +2607,8 @@ SELECT e.run_id,
            FILTER (WHERE e.type IN ('node.succeeded', 'node.overridden')))[1] AS output,
        (array_agg(e.data -> 'error' ORDER BY e."position" DESC) FILTER (WHERE e.data ? 'error'))[1] AS error
 FROM meshhook.run_event e
--- A signal for one node comes before the node or while it waits.
-WHERE e.data ? 'node' AND e.type <> 'signal.received'
+-- A signal for one node comes before the node or while it waits; what executors say is in run_log.
+WHERE e.data ? 'node' AND e.type NOT IN ('signal.received', 'node.logged')
 GROUP BY e.project_id, e.run_id, e.data ->> 'node';
 COMMENT ON VIEW meshhook.run_steps IS 'Each node of your runs that has an event: status, attempts, times, output, last error. Name a run_id in WHERE.';
 
@@ -2580,6 +2657,12 @@ CROSS JOIN LATERAL (
     FROM meshhook.inbox i
     WHERE i.project_id = o.project_id AND i.run_id = o.run_id
       AND i.created_at < clock_timestamp() - interval '10 seconds'
+      AND NOT EXISTS (SELECT FROM meshhook.run_divergence d WHERE d.project_id = o.project_id AND d.run_id = o.run_id)
+    UNION ALL
+    SELECT format('from position %s on its log is not what release %s decides', d."position", d.version), d.noticed_at,
+           'SELECT * FROM meshhook.diverging_runs; run the release that wrote it, or meshhook.kill_run(run, reason)'
+    FROM meshhook.run_divergence d
+    WHERE d.project_id = o.project_id AND d.run_id = o.run_id
     UNION ALL
     SELECT format('node %s waits in queue %s and nobody claims it', j.node, j.queue), j.ready_at,
            format('start an executor that claims queue %s', j.queue)
@@ -2622,6 +2705,14 @@ CROSS JOIN LATERAL (
                   AND later.type IN ('node.succeeded', 'node.overridden', 'node.failed') AND later.data -> 'node' = e.data -> 'node'))
 ) why;
 COMMENT ON VIEW meshhook.stuck_runs IS 'Runs of your project that do not move although they could, with the reason and the way out.';
+
+CREATE VIEW meshhook.diverging_runs WITH (security_invoker = true) AS
+SELECT d.run_id, w.name AS workflow, v.version, d."position", d.path, d.expected, d.found, d.version AS release, d.noticed_at
+FROM meshhook.run_divergence d
+JOIN meshhook.run r ON r.project_id = d.project_id AND r.run_id = d.run_id
+JOIN meshhook.workflow_version v ON v.project_id = r.project_id AND v.version_id = r.version_id
+JOIN meshhook.workflow w ON w.project_id = v.project_id AND w.workflow_id = v.workflow_id;
+COMMENT ON VIEW meshhook.diverging_runs IS 'Runs of your project whose log is not what this release decides, with the first difference as verify_run shows it. They keep what they are told and are left alone until an orchestrator that starts anew finds their log sound, or until kill_run ends them.';
 
 CREATE VIEW meshhook.workflow_versions WITH (security_invoker = true) AS
 SELECT w.name AS workflow,
@@ -3071,7 +3162,7 @@ BEGIN
     LOOP
         SELECT * INTO plan FROM meshhook.retention_plan(days, most_survivors) p WHERE p.leaf = 'run_' || closed.suffix;
         CONTINUE WHEN plan.action = 'keep';
-        FOREACH named IN ARRAY ARRAY['run_key', 'run_tag', 'resume_use'] LOOP
+        FOREACH named IN ARRAY ARRAY['run_key', 'run_tag', 'resume_use', 'run_divergence'] LOOP
             EXECUTE format(
                 'DELETE FROM meshhook.%1$I WHERE ctid = ANY (ARRAY(
                      SELECT k.ctid FROM meshhook.project p
@@ -3242,7 +3333,7 @@ AS 'MODULE_PATHNAME', 'set_run_tags_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:158
+-- src/run/mod.rs:163
 -- meshhook::run::signal_run
 CREATE  FUNCTION "signal_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -3696,11 +3787,17 @@ COMMENT ON FUNCTION meshhook.verify_runs(jsonb, integer) IS
 'verify_run of the newest max_runs runs of your project that a filter finds; the filter is that of create_bulk_operation. No row: all of them replay. Reads each log whole.';
 COMMENT ON PROCEDURE meshhook.await_run(uuid, interval, text, jsonb) IS
 'Waits until a run has ended, or for the time given, and returns its status and output. Holds no snapshot while it waits. Call it outside a transaction block; 55000 with a HINT otherwise. P0002 if the run does not exist.';
-COMMENT ON PROCEDURE meshhook.wait_turn(uuid, integer) IS
-'Ends the current transaction and sleeps without a snapshot until the run may have ended, at most ms milliseconds. For await_run.';
+COMMENT ON PROCEDURE meshhook.wait_for_run(uuid, interval, bigint, text, bigint) IS
+'Waits like await_run and meanwhile prints each line of the run''s log after a position as a NOTICE, as soon as its turn has committed: psql shows them as they come. Returns the status, and the position of the last line printed: the after_position of the next call. What it prints is what run_log returns, by run_log_text. Call it outside a transaction block; 55000 with a HINT otherwise. P0002 if the run does not exist.';
+COMMENT ON FUNCTION meshhook.run_log_text(bigint, timestamptz, text, text, integer, text, text) IS
+'A row of run_log as the line that wait_for_run prints: position, time of day, level, node and attempt, message, and who.';
+COMMENT ON PROCEDURE meshhook.wait_turn(uuid, integer, boolean) IS
+'Ends the current transaction and sleeps without a snapshot until the run may have ended, or with moves may have new events, at most ms milliseconds. For await_run and wait_for_run.';
 
 COMMENT ON FUNCTION meshhook.claim_jobs(text, text, integer, interval) IS
 'Claims up to batch_size (1 to 1000) ready jobs of a queue, oldest first and each project its equal share, each with a lease (1 ms to 1 day) and a fencing token. Report before the lease runs out, or renew it; afterwards the attempt counts as failed and its token is worthless. idempotency_key is the same for every attempt of a node: pass it on to whatever you call. executor is a name for people; default the role''s. Members of meshhook_executor claim from every project, others from theirs. A job that sends resume URLs is left out, with a WARNING, where no key is there to sign them. Empty where the database is a dormant copy.';
+COMMENT ON FUNCTION meshhook.log_job(text, bigint, text, text, jsonb) IS
+'Adds a line about the attempt under way to the run''s log, where run_log and wait_for_run show it in the order of events. level is info, warning or error; message up to 8 kB; data, for programs, up to 64 kB. accepted; stale where the lease was lost; full where the run has half of meshhook.max_run_events: lines never end a run. 22023 for a bad level, 54000 for a line that is too large.';
 COMMENT ON FUNCTION meshhook.heartbeat_jobs(text[], bigint[], interval) IS
 'Renews leases, counted from now. A null lease_expires_at says that the lease was lost: stop the work, its result will not be taken. A task node''s timeout is never exceeded.';
 COMMENT ON FUNCTION meshhook.complete_jobs(text[], bigint[], jsonb[]) IS
@@ -3928,16 +4025,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'create_bulk_operation', 'create_endpoint', 'create_schedule', 'create_snapshot', 'current_project_id',
         'decide_approval', 'discard_draft', 'drop_consumer', 'drop_schedule', 'edit_run', 'enqueue_event', 'fail_job',
         'fail_jobs', 'fork_run', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active', 'kill_run',
-        'last_message', 'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow', 'preview_expression',
+        'last_message', 'log_job', 'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow', 'preview_expression',
         'preview_schedule', 'preview_template', 'project_is_paused', 'publish_draft', 'publish_workflow', 'read_all',
         'read_category', 'read_consumer', 'read_stream', 'release_jobs', 'replay_run', 'reset_run', 'resize_consumer',
         'resume_project', 'resume_run', 'resume_schedule', 'resume_workflow', 'retry_run', 'rollback_workflow',
-        'rotate_endpoint_secret', 'run_diff', 'run_filter', 'run_history', 'run_log', 'run_state', 'run_state_at',
+        'rotate_endpoint_secret', 'run_diff', 'run_filter', 'run_history', 'run_log', 'run_log_text', 'run_state', 'run_state_at',
         'run_status_after', 'run_timeline', 'safe_position', 'save_draft', 'search_runs', 'seek_consumer',
         'set_run_tags', 'signal_run', 'simulate_run', 'skip_node', 'start_run', 'status', 'stream_cardinal_id',
         'stream_category', 'stream_id', 'stream_version', 'submit_event', 'tick', 'trigger_schedule',
         'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow', 'verify_run', 'verify_runs', 'version',
-        'wait_append', 'wait_for_messages', 'wait_turn', 'workflow_diff', 'workflow_schema'])
+        'wait_append', 'wait_for_messages', 'wait_for_run', 'wait_turn', 'workflow_diff', 'workflow_schema'])
 $$;
 
 CREATE FUNCTION meshhook.grant_api(role regrole) RETURNS void
@@ -3950,7 +4047,7 @@ BEGIN
     FOR routine IN SELECT meshhook.api_routines() LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', routine, role);
     END LOOP;
-    FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'run_audit_trail', 'stuck_runs', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
+    FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'run_audit_trail', 'stuck_runs', 'diverging_runs', 'run_divergence', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
         'run_slot', 'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
         'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery',
         'audit_log', 'streams', 'stream', 'message', 'position_holders', 'consumer_lag', 'consumer', 'consumer_position',
@@ -3973,6 +4070,7 @@ GRANT EXECUTE ON FUNCTION
     meshhook.fail_jobs(text[], bigint[], jsonb[]),
     meshhook.complete_job(text, bigint, jsonb),
     meshhook.fail_job(text, bigint, jsonb),
+    meshhook.log_job(text, bigint, text, text, jsonb),
     meshhook.release_jobs(text[], bigint[]),
     meshhook.receive_webhook(text, text, jsonb, text, bytea),
     meshhook.open_resume_url(text),

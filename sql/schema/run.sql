@@ -85,6 +85,20 @@ CREATE TABLE meshhook.resume_use (
 );
 COMMENT ON TABLE meshhook.resume_use IS 'Resume URLs that were used, each with the answer that counted.';
 
+-- A difference as verify_run shows it. No key to the run's row: turns must not lock what others hold.
+CREATE TABLE meshhook.run_divergence (
+    project_id integer NOT NULL,
+    run_id uuid NOT NULL,
+    "position" bigint NOT NULL,
+    path text NOT NULL,
+    expected jsonb,
+    found jsonb,
+    version text NOT NULL,
+    noticed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (project_id, run_id)
+);
+COMMENT ON TABLE meshhook.run_divergence IS 'Runs whose log is not what this release decides: turns leave them alone.';
+
 CREATE TABLE meshhook.timer (
     project_id integer NOT NULL,
     run_id uuid NOT NULL,

@@ -82,8 +82,8 @@ SELECT e.run_id,
            FILTER (WHERE e.type IN ('node.succeeded', 'node.overridden')))[1] AS output,
        (array_agg(e.data -> 'error' ORDER BY e."position" DESC) FILTER (WHERE e.data ? 'error'))[1] AS error
 FROM meshhook.run_event e
--- A signal for one node comes before the node or while it waits.
-WHERE e.data ? 'node' AND e.type <> 'signal.received'
+-- A signal for one node comes before the node or while it waits; what executors say is in run_log.
+WHERE e.data ? 'node' AND e.type NOT IN ('signal.received', 'node.logged')
 GROUP BY e.project_id, e.run_id, e.data ->> 'node';
 COMMENT ON VIEW meshhook.run_steps IS 'Each node of your runs that has an event: status, attempts, times, output, last error. Name a run_id in WHERE.';
 
@@ -132,6 +132,12 @@ CROSS JOIN LATERAL (
     FROM meshhook.inbox i
     WHERE i.project_id = o.project_id AND i.run_id = o.run_id
       AND i.created_at < clock_timestamp() - interval '10 seconds'
+      AND NOT EXISTS (SELECT FROM meshhook.run_divergence d WHERE d.project_id = o.project_id AND d.run_id = o.run_id)
+    UNION ALL
+    SELECT format('from position %s on its log is not what release %s decides', d."position", d.version), d.noticed_at,
+           'SELECT * FROM meshhook.diverging_runs; run the release that wrote it, or meshhook.kill_run(run, reason)'
+    FROM meshhook.run_divergence d
+    WHERE d.project_id = o.project_id AND d.run_id = o.run_id
     UNION ALL
     SELECT format('node %s waits in queue %s and nobody claims it', j.node, j.queue), j.ready_at,
            format('start an executor that claims queue %s', j.queue)
@@ -174,6 +180,14 @@ CROSS JOIN LATERAL (
                   AND later.type IN ('node.succeeded', 'node.overridden', 'node.failed') AND later.data -> 'node' = e.data -> 'node'))
 ) why;
 COMMENT ON VIEW meshhook.stuck_runs IS 'Runs of your project that do not move although they could, with the reason and the way out.';
+
+CREATE VIEW meshhook.diverging_runs WITH (security_invoker = true) AS
+SELECT d.run_id, w.name AS workflow, v.version, d."position", d.path, d.expected, d.found, d.version AS release, d.noticed_at
+FROM meshhook.run_divergence d
+JOIN meshhook.run r ON r.project_id = d.project_id AND r.run_id = d.run_id
+JOIN meshhook.workflow_version v ON v.project_id = r.project_id AND v.version_id = r.version_id
+JOIN meshhook.workflow w ON w.project_id = v.project_id AND w.workflow_id = v.workflow_id;
+COMMENT ON VIEW meshhook.diverging_runs IS 'Runs of your project whose log is not what this release decides, with the first difference as verify_run shows it. They keep what they are told and are left alone until an orchestrator that starts anew finds their log sound, or until kill_run ends them.';
 
 CREATE VIEW meshhook.workflow_versions WITH (security_invoker = true) AS
 SELECT w.name AS workflow,

@@ -2,6 +2,7 @@
 //! statement that takes the row away (`report`), so that an attempt is reported on once.
 
 mod handle;
+mod log;
 
 use std::cell::Cell;
 

@@ -41,6 +41,7 @@ fn status() -> TableIterator<
             executors(scope),
             leases(scope),
             open_runs(scope),
+            diverging_runs(scope),
             schedules(scope),
             long_runs(scope),
             positions(scope),
@@ -187,6 +188,21 @@ fn open_runs(scope: Option<i32>) -> Check {
         scope,
     );
     Check::new("open runs", true, described(found), "")
+}
+
+fn diverging_runs(scope: Option<i32>) -> Check {
+    let found = spi::read_one(
+        "SELECT count(*), min(run_id::text) FROM meshhook.run_divergence WHERE $1 IS NULL OR project_id = $1",
+        &[arg(scope)],
+        |row| (row.must::<i64>(1), row.get::<String>(2)),
+    );
+    let value = match &found {
+        Some((n, Some(run))) => format!("{n} left alone, among them {run}"),
+        _ => "none".to_owned(),
+    };
+    let ok = found.is_none_or(|(n, _)| n == 0);
+    let hint = "SELECT * FROM meshhook.diverging_runs; run the release that wrote their logs, or kill them";
+    Check::new("diverging runs", ok, value, hint)
 }
 
 fn schedules(scope: Option<i32>) -> Check {

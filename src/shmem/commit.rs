@@ -5,8 +5,8 @@
 //! or an ERROR in it restarts the whole cluster.
 
 use super::inflight;
-use super::waiters::bucket_of;
-use super::{BUCKETS, Database, HOLDS_MAX, Shared, find, find_index, my_database, set_latch_of, shared};
+use super::waiters::{News, class_of};
+use super::{CLASSES, Database, HOLDS_MAX, Shared, find, find_index, my_database, set_latch_of, shared};
 use pgrx::{pg_guard, pg_sys};
 use std::ffi::c_void;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -21,8 +21,8 @@ struct Pending {
     register: AtomicBool,
     rescan: AtomicBool,
     deadline: AtomicI64,
-    /// Bit set of the wake-up classes of runs that ended.
-    buckets: [AtomicU64; BUCKETS / 64],
+    /// Bit set of the wake-up classes of runs with news.
+    classes: [AtomicU64; CLASSES / 64],
     /// Slot index + 1 of databases this transaction holds.
     holds: [AtomicU32; HOLDS_MAX],
     /// Whether this transaction may have drawn positions.
@@ -42,7 +42,7 @@ static PENDING: Pending = Pending {
     register: AtomicBool::new(false),
     rescan: AtomicBool::new(false),
     deadline: AtomicI64::new(i64::MAX),
-    buckets: [const { AtomicU64::new(0) }; BUCKETS / 64],
+    classes: [const { AtomicU64::new(0) }; CLASSES / 64],
     holds: [const { AtomicU32::new(0) }; HOLDS_MAX],
     drew: AtomicBool::new(false),
     messages: AtomicBool::new(false),
@@ -81,12 +81,12 @@ pub(crate) fn rescan_on_commit() {
     }
 }
 
-/// At commit, wakes the backends that wait for this run (and a few that wait for others).
-pub fn notify_run_on_commit(run: &[u8; 16]) {
+/// At commit, wakes the backends that wait for such news of this run (and a few that wait for others).
+pub fn notify_run_on_commit(run: &[u8; 16], news: News) {
     if mark() {
-        let bucket = bucket_of(my_database(), run);
-        if let Some(word) = PENDING.buckets.get(bucket / 64) {
-            word.fetch_or(1 << (bucket % 64), Relaxed);
+        let class = class_of(my_database(), run, news);
+        if let Some(word) = PENDING.classes.get(class / 64) {
+            word.fetch_or(1 << (class % 64), Relaxed);
         }
     }
 }
@@ -236,25 +236,24 @@ fn raise(database: &Database) {
 }
 
 fn notify(shared: &Shared, committed: bool) {
-    let mut woken = [0u64; BUCKETS / 64];
+    let mut woken = [0u64; CLASSES / 64];
     let mut any = false;
-    for (word, bits) in PENDING.buckets.iter().zip(woken.iter_mut()) {
+    for (word, bits) in PENDING.classes.iter().zip(woken.iter_mut()) {
         *bits = word.swap(0, Relaxed);
         any |= *bits != 0;
     }
     if !any || !committed {
         return;
     }
-    let is_woken =
-        |bucket: usize| woken.get(bucket / 64).is_some_and(|bits| bits & (1 << (bucket % 64)) != 0);
-    for (bucket, generation) in shared.generations.iter().enumerate() {
-        if is_woken(bucket) {
+    let is_woken = |class: usize| woken.get(class / 64).is_some_and(|bits| bits & (1 << (class % 64)) != 0);
+    for (class, generation) in shared.generations.iter().enumerate() {
+        if is_woken(class) {
             generation.fetch_add(1, SeqCst);
         }
     }
     for waiter in &shared.waiters {
-        let bucket = waiter.bucket.load(SeqCst);
-        if bucket != 0 && is_woken(bucket as usize - 1) {
+        let class = waiter.class.load(SeqCst);
+        if class != 0 && is_woken(class as usize - 1) {
             set_latch_of(waiter.process.load(SeqCst));
         }
     }

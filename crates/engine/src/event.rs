@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ErrorInfo;
 use crate::fact::Start;
+use crate::journal::Level;
 use crate::json::Json;
 use crate::state::RunStatus;
 use crate::time::Timestamp;
@@ -132,6 +133,23 @@ pub struct SignalReceived {
     /// The only node it is for; absent where it is for whoever waits for its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<Arc<str>>,
+}
+
+/// An executor said something about the attempt it is making.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeLogged {
+    /// The node.
+    pub node: Arc<str>,
+    /// The attempt.
+    pub attempt: u32,
+    /// How much it matters.
+    #[serde(default, skip_serializing_if = "Level::is_info")]
+    pub level: Level,
+    /// What it said.
+    pub message: Arc<str>,
+    /// What it gave along.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::present")]
+    pub data: Option<Json>,
 }
 
 /// Somebody approved or rejected.
@@ -434,6 +452,7 @@ events! {
     NodeRetryScheduled(NodeRetryScheduled) = "node.retry_scheduled": "an attempt failed, another one follows at the time given",
     NodeFailed(NodeFailed) = "node.failed": "a node failed for good",
     NodeSkipped(NodeSkipped) = "node.skipped": "no path leads to the node any more",
+    NodeLogged(NodeLogged) = "node.logged": "an executor said something about the attempt it is making",
     SignalReceived(SignalReceived) = "signal.received": "a signal came in",
     ApprovalGiven(ApprovalGiven) = "approval.given": "somebody approved or rejected",
     FactDeferred(FactDeferred) = "fact.deferred": "something happened while the run was paused",

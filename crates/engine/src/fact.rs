@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ErrorInfo;
 use crate::event::{
-    ApprovalGiven, NodeOverridden, RunEdited, RunForked, RunPaused, RunRedriven, RunResumed, SignalReceived,
+    ApprovalGiven, NodeLogged, NodeOverridden, RunEdited, RunForked, RunPaused, RunRedriven, RunResumed,
+    SignalReceived,
 };
 use crate::json::Json;
 use crate::state::RunStatus;
@@ -21,6 +22,8 @@ pub enum Fact {
     JobCompleted(JobCompleted),
     /// `job.failed`: an attempt failed, or its lease ran out.
     JobFailed(JobFailed),
+    /// `job.logged`: an executor said something about the attempt it is making.
+    JobLogged(NodeLogged),
     /// `timer.due`: the time a node waits for has come.
     TimerDue(TimerDue),
     /// `child.ended`: a run that this one started and waits for is over.
@@ -187,6 +190,7 @@ facts! {
     Start = "run.start",
     JobCompleted = "job.completed",
     JobFailed = "job.failed",
+    JobLogged = "job.logged",
     TimerDue = "timer.due",
     ChildEnded = "child.ended",
     Signal = "run.signal",

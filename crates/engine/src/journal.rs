@@ -2,14 +2,18 @@
 
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::ErrorInfo;
 use crate::event::{Event, NodeScheduled};
 use crate::time::Timestamp;
 
 /// How much a line matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Level {
     /// The way of things.
+    #[default]
     Info,
     /// Something went wrong and is being dealt with, or somebody interfered.
     Warning,
@@ -18,6 +22,12 @@ pub enum Level {
 }
 
 impl Level {
+    /// Whether this is the level of most lines.
+    #[must_use]
+    pub fn is_info(&self) -> bool {
+        *self == Self::Info
+    }
+
     /// The word used in SQL.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -130,6 +140,7 @@ fn of_node(event: &Event) -> Line {
             let message = because(&format!("settled by hand{port}"), by_hand.reason.as_deref());
             at(&by_hand.node, warning, None, message)
         }
+        Event::NodeLogged(said) => at(&said.node, said.level, Some(said.attempt), said.message.to_string()),
         Event::ApprovalGiven(given) => {
             let what = if given.approved { "approved" } else { "rejected" };
             at(&given.node, info, None, format!("{what} by {}", given.by))
@@ -219,7 +230,7 @@ mod tests {
         // Data that fits every type.
         let data = r#"{"workflow":"w","version":1,"input":1,"seed":1,"trigger":{},"node":"n","kind":"task","attempt":1,
             "index":0,"output":1,"error":{},"due_at":"2026-01-01T00:00:00Z","name":"s","payload":1,"approved":true,
-            "by":"ann","data":{},"status":200,"run":"r","outcome":"failed","child":{"run":"r","workflow":"w","depth":1}}"#;
+            "message":"hello","by":"ann","data":{},"status":200,"run":"r","outcome":"failed","child":{"run":"r","workflow":"w","depth":1}}"#;
         for (kind, _) in EVENT_TYPES {
             let event = Event::from_parts(kind, data).unwrap();
             assert_ne!(line(&event).message, *kind);

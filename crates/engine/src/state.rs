@@ -466,7 +466,7 @@ impl RunState {
                 self.cancel_open(|path| !unwinding.awaited.contains(path), at);
                 self.unwinding = Some(unwinding.clone());
             }
-            Event::RunHandlerStarted(_) => {}
+            Event::RunHandlerStarted(_) | Event::NodeLogged(_) => {}
             Event::RunRedriven(redriven) => self.redrive(redriven, at),
             Event::RunEdited(edited) => self.edit(edited.vars.as_ref(), &edited.outputs, at),
             Event::NodeOverridden(by_hand) => self.override_node(by_hand, at),

@@ -130,6 +130,9 @@ fn carry_on(run: &mut Sim, pick: usize, outcome: u8) -> bool {
         return false;
     }
     let (path, node) = &open[pick % open.len()];
+    if outcome >= 224 {
+        run.say(path, node.attempt, "so far so good");
+    }
     match (node.status, outcome % 8) {
         (NodeStatus::Scheduled, 0) => run.fail(path, r#"{"class":"timeout","message":"slow"}"#),
         (NodeStatus::Scheduled, 1) => run.fail(path, r#"{"message":"no","retryable":false}"#),

@@ -15,6 +15,26 @@ const WAIT: &str = r#"{"name":"w","nodes":[{"id":"first","type":"task"},
     "edges":[{"from":"first","to":"paid"},{"from":"paid","port":"timeout","to":"late"}]}"#;
 
 #[test]
+fn what_executors_say_is_in_the_log_and_decides_nothing() {
+    let mut run = Sim::start(WAIT, "{}");
+    let quiet = run.state.clone();
+    run.say("first", 1, "half done");
+    assert!(matches!(&run.log.last().unwrap().event, Event::NodeLogged(said) if &*said.message == "half done"));
+    assert_eq!((run.state.position, &run.state.nodes), (quiet.position + 1, &quiet.nodes));
+    run.take(&Fact::Pause(RunPaused::default()));
+    run.say("first", 1, "still at it");
+    assert!(matches!(&run.log.last().unwrap().event, Event::NodeLogged(_)), "also during a pause");
+    run.take(&Fact::Resume(RunResumed::default()));
+    let before = run.log.len();
+    run.say("first", 2, "of another attempt");
+    run.say("paid", 1, "of a node that has not begun");
+    run.complete("first", "1");
+    run.say("first", 1, "after its end");
+    assert_eq!(run.log.iter().skip(before).filter(|e| matches!(e.event, Event::NodeLogged(_))).count(), 0);
+    run.verify();
+}
+
+#[test]
 fn a_signal_is_consumed_by_the_node_that_waits() {
     let mut run = Sim::start(WAIT, "{}");
     run.complete("first", "1");

@@ -171,6 +171,14 @@ pub fn log_faults(events: &[Event]) -> Vec<String> {
             fault(format!("{} of {node}, which was settled at {before}", event.kind));
         }
         let attempt = event.attempt();
+        if event.kind == "node.logged" {
+            // Said while the attempt is being made, and never of any other.
+            let said_of = (node, attempt.unwrap_or(0));
+            if !scheduled.contains(&said_of) || answered.contains(&said_of) {
+                fault(format!("something is said of {node} that is not under way"));
+            }
+            continue;
+        }
         let is_body = matches!(event.data.get("kind").and_then(Value::as_str), Some("map" | "repeat"));
         if event.kind == "node.entered" || is_body {
             // It begins, or is put off: the items between say how far it has come.

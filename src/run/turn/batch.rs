@@ -11,6 +11,7 @@ use super::RunKey;
 use crate::guc;
 use crate::random::timestamptz;
 use crate::run::snapshot;
+use crate::shmem::{self, News};
 
 /// A fencing token is the position of the attempt's event, and in these low bits the number of the claim:
 /// no two claims of a run ever share one.
@@ -196,6 +197,12 @@ pub(super) struct Mark {
 }
 
 impl Batch {
+    /// At commit, wakes who waits for these runs to move, or to end.
+    pub fn tell_waiters(&self) {
+        self.updates.keys.run.iter().for_each(|run| shmem::notify_run_on_commit(run.as_bytes(), News::Moved));
+        self.ended.iter().for_each(|run| shmem::notify_run_on_commit(run.as_bytes(), News::Ended));
+    }
+
     /// Where the batch stands now.
     pub fn mark(&self) -> Mark {
         Mark {

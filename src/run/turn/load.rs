@@ -1,11 +1,14 @@
 //! What a turn reads: which runs have something waiting, their rows, their facts, their events.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lru::LruCache;
+use meshhook_engine::definition::Workflow;
 use meshhook_engine::event::{Event, Recorded};
 use meshhook_engine::fact::{Fact, JobFailed};
 use meshhook_engine::json::Json;
+use meshhook_engine::replay::{Difference, verify_rest};
 use meshhook_engine::snapshot::Growth;
 use meshhook_engine::state::RunState;
 use meshhook_engine::time::Timestamp;
@@ -13,9 +16,11 @@ use pgrx::datum::TimestampWithTimeZone;
 
 use super::{LockedRun, RunKey, database};
 use crate::error::bug;
+use crate::project::Project;
 use crate::random::{timestamptz, unix_micros};
 use crate::run::snapshot;
 use crate::spi::{self, Row, arg};
+use crate::workflow;
 
 /// Most due timers and expired leases taken into one turn.
 const MAX_DUE: i64 = 1_000;
@@ -46,9 +51,17 @@ pub(super) struct Work {
     pub run: LockedRun,
     pub held: Option<Held>,
     pub facts: Vec<Incoming>,
+    /// Where the log, as it was read, is not what the engine decides. What is held is then the fold of it.
+    pub divergence: Option<Box<Difference>>,
 }
 
 impl Work {
+    /// Whether the run must be left alone: its log is not what the engine decides, and nobody wants it killed.
+    pub fn is_stopped(&self) -> bool {
+        let kills = |fact: &Incoming| matches!(&fact.fact, Ok(Fact::Cancel(cancel)) if cancel.kill);
+        self.divergence.is_some() && !self.facts.iter().any(kills)
+    }
+
     /// Up to where the log is known, if more of it is needed.
     fn seen(&self) -> Option<u64> {
         let seen = self.held.as_ref()?.state.position;
@@ -209,6 +222,55 @@ fn read_fact(kind: &str, data: &str, node: Option<String>, attempt: Option<i32>)
     })
 }
 
+impl Work {
+    /// Takes in the events that nobody here has seen, each decided again: what follows is never built on a log that
+    /// the engine would not have written.
+    fn catch_up(&mut self, unseen: Unseen) {
+        let Some(held) = &mut self.held else { return };
+        held.growth.add(unseen.events.len(), unseen.bytes);
+        let key = self.run.key;
+        let workflow = workflow::compiled(Project(key.project), self.run.version_id);
+        if let Err(difference) =
+            decide_again(&workflow, key, &mut held.state, &unseen.events, self.run.position)
+        {
+            held.state = folded(key);
+            self.divergence = Some(difference);
+        }
+    }
+}
+
+/// Decides the rest of a log again. A panic of the engine is a difference like any other.
+fn decide_again(
+    workflow: &Workflow,
+    key: RunKey,
+    state: &mut RunState,
+    rest: &[Recorded],
+    head: u64,
+) -> Result<(), Box<Difference>> {
+    let seen = state.position;
+    let run = key.run.to_string();
+    let verified = catch_unwind(AssertUnwindSafe(|| verify_rest(workflow, &run, state, rest)));
+    let at = |position, path: &str, expected, found| {
+        Err(Box::new(Difference { position, path: path.to_owned(), expected, found }))
+    };
+    match verified {
+        Err(_) => at(seen + 1, "", None, None),
+        Ok(Ok(())) if state.position != head => {
+            let number = |position: u64| Some(Json::from(position.cast_signed()));
+            at(state.position, "/run/position", number(state.position), number(head))
+        }
+        Ok(verified) => verified,
+    }
+}
+
+/// The state that a log leads to, as far as one can be made of it.
+fn folded(key: RunKey) -> RunState {
+    let log = events_after(&[(key, 0)]).remove(&key).unwrap_or_default();
+    let mut state = RunState::default();
+    log.events.iter().all(|event| state.apply(event).is_ok());
+    state
+}
+
 /// Joins runs, facts and states; reads the events that no cached state has seen, all in one query.
 pub(super) fn with_states(
     locked: Vec<LockedRun>,
@@ -227,7 +289,7 @@ pub(super) fn with_states(
             // behind; it never is ahead.
             let held = cached.filter(|held| held.state.position <= run.position).unwrap_or_default();
             let facts = facts.remove(&run.key).unwrap_or_default();
-            Work { run, held: Some(held), facts }
+            Work { run, held: Some(held), facts, divergence: None }
         })
         .collect();
     from_snapshots(&mut work);
@@ -235,12 +297,8 @@ pub(super) fn with_states(
         work.iter().filter_map(|work| work.seen().map(|seen| (work.run.key, seen))).collect();
     if !behind.is_empty() {
         let mut unseen = events_after(&behind);
-        for work in &mut work {
-            let Some(unseen) = unseen.remove(&work.run.key) else { continue };
-            if let Some(held) = &mut work.held {
-                fold(&mut held.state, &unseen.events, &work.run);
-                held.growth.add(unseen.events.len(), unseen.bytes);
-            }
+        for work in work.iter_mut().filter(|work| work.seen().is_some()) {
+            work.catch_up(unseen.remove(&work.run.key).unwrap_or_default());
         }
     }
     work
@@ -260,18 +318,6 @@ fn from_snapshots(work: &mut [Work]) {
     for work in work {
         let Some((state, size)) = found.remove(&work.run.key).and_then(|found| found.state) else { continue };
         work.held = Some(Held { state, growth: Growth::behind(size) });
-    }
-}
-
-fn fold(state: &mut RunState, events: &[Recorded], run: &LockedRun) {
-    for event in events {
-        if let Err(message) = state.apply(event) {
-            bug(&format!("the log of run {} is broken: {message}", run.key.run));
-        }
-    }
-    if state.position != run.position {
-        let (run, head, row) = (run.key.run, state.position, run.position);
-        bug(&format!("the log of run {run} ends at position {head}, its row says {row}"));
     }
 }
 

@@ -7,6 +7,7 @@
 mod batch;
 mod children;
 mod database;
+mod divergence;
 mod limits;
 mod load;
 pub use load::{columns, events_after, recorded};
@@ -33,7 +34,7 @@ use meshhook_engine::time::Timestamp;
 use crate::operations::bulk;
 use crate::project::Project;
 use crate::random;
-use crate::{flow, schedule, shmem, workflow};
+use crate::{flow, schedule, workflow};
 
 use batch::{Batch, Mark};
 use load::Held;
@@ -61,6 +62,8 @@ pub struct RunKey {
 pub struct TurnReport {
     /// Runs that were moved, or started by schedules.
     pub runs: usize,
+    /// Runs that are left alone, for their log is not what the engine decides.
+    pub stopped: usize,
     /// Whether another turn at once makes sense.
     pub more: bool,
 }
@@ -91,8 +94,13 @@ pub struct Turns {
     suspects: VecDeque<RunKey>,
     /// Runs that failed alone, with the error that ends them.
     condemned: VecDeque<(RunKey, String)>,
-    /// Runs that could not even be ended; left alone until the process restarts.
+    /// Runs that could not even be ended, or whose log is not what the engine decides; left alone until the process
+    /// restarts.
     given_up: HashSet<RunKey>,
+    /// Those that the turn under way found.
+    stopped: Vec<RunKey>,
+    /// Whether any run is named in `run_divergence`; unknown before the first look.
+    any_named: Option<bool>,
     next_due_check: i64,
     /// Whether starts that wait may have got room.
     slots_freed: bool,
@@ -124,6 +132,8 @@ impl Turns {
             suspects: VecDeque::new(),
             condemned: VecDeque::new(),
             given_up: HashSet::new(),
+            stopped: Vec::new(),
+            any_named: None,
             next_due_check: 0,
             slots_freed: false,
             cursor: flow::Cursor::default(),
@@ -136,6 +146,7 @@ impl Turns {
     /// Takes a turn for up to `batch` runs. Called inside a transaction, as the owner role.
     pub fn turn(&mut self, batch: usize) -> TurnReport {
         self.current.clear();
+        self.stopped.clear();
         let now = random::now_micros();
         let mut more = false;
         if now >= self.next_due_check {
@@ -146,7 +157,7 @@ impl Turns {
             self.next_due_check = now + DUE_CHECK_MICROS;
             if fired.runs > 0 {
                 // They are moved by the next turn: one that fails then must not take its start along.
-                return TurnReport { runs: fired.runs, more: true };
+                return TurnReport { runs: fired.runs, stopped: 0, more: true };
             }
             if fired.more {
                 (self.next_due_check, more) = (now, true);
@@ -162,12 +173,17 @@ impl Turns {
             let was_single = self.condemned.pop_front().is_some()
                 || self.suspects.pop_front().is_some()
                 || self.solo.pop_front().is_some();
-            return TurnReport { runs: 0, more: more || was_single };
+            return TurnReport { runs: 0, stopped: 0, more: more || was_single };
         }
         let facts = load::facts(&self.current);
         let mut out = Batch::default();
         let alone = self.current.len() == 1;
-        for mut work in load::with_states(locked, facts, &mut self.cache, &mut self.cache_bytes) {
+        let works = load::with_states(locked, facts, &mut self.cache, &mut self.cache_bytes);
+        self.name_divergences(&works);
+        for mut work in works {
+            if work.is_stopped() {
+                continue;
+            }
             if self.condemned.front().is_some_and(|(key, _)| *key == work.run.key) {
                 self.condemn(&mut work);
             } else if !alone {
@@ -181,10 +197,22 @@ impl Turns {
         }
         write::all(&mut out);
         self.slots_freed |= !out.slots.run.is_empty();
-        for run in &out.ended {
-            shmem::notify_run_on_commit(run.as_bytes());
+        out.tell_waiters();
+        let stopped = self.stopped.len();
+        TurnReport { runs: self.current.len() - stopped, stopped, more: true }
+    }
+
+    /// Names the runs that are left alone for their log is not what the engine decides, and no longer those that go on.
+    fn name_divergences(&mut self, works: &[load::Work]) {
+        let any_named = *self.any_named.get_or_insert_with(divergence::any);
+        if any_named {
+            divergence::forget(works.iter().filter(|work| !work.is_stopped()).map(|work| work.run.key));
         }
-        TurnReport { runs: self.current.len(), more: true }
+        for work in works.iter().filter(|work| work.is_stopped()) {
+            work.divergence.iter().for_each(|difference| divergence::name(work.run.key, difference));
+            self.any_named = Some(true);
+            self.stopped.push(work.run.key);
+        }
     }
 
     /// The runs of this turn, locked: one that must be ended, one that is suspected, or the next of the inbox.
@@ -231,7 +259,7 @@ impl Turns {
     /// Decides what follows from a run's facts and adds it to the batch.
     fn move_run(&mut self, work: load::Work, now: i64, out: &mut Batch) {
         let is_redriven = work.is_redriven();
-        let load::Work { run, held, facts } = work;
+        let load::Work { run, held, facts, .. } = work;
         let Some(held) = held.filter(|_| !run.finished || is_redriven) else {
             return out.consumed.extend(facts.iter().map(|fact| fact.inbox_id));
         };
@@ -254,6 +282,7 @@ impl Turns {
             }
             self.strikes.remove(key);
         }
+        self.given_up.extend(self.stopped.drain(..));
         for (key, held) in std::mem::take(&mut self.staged) {
             if let Some(held) = held {
                 self.cache_bytes += held.state.byte_size();
@@ -270,6 +299,7 @@ impl Turns {
     /// Forgets what the transaction made: it was rolled back.
     pub fn rolled_back(&mut self) {
         self.staged.clear();
+        self.stopped.clear();
         for key in self.current.clone() {
             self.forget(key);
         }

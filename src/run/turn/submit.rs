@@ -18,7 +18,8 @@ use crate::{random, shmem};
 ///
 /// Answers with the state after it. Waits for a turn in progress, and until the commit no other turn takes the run. What is due of a user's function is
 /// left to the orchestrator, which runs it alone. Raises P0002 for an unknown run, 55000 where the fact would change
-/// nothing, or the caller is a function that a turn is calling: that turn has a state of its own.
+/// nothing, where the run's log is not what the engine decides, or where the caller is a function that a turn is
+/// calling: that turn has a state of its own.
 pub fn submit(key: RunKey, fact: &Fact, actor: Role) -> RunState {
     if database::is_calling() {
         refuse(
@@ -40,7 +41,16 @@ pub fn submit(key: RunKey, fact: &Fact, actor: Role) -> RunState {
     if !unbegun::join_start(&mut work) {
         work.facts.clear();
     }
-    let load::Work { run, held, facts } = work;
+    if let Some(difference) = &work.divergence {
+        refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("the log of run \"{}\" is not what this release decides", key.run),
+        )
+        .detail(format!("They part at position {}, \"{}\".", difference.position, difference.path))
+        .hint("SELECT * FROM meshhook.verify_run(run) shows where; meshhook.kill_run(run, reason) ends it.")
+        .raise();
+    }
+    let load::Work { run, held, facts, .. } = work;
     let now = random::now_micros();
     let mut moved = Moved::new(&run, held.unwrap_or_default(), &out);
     moved.take(facts, now, &mut out);
@@ -55,9 +65,7 @@ pub fn submit(key: RunKey, fact: &Fact, actor: Role) -> RunState {
     let state = moved.state.clone();
     moved.settle(&mut out);
     write::all(&mut out);
-    for run in &out.ended {
-        shmem::notify_run_on_commit(run.as_bytes());
-    }
+    out.tell_waiters();
     // Work of the database, other runs that hear of it, slots that were freed, and what was left here are the
     // orchestrator's.
     shmem::wake_on_commit();

@@ -39,7 +39,8 @@ fn tick(batch_size: default!(i32, 512)) -> i32 {
                 Ok(report) => {
                     turns.committed();
                     moved += report.runs;
-                    if !turns.is_taking_apart() {
+                    // What was left alone must not hide what lies behind it.
+                    if !turns.is_taking_apart() && (report.stopped == 0 || moved > 0) {
                         return i32::try_from(moved).unwrap_or(i32::MAX);
                     }
                 }

@@ -105,6 +105,8 @@ impl Turn<'_> {
                 }
             }
             (status, _) if status.is_terminal() => return,
+            // Whoever is at work goes on speaking during a pause.
+            (_, Fact::JobLogged(said)) => return self.job_logged(said),
             (RunStatus::Queued, Fact::Start(start)) => self.start(start),
             (RunStatus::Queued, Fact::Quarantine(quarantine)) => self.quarantine(quarantine),
             // It waited for its start until somebody ended it.
@@ -140,7 +142,7 @@ impl Turn<'_> {
             Fact::Approval(given) => self.approval(given),
             Fact::Cancel(cancel) => self.cancel(cancel),
             Fact::Quarantine(quarantine) => self.quarantine(quarantine),
-            Fact::Start(_) | Fact::Pause(_) | Fact::Resume(_) => {}
+            Fact::Start(_) | Fact::Pause(_) | Fact::Resume(_) | Fact::JobLogged(_) => {}
             Fact::Redrive(_) | Fact::Edit(_) | Fact::Override(_) | Fact::Fork(_) => {}
         }
     }

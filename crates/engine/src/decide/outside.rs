@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Turn, flow};
 use crate::error::ErrorInfo;
-use crate::event::{ApprovalGiven, Child, Event, NodeScheduled, RunResumed, SignalReceived};
+use crate::event::{ApprovalGiven, Child, Event, NodeLogged, NodeScheduled, RunResumed, SignalReceived};
 use crate::fact::{ChildEnded, Fact, JobFailed};
 use crate::json::{Json, MAX_DOCUMENT_DEPTH};
 use crate::node::wait::{APPROVED, REJECTED};
@@ -31,6 +31,12 @@ impl Turn<'_> {
     pub(super) fn job_failed(&mut self, failed: &JobFailed) {
         if self.is_under_way(&failed.node, failed.attempt) {
             self.attempt_failed(&failed.node, failed.attempt, ErrorInfo::from_report(&failed.error));
+        }
+    }
+
+    pub(super) fn job_logged(&mut self, said: &NodeLogged) {
+        if self.is_under_way(&said.node, said.attempt) {
+            self.emit(Event::NodeLogged(said.clone()));
         }
     }
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use meshhook_engine::decide::step;
 use meshhook_engine::definition::Workflow;
 use meshhook_engine::error::ErrorInfo;
-use meshhook_engine::event::{ApprovalGiven, Event, Recorded, RunForked, SignalReceived};
+use meshhook_engine::event::{ApprovalGiven, Event, NodeLogged, Recorded, RunForked, SignalReceived};
 use meshhook_engine::fact::{Cancel, ChildEnded, Fact, JobCompleted, JobFailed, Start, TimerDue};
+use meshhook_engine::journal::Level;
 use meshhook_engine::json::Json;
 use meshhook_engine::replay::{boundary, verify};
 use meshhook_engine::state::{NodeStatus, RunState, RunStatus};
@@ -88,6 +89,13 @@ impl Sim {
         let attempt = self.attempt(node);
         let error = Json::parse(error).unwrap();
         self.take(&Fact::JobFailed(JobFailed { node: node.into(), attempt, error }));
+    }
+
+    /// Whoever works on an attempt says something.
+    pub fn say(&mut self, node: &str, attempt: u32, message: &str) {
+        let (node, message) = (node.into(), message.into());
+        let said = NodeLogged { node, attempt, level: Level::Info, message, data: None };
+        self.take(&Fact::JobLogged(said));
     }
 
     /// Lets the time of a waiting node come.

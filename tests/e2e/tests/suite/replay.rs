@@ -93,3 +93,45 @@ fn a_standby_replays() {
     let refused = there.error("SELECT meshhook.create_snapshot($1)", &[&run]);
     assert_eq!(refused.code().code(), "25006");
 }
+
+#[test]
+fn a_run_that_diverges_is_left_alone_until_its_log_is_sound() {
+    let cluster = prepare(Cluster::builder().preload(true).fast().start());
+    let db = Database::create(&cluster, "diverges");
+    publish(&mut db.app(), &steps());
+    let mut app = db.app();
+    let (forged, sound) = (start(&mut app, "steps", &json!({})), start(&mut app, "steps", &json!({})));
+    go(&mut app, forged, 3);
+    let change = |from: &str, to: &str| {
+        let sql = "UPDATE meshhook.run_event SET data = jsonb_set(data, '{payload,n}', $3::text::jsonb)
+             WHERE run_id = $1 AND type = 'signal.received' AND data #>> '{payload,n}' = $2";
+        assert_eq!(db.admin().execute(sql, &[&forged, &from, &to]).expect("a superuser may"), 3);
+    };
+    // The orchestrator remembers the run; another one, which does not, reads what stands there.
+    change("1.10", "2");
+    let restart = || {
+        let before = cluster.orchestrator(&db.name);
+        db.admin().exec("SELECT meshhook.stop_workers(), meshhook.start_workers()");
+        wait_for("another orchestrator", PATIENCE, || {
+            let now = cluster.orchestrator(&db.name);
+            now.is_some() && now != before
+        });
+    };
+    restart();
+    let mut admin = db.admin();
+    db.app().rows("SELECT meshhook.signal_run($1, 'go', '1')", &[&forged]);
+    let named = "SELECT count(*) FROM meshhook.diverging_runs";
+    wait_for("the run to be named", PATIENCE, || counted(&mut admin, named) == 1);
+    let positions: Vec<i64> = admin.values("SELECT position FROM meshhook.diverging_runs", &[]);
+    let verified: Vec<i64> = admin.values("SELECT position FROM meshhook.verify_run($1)", &[&forged]);
+    assert_eq!(positions, verified);
+    assert!(cluster.log_contains("is not what this release decides"));
+    // The other goes on meanwhile.
+    go(&mut db.app(), sound, 10);
+    assert_eq!(ended(&mut admin, sound).status, "succeeded");
+    change("2", "1.10");
+    restart();
+    wait_for("what it was told meanwhile", PATIENCE, || counted(&mut admin, named) == 0);
+    go(&mut db.app(), forged, 6);
+    assert_eq!(ended(&mut admin, forged).status, "succeeded");
+}

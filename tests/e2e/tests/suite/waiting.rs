@@ -69,6 +69,53 @@ fn await_run_gives_up_in_time_and_refuses_what_cannot_end() {
 }
 
 #[test]
+fn the_tail_of_a_log_is_the_log() {
+    let db = Database::preloaded("tailed");
+    publish(&mut db.app(), &chain("chain", &["one", "two"]));
+    let mut app = db.app();
+    let id = start(&mut app, "chain", &json!({}));
+    let mut executor = db.executor();
+    let log = "SELECT meshhook.log_job($1, $2, $3, $4)";
+    std::thread::scope(|scope| {
+        let tail = scope.spawn(|| {
+            let rows = app.rows(&format!("CALL meshhook.wait_for_run('{id}', '30 s')"), &[]);
+            let ended = Instant::now();
+            let lines = app.take_notices().iter().map(|line| line.message().to_owned()).collect::<Vec<_>>();
+            (rows[0].get::<_, String>(0), rows[0].get::<_, i64>(1), lines, ended)
+        });
+        let job = claim_one(&mut executor, "default");
+        for (said, level) in [("half done", "info"), ("the printer is slow", "warning")] {
+            let outcome: String = executor.value(log, &[&job.id, &job.token, &said, &level]);
+            assert_eq!(outcome, "accepted");
+        }
+        assert_eq!(complete(&mut executor, &job, &json!(1)), "accepted");
+        let late: String = executor.value(log, &[&job.id, &job.token, &"too late", &"info"]);
+        assert_eq!(late, "stale");
+        let job = claim_one(&mut executor, "default");
+        let completed = Instant::now();
+        assert_eq!(complete(&mut executor, &job, &json!(2)), "accepted");
+        let (status, position, lines, ended) = tail.join().expect("the wait succeeds");
+        assert!(ended - completed < Duration::from_secs(2), "it took {:?}", ended - completed);
+        let mut admin = db.admin();
+        let read: Vec<String> = admin.values(
+            "SELECT meshhook.run_log_text(position, time, level, node, attempt, actor, message) FROM meshhook.run_log($1)",
+            &[&id],
+        );
+        assert_eq!((status.as_str(), &lines), ("succeeded", &read));
+        assert_eq!(usize::try_from(position).ok(), Some(read.len()));
+        for said in ["half done", "the printer is slow"] {
+            assert_eq!(lines.iter().filter(|line| line.contains(said)).count(), 1, "{lines:?}");
+        }
+        history::check_run(&mut admin, id);
+    });
+    // What is left of a log whose beginning was seen, of a run that has ended.
+    let mut app = db.app();
+    let rows = app.rows(&format!("CALL meshhook.wait_for_run('{id}', '30 s', 4)"), &[]);
+    let lines = app.take_notices();
+    assert_eq!(rows[0].get::<_, i64>(1), 4 + i64::try_from(lines.len()).unwrap_or(0));
+}
+
+#[test]
 fn a_delay_ends_on_time_and_nobody_polls_for_it() {
     let db = Database::preloaded("delayed");
     let wait = Duration::from_secs(3);
