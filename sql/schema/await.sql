@@ -32,7 +32,7 @@ $$;
 -- Prints what run_log shows as it comes. The status is read before the log: a run that had ended by then is shown whole.
 CREATE PROCEDURE meshhook.wait_for_run(
     run uuid, timeout interval DEFAULT '30 s', after_position bigint DEFAULT 0,
-    INOUT status text DEFAULT NULL, INOUT "position" bigint DEFAULT NULL)
+    INOUT status text DEFAULT NULL, INOUT last_position bigint DEFAULT NULL)
 LANGUAGE plpgsql AS $$
 DECLARE
     deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
@@ -44,7 +44,7 @@ BEGIN
     IF timeout IS NULL OR after_position IS NULL THEN
         RAISE EXCEPTION 'timeout and after_position must not be null' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    "position" := after_position;
+    last_position := after_position;
     LOOP
         CALL meshhook.wait_turn(run, left_ms, true);
         SELECT r.status INTO status FROM meshhook.runs r WHERE r.run_id OPERATOR(pg_catalog.=) run;
@@ -54,10 +54,10 @@ BEGIN
         END IF;
         LOOP
             lines := 0;
-            FOR line IN SELECT * FROM meshhook.run_log(run, "position", page) LOOP
+            FOR line IN SELECT * FROM meshhook.run_log(run, last_position, page) LOOP
                 RAISE NOTICE '%', meshhook.run_log_text(
                     line."position", line."time", line.level, line.node, line.attempt, line.actor, line.message);
-                "position" := line."position";
+                last_position := line."position";
                 lines := lines OPERATOR(pg_catalog.+) 1;
             END LOOP;
             EXIT WHEN lines OPERATOR(pg_catalog.<) page;
@@ -71,8 +71,8 @@ END
 $$;
 
 CREATE FUNCTION meshhook.run_log_text(
-    "position" bigint, "time" timestamptz, level text, node text, attempt integer, actor text, message text) RETURNS text
+    log_position bigint, logged_at timestamptz, level text, node text, attempt integer, actor text, message text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT concat_ws('  ', lpad("position"::text, 5), to_char("time", 'HH24:MI:SS.MS'), rpad(level, 7),
+    SELECT concat_ws('  ', lpad(log_position::text, 5), to_char(logged_at, 'HH24:MI:SS.MS'), rpad(level, 7),
                      node || coalesce(' #' || attempt, ''), message || coalesce(' (' || actor || ')', ''))
 $$;
