@@ -32,6 +32,10 @@ enum Stage {
     Claiming(Tx),
     /// The report on the first lease is not committed.
     Reporting(Tx),
+    /// The leases are renewed, and that is not committed.
+    Renewing(Tx),
+    /// The jobs are given back, and that is not committed.
+    GivingBack(Tx),
 }
 
 /// A job as a claim handed it out.
@@ -70,6 +74,15 @@ impl Executor {
                 self.leases.remove(0);
                 world.commit(tx, "the report")
             }
+            Stage::Renewing(tx) => {
+                self.stage = Stage::Free;
+                world.commit(tx, "the renewal")
+            }
+            Stage::GivingBack(tx) => {
+                self.stage = Stage::Free;
+                self.leases.clear();
+                world.commit(tx, "the return")
+            }
             Stage::Free if self.leases.is_empty() => self.claim(world),
             Stage::Free => match self.leases.iter_mut().find(|lease| lease.answer.is_none()) {
                 Some(lease) => call(lease, world),
@@ -88,8 +101,8 @@ impl Executor {
                 self.leases.clear();
                 world.commit(tx, "the claim, without hearing of it");
             }
-            Stage::Reporting(tx) => {
-                world.commit(tx, "the report, without hearing of it");
+            Stage::Reporting(tx) | Stage::Renewing(tx) | Stage::GivingBack(tx) => {
+                world.commit(tx, "what it says, without hearing of it");
             }
         }
         true
@@ -103,7 +116,7 @@ impl Executor {
                 self.leases.clear();
                 world.db.abort(tx);
             }
-            Stage::Reporting(tx) => world.db.abort(tx),
+            Stage::Reporting(tx) | Stage::Renewing(tx) | Stage::GivingBack(tx) => world.db.abort(tx),
         }
     }
 
@@ -178,25 +191,27 @@ impl Executor {
         Progress::Made
     }
 
-    /// Renews all leases, in a transaction of its own.
+    /// Renews all leases.
     pub fn renew(&mut self, world: &mut World) -> Progress {
-        self.update_leases(world, "renew", |job, world| {
+        self.update_leases(world, "renew", Stage::Renewing, |job, world| {
             job.lease_expires_at = Some(world.now.plus_millis(LEASE_MS));
         })
     }
 
-    /// Gives all jobs back that it has, in a transaction of its own, and forgets them.
+    /// Gives all jobs back that it has, and forgets them with the commit.
     pub fn give_back(&mut self, world: &mut World) -> Progress {
-        let progress = self.update_leases(world, "give back", |job, _| {
+        self.update_leases(world, "give back", Stage::GivingBack, |job, _| {
             (job.executor, job.lease_expires_at) = (None, None);
-        });
-        if progress == Progress::Made {
-            self.leases.clear();
-        }
-        progress
+        })
     }
 
-    fn update_leases(&mut self, world: &mut World, what: &str, change: fn(&mut Job, &World)) -> Progress {
+    fn update_leases(
+        &mut self,
+        world: &mut World,
+        what: &str,
+        stage: fn(Tx) -> Stage,
+        change: fn(&mut Job, &World),
+    ) -> Progress {
         if self.leases.is_empty() || !matches!(self.stage, Stage::Free) {
             return Progress::Idle;
         }
@@ -215,7 +230,7 @@ impl Executor {
                 world.db.jobs.update(tx, key, job);
             }
         }
-        world.db.commit(tx);
+        self.stage = stage(tx);
         Progress::Made
     }
 }

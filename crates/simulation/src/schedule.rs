@@ -48,29 +48,43 @@ pub enum Choice {
     ServerCrashes,
 }
 
-/// More than a lease lasts.
+/// More than a lease lasts, in seconds.
 const LONG: i64 = 11;
 
 impl Choice {
     /// What a byte of a schedule means. Small ones are steps, so that shrinking takes faults away.
     pub fn of(byte: u8) -> Self {
         use Actor::{Client, Executor, Orchestrator};
-        let times = 1 + byte / 32 * 2;
-        match byte % 32 {
-            n @ 0..=17 => Self::Steps(ACTORS[usize::from(n) % ACTORS.len()], times),
+        let (what, much) = (byte % 32, byte / 32);
+        let which = usize::from(much % 2);
+        match what {
+            0..=17 => {
+                let actor = ACTORS[usize::from(what) % ACTORS.len()];
+                Self::Steps(actor, times(actor, much))
+            }
             18 => Self::Clock(1),
             19 => Self::Clock(3),
-            20 => Self::Clock(LONG),
-            21 => Self::Fails(Orchestrator(usize::from(times / 2 % 2))),
-            22 => Self::Dies(Orchestrator(usize::from(times / 2 % 2))),
-            n @ (23 | 24) => Self::Dies(Executor(usize::from(n - 23))),
-            n @ (25 | 26) => Self::LosesAnswer(Executor(usize::from(n - 25))),
-            27 => Self::LosesAnswer(Client(usize::from(times / 2 % 2))),
-            28 => Self::Dies(Client(usize::from(times / 2 % 2))),
-            29 => Self::Renews(usize::from(times / 2 % 2)),
-            30 => Self::GivesBack(usize::from(times / 2 % 2)),
-            _ => Self::ServerCrashes,
+            20..=22 => Self::Clock(LONG),
+            23 => Self::Fails(Orchestrator(which)),
+            24 => Self::Dies(Orchestrator(which)),
+            25 => Self::Dies(Executor(which)),
+            26 => Self::Dies(Client(which)),
+            27 => Self::LosesAnswer(Executor(which)),
+            28 => Self::LosesAnswer(Client(which)),
+            29 => Self::Renews(which),
+            30 => Self::GivesBack(which),
+            _ if much < 4 => Self::ServerCrashes,
+            _ => Self::Steps(Orchestrator(which), u8::MAX),
         }
+    }
+}
+
+/// How many steps: a part of a turn or several, for a turn has about ten; executors are often left between two.
+fn times(actor: Actor, much: u8) -> u8 {
+    match actor {
+        Actor::Orchestrator(_) => [1, 2, 4, 8, 12, 16, 24, 32][usize::from(much)],
+        Actor::Executor(_) => [1, 1, 2, 2, 3, 3, 4, 8][usize::from(much)],
+        Actor::Client(_) => 1 + much,
     }
 }
 
