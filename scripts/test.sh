@@ -6,7 +6,7 @@
 #   test.sh long                what takes too long for every change
 #
 #   engine    the pure crates: definitions, expressions, decisions, signatures, the sidecar's own tests, the model of the
-#             event store's order. No server.
+#             event store's order, the simulation. No server.
 #   sql       pg_test (Rust glue), pg_regress (the SQL surface), isolation (concurrent sessions), upgrade
 #   e2e       real clusters, sidecars, kills
 set -uo pipefail
@@ -59,6 +59,7 @@ install_release() {
 engine() {
     heading "build: the pure crates"
     local crates=(--package meshhook-engine --package meshhook-sidecar --package meshhook-order-model)
+    crates+=(--package meshhook-simulation)
     prepare "tests of the pure crates" cargo test --no-run "${crates[@]}"
     layer engine cargo test "${crates[@]}"
 }
@@ -101,6 +102,7 @@ long() {
     layer properties env PROPTEST_CASES=100000 cargo test --release --package meshhook-engine
     layer differential env MESHHOOK_DIFFERENTIAL_CASES=100000 cargo test --release --package meshhook-engine \
         --test differential
+    layer simulation env PROPTEST_CASES=1000000 cargo test --release --package meshhook-simulation
     layer ignored cargo test --release --workspace --exclude meshhook -- --ignored
     for round in 1 2 3 4 5; do
         layer "e2e-$round" cargo test --release --package meshhook-e2e

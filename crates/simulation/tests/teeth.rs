@@ -1,0 +1,71 @@
+//! What is done wrong on purpose is found, and shrunk to something that can be read.
+
+use meshhook_simulation::history::Told;
+use meshhook_simulation::search::search;
+use meshhook_simulation::world::Bug;
+
+/// Most histories that a search may take.
+const HISTORIES: u32 = 20_000;
+
+/// A bug is found, whatever the seed; nothing is wrong with the same history without it.
+fn is_found(bug: Bug) {
+    for seed in 1..=3 {
+        let Some(found) = search(Some(bug), HISTORIES, seed) else {
+            panic!("{bug:?} is not found in {HISTORIES} histories of seed {seed}");
+        };
+        let (case, tried) = (&found.case, found.tried);
+        println!("{bug:?}: history {tried}, {} nodes, {} choices", case.parent.len(), case.schedule.len());
+        println!("{}", Told(case, Some(bug)));
+        assert!(Told(case, None).to_string().ends_with("nothing is wrong\n"), "{}", Told(case, None));
+    }
+}
+
+#[test]
+fn a_report_without_its_token_is_found() {
+    is_found(Bug::CompletionWithoutFencing);
+}
+
+#[test]
+fn jobs_behind_the_commit_of_their_events_are_found() {
+    is_found(Bug::JobsApart);
+}
+
+#[test]
+fn deleting_inbox_rows_that_were_not_read_is_found() {
+    is_found(Bug::InboxEmptied);
+}
+
+#[test]
+fn fencing_tokens_that_come_again_are_found() {
+    is_found(Bug::TokensAgain);
+}
+
+#[test]
+fn believing_what_is_remembered_is_found() {
+    is_found(Bug::MemoryUnchecked);
+}
+
+#[test]
+fn a_start_without_its_key_is_found() {
+    is_found(Bug::StartWithoutKey);
+}
+
+#[test]
+fn turns_that_lock_nothing_are_found() {
+    is_found(Bug::RunsUnlocked);
+}
+
+#[test]
+fn effects_that_commit_before_their_event_are_found() {
+    is_found(Bug::EffectsApart);
+}
+
+#[test]
+fn a_report_in_two_transactions_is_found() {
+    is_found(Bug::ReportApart);
+}
+
+#[test]
+fn jobs_of_ended_runs_are_found() {
+    is_found(Bug::EndedRunsServed);
+}
