@@ -1,4 +1,5 @@
-//! Replay: what it costs to fold a long log, with and without snapshots, and what writing snapshots costs.
+//! Replay: what it costs to fold a long log, with and without snapshots, what writing snapshots costs, and what replays
+//! take from runs beside them.
 //!
 //! The logs are those of real runs, moved by the orchestrator of a private cluster, durable: maps of inline nodes, whose
 //! state keeps what came out of every item, and loops of them, whose state keeps next to nothing. With and without
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::machine;
 use crate::report::{Report, Target, median, percentile};
+use crate::runs::beside;
 
 /// Items of one map, and iterations of one loop: the most there may be.
 const ITEMS: i64 = 10_000;
@@ -34,6 +36,12 @@ pub struct Options {
     /// Rounds with and without snapshots
     #[arg(long, default_value_t = 7)]
     rounds: usize,
+    /// Rounds of runs alone and beside replays; 0 leaves that out
+    #[arg(long, default_value_t = 5)]
+    beside_rounds: usize,
+    /// Seconds of each such measurement
+    #[arg(long, default_value_t = 6)]
+    beside_seconds: u64,
     /// Where the figures are written as JSON
     #[arg(long, default_value = "target/bench-replay.json")]
     output: PathBuf,
@@ -56,6 +64,11 @@ pub fn run(options: &Options) -> Result<()> {
         .try_for_each(|kind| reading(options, kind, &mut session, &mut report))
         .and_then(|()| writing(options, &cluster, &mut session, &mut report));
     measured.inspect_err(|_| machine::print_log_end(&cluster))?;
+    drop(session);
+    drop(cluster);
+    if options.beside_rounds > 0 {
+        beside::measure(options.beside_rounds, options.beside_seconds, &mut report)?;
+    }
     report.finish(&options.output)
 }
 

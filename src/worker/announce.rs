@@ -45,10 +45,10 @@ impl Announcer {
 
     /// When an announcement is to be made, if one is (microseconds since 2000). `link` is none where no commit calls.
     pub fn due(&self, link: Option<&shmem::Link>) -> Option<i64> {
-        match link {
-            Some(link) => (self.first || self.moved || link.appended()).then_some(self.not_before),
-            None => Some(self.not_before),
-        }
+        let now = ffi::now();
+        // A pause longer than any is one by a clock that was set back since.
+        let due = if self.not_before - now > AFTER_FAILURE { now } else { self.not_before };
+        link.is_none_or(|link| self.first || self.moved || link.appended()).then_some(due)
     }
 
     /// Makes one.

@@ -335,12 +335,15 @@ impl Orchestrator {
         if let Some(link) = &self.link {
             link.sleep_until(time);
         }
+        // Not by the clock: where that is set back, `time` is suddenly hours away.
+        let latest = Instant::now() + SAFETY_POLL;
         let mut reported = false;
         loop {
             ffi::reset_latch();
             ffi::serve_interrupts();
             let woken = self.link.as_ref().is_some_and(shmem::Link::woken);
-            if woken || time <= ffi::now() || self.must_leave() {
+            let longest = latest.saturating_duration_since(Instant::now());
+            if woken || time <= ffi::now() || longest.is_zero() || self.must_leave() {
                 return;
             }
             // Without a link the next cycle is near enough.
@@ -352,7 +355,7 @@ impl Orchestrator {
                 reported = true;
             }
             // Rounded up: waking before the deadline would find nothing due.
-            ffi::wait_latch(Duration::from_millis((left.max(0) as u64).div_ceil(1000)));
+            ffi::wait_latch(longest.min(Duration::from_millis((left.max(0) as u64).div_ceil(1000))));
         }
     }
 

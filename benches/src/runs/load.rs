@@ -42,37 +42,13 @@ pub async fn measure(
     let transactions_before = transactions(&observer, target.database()).await?;
 
     let shared = Shared::new(options.in_flight.max(options.batch * options.connections));
-    let local = LocalSet::new();
-    let (before, after) = local
-        .run_until(async {
-            let mut starters = JoinSet::new();
-            for _ in 0..options.connections {
-                let config = target.application("bench starter");
-                starters.spawn_local(starter(Rc::clone(&shared), config, per_transaction));
-            }
-            let mut executors = JoinSet::new();
-            for _ in 0..options.executors {
-                let poll = Duration::from_millis(options.poll_ms);
-                let config = target.executor("bench executor");
-                executors.spawn_local(executor(Rc::clone(&shared), config, options.batch, poll));
-            }
-            shared.sleep(Duration::from_secs(options.warm_up_seconds)).await?;
-            let before = Snapshot::take(admin).await?;
-            shared.sleep(Duration::from_secs(options.seconds)).await?;
-            let after = Snapshot::take(admin).await?;
-            shared.closing.set(true);
-            let closed = Instant::now();
-            while !starters.is_empty() || shared.finished.get() < shared.started.get() {
-                shared.sleep(Duration::from_millis(10)).await?;
-                while starters.try_join_next().is_some() {}
-                ensure!(closed.elapsed() < DRAIN, "runs were still under way after {DRAIN:?}");
-            }
-            wait_until_ended(admin).await?;
-            anyhow::Ok((before, after))
-        })
-        .await?;
-    // Executors end with it, so that their backends have reported what they did when it is read below.
-    drop(local);
+    let (before, after) = hold(&shared, per_transaction, options, target, admin, async || {
+        shared.sleep(Duration::from_secs(options.warm_up_seconds)).await?;
+        let before = Snapshot::take(admin).await?;
+        shared.sleep(Duration::from_secs(options.seconds)).await?;
+        Ok((before, Snapshot::take(admin).await?))
+    })
+    .await?;
 
     let runs = count_runs(admin).await? - runs_before;
     ensure!(
@@ -118,6 +94,44 @@ pub async fn measure(
         report.number(name("server_cpu_per_run"), 1e3 * server / finished, "ms");
     }
     Ok(())
+}
+
+/// Holds the server under load for as long as `watch` looks, then lets what was started end.
+pub async fn hold<T>(
+    shared: &Rc<Shared>,
+    per_transaction: u32,
+    options: &Options,
+    target: &Target,
+    admin: &Client,
+    watch: impl AsyncFnOnce() -> Result<T>,
+) -> Result<T> {
+    // Executors end with it, so that their backends have reported what they did when it is read.
+    let local = LocalSet::new();
+    local
+        .run_until(async {
+            let mut starters = JoinSet::new();
+            for _ in 0..options.connections {
+                let config = target.application("bench starter");
+                starters.spawn_local(starter(Rc::clone(shared), config, per_transaction));
+            }
+            let mut executors = JoinSet::new();
+            for _ in 0..options.executors {
+                let poll = Duration::from_millis(options.poll_ms);
+                let config = target.executor("bench executor");
+                executors.spawn_local(executor(Rc::clone(shared), config, options.batch, poll));
+            }
+            let seen = watch().await?;
+            shared.closing.set(true);
+            let closed = Instant::now();
+            while !starters.is_empty() || shared.finished.get() < shared.started.get() {
+                shared.sleep(Duration::from_millis(10)).await?;
+                while starters.try_join_next().is_some() {}
+                ensure!(closed.elapsed() < DRAIN, "runs were still under way after {DRAIN:?}");
+            }
+            wait_until_ended(admin).await?;
+            Ok(seen)
+        })
+        .await
 }
 
 async fn count_runs(admin: &Client) -> Result<i64> {

@@ -5,6 +5,7 @@
 //! log and from the server's own counters, not from what the driver believes; a run that did not succeed, or whose
 //! state differs from its replay, fails the benchmark.
 
+pub mod beside;
 mod driver;
 mod idle;
 mod latency;

@@ -1,5 +1,6 @@
 //! A private Postgres cluster in a temporary folder, with its own port, that a test may kill as it likes.
 
+use crate::clock;
 use crate::install;
 use crate::process;
 use crate::session::{Session, describe};
@@ -40,6 +41,8 @@ pub struct ClusterBuilder {
     preload: bool,
     fast: bool,
     kek: bool,
+    clock: bool,
+    own_files: bool,
     settings: Vec<(String, String)>,
 }
 
@@ -66,6 +69,21 @@ impl ClusterBuilder {
         self
     }
 
+    /// Lets the test set the server's clock ([`Cluster::shift_clock`]).
+    #[must_use]
+    pub fn clock(mut self, own: bool) -> Self {
+        self.clock = own;
+        self
+    }
+
+    /// Runs the server from a copy of its installation, to whose extensions the test may add scripts
+    /// ([`Cluster::extension_folder`]).
+    #[must_use]
+    pub fn own_files(mut self, own: bool) -> Self {
+        self.own_files = own;
+        self
+    }
+
     /// Adds a line to `postgresql.conf`; the last one of a name wins.
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Self {
@@ -78,8 +96,14 @@ impl ClusterBuilder {
     /// # Panics
     /// When the server does not come up; the message holds the end of its log.
     pub fn start(self) -> Cluster {
-        let cluster = Cluster::without_data();
+        let mut cluster = Cluster::without_data();
         install::init_data(&cluster.data_dir());
+        if self.clock {
+            cluster.environment = clock::environment(cluster.dir());
+        }
+        if self.own_files {
+            cluster.programs = Some(install::copy_installation(&cluster.dir().join("installation")));
+        }
         if self.kek {
             let path = cluster.kek_file();
             fs::write(&path, random_key()).unwrap_or_else(|e| panic!("cannot write the KEK: {e}"));
@@ -99,6 +123,10 @@ impl ClusterBuilder {
 pub struct Cluster {
     dir: Option<TempDir>,
     port: u16,
+    /// Where `postgres` lies, if not where everything else does.
+    programs: Option<PathBuf>,
+    /// What the server finds in its environment.
+    environment: Vec<(String, String)>,
     postmaster: Mutex<Option<Child>>,
     watchdog: Child,
 }
@@ -115,6 +143,8 @@ impl Cluster {
         Cluster {
             port: free_port(),
             watchdog: watchdog(dir.path()),
+            programs: None,
+            environment: Vec::new(),
             postmaster: Mutex::new(None),
             dir: Some(dir),
         }
@@ -190,18 +220,44 @@ impl Cluster {
         }
     }
 
+    /// The folder of the server's extensions, which is the cluster's own when it was built so.
+    ///
+    /// # Panics
+    /// When it was not.
+    pub fn extension_folder(&self) -> PathBuf {
+        match &self.programs {
+            Some(programs) => install::extension_folder_of(programs),
+            None => panic!("the cluster was built without own_files"),
+        }
+    }
+
     /// Starts a stopped cluster and waits until it takes connections.
     ///
     /// # Panics
     /// When it does not; the message holds the end of the log.
     pub fn start(&self) {
+        self.launch();
+        let config = self.config("postgres", "postgres");
+        wait_for("the server to take connections", PATIENCE, || {
+            self.assert_running();
+            Session::connect(&config).is_ok()
+        });
+    }
+
+    /// Starts a stopped cluster and waits for nothing.
+    pub fn launch(&self) {
         let log = fs::File::options()
             .create(true)
             .append(true)
             .open(self.dir().join("log"))
             .unwrap_or_else(|e| panic!("cannot open the server's log: {e}"));
         let errors = log.try_clone().unwrap_or_else(|e| panic!("cannot share the server's log: {e}"));
-        let child = install::server_command("postgres")
+        let mut command = install::server_command("postgres");
+        if let Some(programs) = &self.programs {
+            command = install::server_command_of(programs, "postgres");
+        }
+        let child = command
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .arg("-D")
             .arg(self.data_dir())
             .stdin(Stdio::null())
@@ -212,11 +268,18 @@ impl Cluster {
             .spawn()
             .unwrap_or_else(|e| panic!("cannot run postgres: {e}"));
         *self.postmaster() = Some(child);
-        let config = self.config("postgres", "postgres");
-        wait_for("the server to take connections", PATIENCE, || {
-            self.assert_running();
-            Session::connect(&config).is_ok()
+    }
+
+    /// Waits until the server has ended by itself.
+    ///
+    /// # Panics
+    /// When it has not within a minute.
+    pub fn wait_ended(&self) {
+        wait_for("the server to end", PATIENCE, || match &mut *self.postmaster() {
+            Some(child) => matches!(child.try_wait(), Ok(Some(_))),
+            None => true,
         });
+        *self.postmaster() = None;
     }
 
     /// Stops the cluster and waits until every one of its processes is gone.
@@ -428,7 +491,12 @@ fn watchdog(dir: &Path) -> Child {
             kill -QUIT "$pid"
             while [ -e "/proc/$pid" ]; do sleep 0.05; done
         fi
-        [ -e "$1/keep" ] || rm -rf -- "$1"
+        [ -e "$1/keep" ] && exit
+        # A small disk lies in the folder.
+        grep -sF " $1/" /proc/mounts | while read -r _ point _; do
+            umount -l "$point" 2>/dev/null || sudo -n umount -l "$point"
+        done
+        rm -rf -- "$1"
     "#;
     Command::new("sh")
         .args(["-c", SCRIPT, "meshhook-watchdog"])

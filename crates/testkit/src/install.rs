@@ -1,7 +1,7 @@
 //! Which Postgres the tests run on, and as whom.
 
 use std::fs;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{chown, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -71,7 +71,12 @@ pub fn server_account() -> Option<(u32, u32)> {
 
 /// A server program, run under the server's account.
 pub fn server_command(program: &str) -> Command {
-    let mut command = Command::new(bin_dir().join(program));
+    server_command_of(bin_dir(), program)
+}
+
+/// A server program of another folder than that of all others.
+pub fn server_command_of(programs: &Path, program: &str) -> Command {
+    let mut command = Command::new(programs.join(program));
     if let Some((user, group)) = server_account() {
         command.uid(user).gid(group);
     }
@@ -80,6 +85,48 @@ pub fn server_command(program: &str) -> Command {
     }
     command.env("LC_ALL", "C").current_dir(TEMP_ROOT);
     command
+}
+
+/// Copies the server's installation below `folder`, as far as files must be the copy's own: `postgres`, and the folder
+/// of extensions. Links stand for the rest. Returns the copy's folder of programs.
+///
+/// The server finds its files relative to its own program.
+///
+/// # Panics
+/// When something cannot be copied.
+pub fn copy_installation(folder: &Path) -> PathBuf {
+    let share = PathBuf::from(pg_config("--sharedir"));
+    let own = |path: &Path| folder.join(path.strip_prefix("/").unwrap_or(path));
+    let programs = own(bin_dir());
+    let copied = (|| {
+        fs::create_dir_all(&programs)?;
+        fs::copy(bin_dir().join("postgres"), programs.join("postgres"))?;
+        let library = PathBuf::from(pg_config("--pkglibdir"));
+        fs::create_dir_all(own(&library).parent().unwrap_or(folder))?;
+        symlink(&library, own(&library))?;
+        fs::create_dir_all(own(&share))?;
+        for entry in fs::read_dir(&share)? {
+            let path = entry?.path();
+            if path.file_name().is_some_and(|name| name != "extension") {
+                symlink(&path, own(&path))?;
+            }
+        }
+        fs::create_dir_all(own(&share).join("extension"))?;
+        for entry in fs::read_dir(share.join("extension"))? {
+            let path = entry?.path();
+            fs::copy(&path, own(&path))?;
+        }
+        std::io::Result::Ok(())
+    })();
+    copied.unwrap_or_else(|e| panic!("cannot copy the server's installation to {}: {e}", folder.display()));
+    programs
+}
+
+/// The folder of the extensions of the installation copied to where `programs` lies.
+pub(crate) fn extension_folder_of(programs: &Path) -> PathBuf {
+    let (share, depth) = (PathBuf::from(pg_config("--sharedir")), bin_dir().components().count() - 1);
+    let root = programs.ancestors().nth(depth).unwrap_or(programs);
+    root.join(share.strip_prefix("/").unwrap_or(&share)).join("extension")
 }
 
 /// A new temporary folder that belongs to the server's account.

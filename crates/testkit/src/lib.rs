@@ -3,7 +3,9 @@
 //! Each piece stands alone and is named after what it stands for:
 //!
 //! * [`Cluster`]: a real Postgres in a temporary folder, preloaded with meshhook or not, with its own port.
-//! * [`standby`]: streaming standbys of a cluster, their promotion, and being cut off.
+//! * [`clock`]: a clock of a cluster's own, that is put forward and back.
+//! * [`disk`]: disks that are soon full.
+//! * [`standby`]: streaming standbys of a cluster, their promotion, and being cut off; restoring to a point in time.
 //! * [`Session`]: one connection that remembers the notices it was sent.
 //! * [`Sidecar`]: a `meshhook-sidecar` process.
 //! * [`Stub`]: an HTTP server that answers by script and remembers every request.
@@ -16,7 +18,9 @@
 //! The kit is called by tests only, so it panics with a description instead of returning errors: a test
 //! that cannot have its cluster has nothing left to decide.
 
+pub mod clock;
 pub mod cluster;
+pub mod disk;
 pub mod history;
 pub mod http;
 pub mod install;

@@ -1,4 +1,5 @@
-//! Streaming standbys: clusters that begin as a copy of another one and replay what it writes.
+//! Streaming standbys: clusters that begin as a copy of another one and replay what it writes. And copies that are
+//! restored to a point in time.
 //!
 //! A standby is a [`Cluster`] like any other, with a folder, a port and an end of its own; what it is besides is in its
 //! data folder.
@@ -6,6 +7,7 @@
 use crate::cluster::Cluster;
 use crate::install;
 use crate::wait::wait_for;
+use std::path::Path;
 use std::time::Duration;
 
 /// How long a promotion, or catching up, may take before the test fails.
@@ -20,30 +22,63 @@ impl Cluster {
     /// # Panics
     /// When the backup fails or the standby does not come up.
     pub fn standby(&self) -> Cluster {
-        let standby = Cluster::without_data();
-        let output = install::server_command("pg_basebackup")
-            .args(["-h", "127.0.0.1", "-U", "postgres", "-p"])
-            .arg(self.port().to_string())
-            .args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync", "-D"])
-            .arg(standby.data_dir())
-            .output()
-            .unwrap_or_else(|e| panic!("cannot run pg_basebackup of {}: {e}", install::bin_dir().display()));
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "pg_basebackup failed: {errors}");
-        standby.add_setting("port", &standby.port().to_string());
+        let standby = self.backup();
         // Replay would wait up to 30 s for a reader that holds a snapshot, of whatever database: the standby's other
         // readers would see nothing new meanwhile.
         standby.add_setting("hot_standby_feedback", "on");
         standby.add_setting("wal_receiver_status_interval", "1s");
-        standby.add_setting("unix_socket_directories", &standby.dir().display().to_string());
-        if self.kek_file().exists() {
-            std::fs::copy(self.kek_file(), standby.kek_file())
-                .unwrap_or_else(|e| panic!("cannot copy the KEK: {e}"));
-            install::give_to_server(&standby.kek_file());
-            standby.add_setting("meshhook.kek_file", &standby.kek_file().display().to_string());
-        }
+        let primary = format!("host=127.0.0.1 port={} user=postgres", self.port());
+        standby.add_setting("primary_conninfo", &primary);
+        standby.mark("standby.signal");
         standby.start();
         standby
+    }
+
+    /// A copy by `pg_basebackup` with a folder and a port of its own, which was never started: to be made a standby, or
+    /// to be [restored](Cluster::restore).
+    ///
+    /// # Panics
+    /// When the backup fails.
+    pub fn backup(&self) -> Cluster {
+        let copy = Cluster::without_data();
+        let output = install::server_command("pg_basebackup")
+            .args(["-h", "127.0.0.1", "-U", "postgres", "-p"])
+            .arg(self.port().to_string())
+            .args(["--wal-method=stream", "--checkpoint=fast", "--no-sync", "-D"])
+            .arg(copy.data_dir())
+            .output()
+            .unwrap_or_else(|e| panic!("cannot run pg_basebackup of {}: {e}", install::bin_dir().display()));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "pg_basebackup failed: {errors}");
+        copy.add_setting("port", &copy.port().to_string());
+        copy.add_setting("unix_socket_directories", &copy.dir().display().to_string());
+        if self.kek_file().exists() {
+            std::fs::copy(self.kek_file(), copy.kek_file())
+                .unwrap_or_else(|e| panic!("cannot copy the KEK: {e}"));
+            install::give_to_server(&copy.kek_file());
+            copy.add_setting("meshhook.kek_file", &copy.kek_file().display().to_string());
+        }
+        copy
+    }
+
+    /// Starts this backup as what its origin was at `time`, from the WAL that was archived in `archive`, and waits until
+    /// it takes writes.
+    pub fn restore(&self, archive: &Path, time: &str) {
+        self.add_setting("archive_mode", "off");
+        self.add_setting("restore_command", &format!("cp '{}/%f' '%p'", archive.display()));
+        self.add_setting("recovery_target_time", time);
+        self.add_setting("recovery_target_action", "promote");
+        self.mark("recovery.signal");
+        self.start();
+        let mut session = self.superuser("postgres");
+        wait_for("the end of recovery", PATIENCE, || session.value("SELECT NOT pg_is_in_recovery()", &[]));
+    }
+
+    /// Puts one of the empty files into the data folder that tell the server how to start.
+    fn mark(&self, name: &str) {
+        let path = self.data_dir().join(name);
+        std::fs::write(&path, "").unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
+        install::give_to_server(&path);
     }
 
     /// Ends this standby's recovery and waits until it takes writes. What its primary had not sent is lost here.

@@ -1,8 +1,9 @@
 //! Processes die in the middle of things; every run is finished exactly once all the same.
 
+use meshhook_e2e::load::{configs, keep_working};
 use meshhook_e2e::{
-    Database, SOON, Stop, all_succeeded, caller, chain, ended, own_cluster, prepare, publish, start,
-    timeline, work_off,
+    Database, EXECUTOR, SOON, Stop, all_succeeded, caller, chain, ended, own_cluster, prepare, publish,
+    start, timeline, work_off,
 };
 use meshhook_testkit::sign;
 use meshhook_testkit::{Cluster, Gate, Reply, Session, Stub, history, wait_for};
@@ -70,34 +71,6 @@ fn a_sidecar_survives_its_connections() {
     assert_eq!(sidecar.get("/readyz").expect("an answer").status, 200);
 }
 
-/// Works as an executor, reconnecting for ever, until told to stop.
-fn keep_working(db: &Database, stop: &Stop) {
-    while !stop.is_set() {
-        let Ok(mut session) = Session::connect(&db.cluster.config(meshhook_e2e::EXECUTOR, &db.name)) else {
-            std::thread::sleep(Duration::from_millis(20));
-            continue;
-        };
-        let sql = "WITH claimed AS MATERIALIZED (SELECT * FROM meshhook.claim_jobs('default', 'test', 50, '5 s')) \
-                   SELECT job_id, token, payload FROM claimed";
-        while !stop.is_set() {
-            let Ok(rows) = session.query(sql, &[]) else { break };
-            for row in &rows {
-                let (id, token, payload): (String, i64, serde_json::Value) =
-                    (row.get(0), row.get(1), row.get(2));
-                if session
-                    .query("SELECT meshhook.complete_job($1, $2, $3)", &[&id, &token, &payload])
-                    .is_err()
-                {
-                    break;
-                }
-            }
-            if rows.is_empty() {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-    }
-}
-
 /// Starts `count` runs of a chain of three tasks, calls `fault` while they are under way, and demands that all
 /// of them end well.
 fn finish_despite(db: &Database, count: i64, fault: impl Fn(usize)) {
@@ -105,7 +78,7 @@ fn finish_despite(db: &Database, count: i64, fault: impl Fn(usize)) {
     let stop = Stop::default();
     std::thread::scope(|scope| {
         let _end = stop.at_end();
-        scope.spawn(|| keep_working(db, &stop));
+        scope.spawn(|| keep_working(configs(db.cluster, EXECUTOR, &db.name), &stop));
         let mut app = db.app();
         for n in 0..count {
             start(&mut app, "chain", &json!({"n": n}));

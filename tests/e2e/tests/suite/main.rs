@@ -18,6 +18,7 @@ mod event_store;
 mod event_store_order;
 mod examples;
 mod failures;
+mod faults;
 mod flow_control;
 mod idle;
 mod message_db;
