@@ -1,0 +1,152 @@
+//! What the judge prints, and the search for the least that still fails.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::faults::{Fault, KINDS};
+use super::round::{Court, Outcome, Round};
+use super::verdict::Kind;
+
+/// How many rounds are held at most to find a smaller one that fails.
+const MAX_TRIALS: usize = 8;
+
+/// How many faults are told of a round.
+const MAX_TOLD: usize = 20;
+
+/// One line on how far it has come.
+pub fn progress(elapsed: Duration, round: u64, total: &Outcome, faults_now: u64) {
+    let faults = total.injected.values().sum::<u64>() + faults_now;
+    println!(
+        "{:>6.0} s  round {round}, {} programs and {} runs judged, {faults} faults, {} wrong",
+        elapsed.as_secs_f64(),
+        total.programs,
+        total.runs,
+        total.faults.len()
+    );
+}
+
+/// A round as a test.
+pub fn round(number: u64, outcome: &Outcome) {
+    let word = if outcome.faults.is_empty() { "ok" } else { "FAILED" };
+    println!("test judge::round_{number} ... {word}");
+}
+
+/// Everything about a round that failed.
+pub fn failure(seed: u64, programs: usize, round: &Round, outcome: &Outcome) {
+    println!("seed {seed}, round {}: {} faults", round.number, outcome.faults.len());
+    for fault in outcome.faults.iter().take(MAX_TOLD) {
+        println!("  {:?} {}: {}", fault.kind, fault.tag, fault.text);
+    }
+    for tag in tags(outcome) {
+        if let Some(plan) = round.plan(&tag) {
+            let definitions = round.programs[plan.program].definitions.iter();
+            let texts: Vec<String> = definitions.map(|definition| definition.json.to_string()).collect();
+            println!(
+                "program of {tag}, its input {}, canceled {:?}, paused {:?}:",
+                plan.input, plan.cancel_ms, plan.pause_ms
+            );
+            println!("  {}", texts.join("\n  "));
+        }
+    }
+    println!("faults were {}", told(&round.schedule));
+    println!("repeat it: {}", command(seed, programs, round, None));
+}
+
+/// Tries to make the first failure of a round smaller: its program alone, then with ever fewer faults.
+pub fn shrink(seed: u64, programs: usize, court: &Court, round: &Round, outcome: &Outcome) {
+    let Some(program) = tags(outcome).iter().find_map(|tag| round.plan(tag)).map(|plan| plan.program) else {
+        return;
+    };
+    let mut least: Option<Round> = None;
+    let mut trial = round.only(program);
+    let mut parts = 1;
+    let mut part = 0;
+    for _ in 0..MAX_TRIALS {
+        if !court.hold(&trial).faults.is_empty() {
+            (parts, part) = (2, 0);
+            least = Some(trial);
+        } else if least.is_none() {
+            println!(
+                "the program alone, with the same faults, does not fail: it was a matter of luck or of the others"
+            );
+            return;
+        } else {
+            part += 1;
+        }
+        let Some(smallest) = &least else { return };
+        if part >= parts {
+            (parts, part) = (parts * 2, 0);
+        }
+        if smallest.schedule.is_empty() || parts > smallest.schedule.len() * 2 {
+            break;
+        }
+        trial = Round { schedule: without(&smallest.schedule, part, parts), ..smallest.clone() };
+    }
+    if let Some(least) = least {
+        println!("minimal schedule found: {}", told(&least.schedule));
+        println!("repeat it: {}", command(seed, programs, &least, Some(program)));
+    }
+}
+
+/// A schedule without one of so many parts of it.
+fn without(schedule: &[Fault], part: usize, parts: usize) -> Vec<Fault> {
+    let size = schedule.len().div_ceil(parts).max(1);
+    let chunks = schedule.chunks(size).enumerate();
+    chunks.filter(|(index, _)| *index != part).flat_map(|(_, chunk)| chunk.to_vec()).collect()
+}
+
+fn tags(outcome: &Outcome) -> BTreeSet<String> {
+    outcome.faults.iter().map(|fault| fault.tag.clone()).filter(|tag| !tag.is_empty()).take(3).collect()
+}
+
+fn told(schedule: &[Fault]) -> String {
+    let texts: Vec<String> = schedule.iter().map(Fault::to_string).collect();
+    if texts.is_empty() { "none".to_owned() } else { texts.join(",") }
+}
+
+/// The command that holds this round again.
+fn command(seed: u64, programs: usize, round: &Round, program: Option<usize>) -> String {
+    let program = program.map(|program| format!(" --program {program}")).unwrap_or_default();
+    format!(
+        "meshhook-faults judge --seed {seed} --round {} --programs {programs} --span {}{program} --schedule {}",
+        round.number,
+        round.span_ms / 1000,
+        told(&round.schedule)
+    )
+}
+
+/// What all rounds came to.
+pub fn table(seed: u64, elapsed: Duration, total: &Outcome) {
+    println!("\njudge, seed {seed}, {:.1} min", elapsed.as_secs_f64() / 60.0);
+    let line = |what: &str, count: u64| println!("  {what:<34} {count:>8}");
+    line("rounds", total.rounds);
+    line("programs", total.programs);
+    line("runs, children included", total.runs);
+    line("  of them failed as predicted", total.failed);
+    line("  of them canceled", total.canceled);
+    line("effects outside, done", total.outside);
+    line("  deliveries of them", total.deliveries);
+    line("effects in the database", total.inside);
+    line("faults", total.injected.values().sum());
+    for (kind, name, _) in KINDS {
+        line(&format!("  {name}"), total.injected.get(&kind).copied().unwrap_or(0));
+    }
+    line("  answers lost after the commit", total.lost_answers);
+    println!("  {:<34} {:>8.1}", "longest liveness tail, s", total.tail.as_secs_f64());
+    for (kind, name) in [
+        (Kind::Lost, "lost"),
+        (Kind::Doubled, "doubled"),
+        (Kind::Unexpected, "unexpected"),
+        (Kind::AfterEnd, "after the end"),
+        (Kind::Stuck, "stuck"),
+        (Kind::Broken, "broken logs"),
+    ] {
+        println!("  {name:<34} {:>8}", total.count(kind));
+    }
+    let failed = u64::from(!total.faults.is_empty());
+    let word = if failed == 0 { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {word}. {} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out",
+        total.rounds.saturating_sub(failed)
+    );
+}

@@ -1,0 +1,333 @@
+//! One round: programs are published, runs are started and lived through under faults, the faults end, everything must
+//! end, and is judged.
+
+use fastrand::Rng;
+use meshhook_e2e::{APP, Database, EXECUTOR, Stop, publish};
+use meshhook_testkit::{Cluster, Proxy, Session, history};
+use postgres::config::Config;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+use super::caller::Caller;
+use super::faults::{self, Injector};
+use super::ledger::{self, Ledger};
+use super::people::{Person, Plan};
+use super::predict::{Ended, Library};
+use super::program::{Program, alarm, program};
+use super::services::{Executor, service};
+use super::verdict::{self, Evidence, Fault, Found, Kind};
+
+/// How long everything may take to end once the faults have.
+const TAIL: Duration = Duration::from_secs(60);
+
+/// How often the database is looked at while a round goes on.
+const LOOK: Duration = Duration::from_millis(400);
+
+/// Work that is left over of runs that have ended; in no snapshot there is any.
+const LEFT_OVER: &str = "SELECT r.run_id::text FROM meshhook.run r WHERE r.finished_at IS NOT NULL \
+    AND (EXISTS (SELECT FROM meshhook.job j WHERE j.run_id = r.run_id) \
+      OR EXISTS (SELECT FROM meshhook.timer t WHERE t.run_id = r.run_id))";
+
+/// What a round is made of.
+#[derive(Clone, Debug)]
+pub struct Round {
+    pub number: u64,
+    pub programs: Vec<Program>,
+    pub plans: Vec<Plan>,
+    pub schedule: Vec<faults::Fault>,
+    pub span_ms: u64,
+}
+
+impl Round {
+    /// Draws a round from the seed of all and its number.
+    pub fn draw(seed: u64, number: u64, programs: usize, kinds: &[faults::Kind], span_ms: u64) -> Round {
+        let mut rng = Rng::with_seed(seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let programs: Vec<Program> =
+            (0..programs).map(|index| program(rng.u64(..), &format!("p{index}"))).collect();
+        // Runs begin while there are faults, and early enough to meet some.
+        let plans = Plan::round(&mut rng, &programs, 3, span_ms * 3 / 4);
+        let schedule = faults::schedule(&mut rng, kinds, span_ms);
+        Round { number, programs, plans, schedule, span_ms }
+    }
+
+    /// The same round with the runs of one of its programs only.
+    pub fn only(&self, program: usize) -> Round {
+        let plans = self.plans.iter().filter(|plan| plan.program == program).cloned().collect();
+        Round { plans, ..self.clone() }
+    }
+
+    /// The plan of a tag.
+    pub fn plan(&self, tag: &str) -> Option<&Plan> {
+        self.plans.iter().find(|plan| plan.tag == tag)
+    }
+}
+
+/// What came of a round, or of several.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    pub rounds: u64,
+    pub programs: u64,
+    pub runs: u64,
+    pub canceled: u64,
+    pub failed: u64,
+    pub outside: u64,
+    pub deliveries: u64,
+    pub inside: u64,
+    pub lost_answers: u64,
+    pub injected: BTreeMap<faults::Kind, u64>,
+    pub faults: Vec<Fault>,
+    /// The longest time that everything took to end once the faults had.
+    pub tail: Duration,
+}
+
+impl Outcome {
+    /// Adds what another round came to.
+    pub fn add(&mut self, other: Outcome) {
+        self.rounds += other.rounds;
+        self.programs += other.programs;
+        self.runs += other.runs;
+        self.canceled += other.canceled;
+        self.failed += other.failed;
+        self.outside += other.outside;
+        self.deliveries += other.deliveries;
+        self.inside += other.inside;
+        self.lost_answers += other.lost_answers;
+        for (kind, count) in other.injected {
+            *self.injected.entry(kind).or_default() += count;
+        }
+        self.faults.extend(other.faults);
+        self.tail = self.tail.max(other.tail);
+    }
+
+    /// How many faults there are of a kind.
+    pub fn count(&self, kind: Kind) -> usize {
+        self.faults.iter().filter(|fault| fault.kind == kind).count()
+    }
+}
+
+/// Where rounds take place.
+pub struct Court<'a> {
+    pub cluster: &'a Cluster,
+    pub data_files: &'a [(String, String)],
+    /// Told now and then how far a round has come.
+    pub progress: &'a dyn Fn(&BTreeMap<faults::Kind, u64>),
+}
+
+impl Court<'_> {
+    /// Runs a round in a database of its own, and judges it.
+    pub fn hold(&self, round: &Round) -> Outcome {
+        let db = Database::create(self.cluster, &format!("judge_{}", round.number));
+        db.admin().exec(ledger::SCHEMA);
+        let ledger = Arc::new(Ledger::default());
+        let stub = service(&ledger);
+        let mut library = Library::default();
+        let mut app = db.app();
+        library.add(&alarm());
+        publish(&mut app, &alarm().json);
+        for definition in round.programs.iter().flat_map(|program| &program.definitions) {
+            library.add(definition);
+            publish(&mut app, &definition.calling(&stub.url("")));
+        }
+        drop(app);
+        let mut outcome = self.live(round, &db, &ledger);
+        self.collect(round, &db, &ledger, &library, &mut outcome);
+        outcome
+    }
+
+    /// Lets the runs live: under faults first, then without.
+    fn live(&self, round: &Round, db: &Database, ledger: &Ledger) -> Outcome {
+        let proxy = Proxy::start(self.cluster.port());
+        let mut injector =
+            Injector::new(self.cluster, &proxy, &db.name, self.data_files, Rng::with_seed(round.number));
+        let (stop, honest) = (Stop::default(), AtomicBool::new(false));
+        let begun = Instant::now();
+        let until = begun + Duration::from_millis(round.span_ms) + TAIL;
+        let mut outcome = Outcome { rounds: 1, ..Outcome::default() };
+        std::thread::scope(|scope| {
+            let _end = stop.at_end();
+            for number in 0..3 {
+                let executor = Executor {
+                    name: format!("judge {number}"),
+                    caller: Caller::new(through(&proxy, db, EXECUTOR)),
+                    ledger,
+                    rng: Rng::with_seed(round.number * 31 + number),
+                    honest: &honest,
+                };
+                scope.spawn(|| executor.work(&stop));
+            }
+            let people: Vec<_> = (0..3)
+                .map(|number| {
+                    let caller = Caller::new(through(&proxy, db, APP));
+                    let person =
+                        Person { caller, ledger, programs: &round.programs, plans: &round.plans, begun };
+                    let mine: Vec<usize> =
+                        (0..round.plans.len()).filter(|index| index % 3 == number).collect();
+                    scope.spawn(move || person.follow(&mine, until))
+                })
+                .collect();
+            let mut watch =
+                Watch { admin: Caller::new(db.cluster.config("postgres", &db.name)), looked: begun };
+            self.afflict(round, begun, &mut injector, &mut watch, ledger);
+            honest.store(true, Ordering::Relaxed);
+            let healed = Instant::now();
+            injector.heal().into_iter().for_each(|fault| ledger.blame(fault));
+            while healed.elapsed() < TAIL
+                && !(people.iter().all(|person| person.is_finished()) && watch.all_ended())
+            {
+                watch.look(ledger);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            outcome.tail = healed.elapsed();
+        });
+        outcome.injected = std::mem::take(&mut injector.done);
+        outcome.lost_answers = proxy.lost_answers();
+        outcome
+    }
+
+    /// Carries the schedule out.
+    fn afflict(
+        &self,
+        round: &Round,
+        begun: Instant,
+        injector: &mut Injector,
+        watch: &mut Watch,
+        ledger: &Ledger,
+    ) {
+        let mut schedule = round.schedule.iter().peekable();
+        let end = begun + Duration::from_millis(round.span_ms);
+        while Instant::now() < end {
+            let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            if let Some(fault) = schedule.next_if(|fault| fault.at_ms <= elapsed_ms) {
+                injector.strike(fault.kind);
+            }
+            injector.relieve(Instant::now());
+            watch.look(ledger);
+            (self.progress)(&injector.done);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Reads what became of everything, and judges it.
+    fn collect(
+        &self,
+        round: &Round,
+        db: &Database,
+        ledger: &Ledger,
+        library: &Library,
+        outcome: &mut Outcome,
+    ) {
+        let mut admin = db.admin();
+        let runs = found(&mut admin, &mut outcome.faults);
+        let (inside, outside) = (ledger::inside(&mut admin), ledger.deliveries());
+        outcome.programs = round.programs.len() as u64;
+        outcome.runs = runs.len() as u64;
+        outcome.canceled = runs.iter().filter(|run| run.ended.status == "canceled").count() as u64;
+        outcome.failed = runs.iter().filter(|run| run.ended.status == "failed").count() as u64;
+        outcome.inside = inside.values().sum();
+        outcome.deliveries = outside.values().map(|deliveries| deliveries.len() as u64).sum();
+        outcome.outside = outside.values().flatten().filter(|delivery| delivery.done).count() as u64;
+
+        let mut evidence: BTreeMap<&str, Evidence> = BTreeMap::new();
+        for run in &runs {
+            evidence.entry(verdict::root(&run.tag)).or_default().runs.push(run);
+        }
+        for (key, count) in &inside {
+            evidence.entry(verdict::root(key)).or_default().inside.insert(key, *count);
+        }
+        for (key, deliveries) in &outside {
+            evidence.entry(verdict::root(key)).or_default().outside.insert(key, deliveries);
+        }
+        for plan in &round.plans {
+            let mut forecast = library.forecast(&round.programs[plan.program], &plan.tag, &plan.input);
+            if plan.cancel_ms.is_some() {
+                forecast = forecast.canceled();
+            }
+            let evidence = evidence.remove(&*plan.tag).unwrap_or_default();
+            outcome.faults.extend(verdict::judge(&plan.tag, &forecast, plan.cancel_ms.is_some(), &evidence));
+        }
+        let nobodys = evidence.into_keys().map(|tag| (Kind::Unexpected, format!("nobody planned \"{tag}\"")));
+        let after = left_over(&mut admin).into_iter().map(|run| (Kind::AfterEnd, run));
+        let blamed = ledger.faults().into_iter().map(|text| (Kind::Unexpected, text));
+        let own = nobodys.chain(after).chain(blamed);
+        outcome.faults.extend(own.map(|(kind, text)| Fault { kind, tag: String::new(), text }));
+    }
+}
+
+/// Looks at the database while a round goes on.
+struct Watch {
+    admin: Caller,
+    looked: Instant,
+}
+
+impl Watch {
+    /// Blames work that is left over of ended runs, now and then.
+    fn look(&mut self, ledger: &Ledger) {
+        if self.looked.elapsed() < LOOK {
+            return;
+        }
+        self.looked = Instant::now();
+        // No answer is no finding: the server may be away.
+        let left = self.admin.attempt(&mut |client| client.query(LEFT_OVER, &[]));
+        for row in left.unwrap_or_default() {
+            ledger.blame(format!("run {} has ended, and there is work left of it", row.get::<_, String>(0)));
+        }
+    }
+
+    fn all_ended(&mut self) -> bool {
+        let sql = "SELECT NOT EXISTS (SELECT FROM meshhook.run WHERE finished_at IS NULL)";
+        self.admin.attempt(&mut |client| client.query_one(sql, &[])).is_ok_and(|row| row.get(0))
+    }
+}
+
+/// How to reach the database through the proxy.
+fn through(proxy: &Proxy, db: &Database, user: &str) -> Config {
+    let mut config = db.cluster.config(user, &db.name);
+    let mut proxied = Config::new();
+    proxied.host("127.0.0.1").port(proxy.port()).user(user).dbname(&db.name).application_name("judge");
+    config.clone_from(&proxied);
+    config.connect_timeout(Duration::from_secs(5));
+    config
+}
+
+fn left_over(admin: &mut Session) -> Vec<String> {
+    let runs: Vec<String> = admin.values(LEFT_OVER, &[]);
+    runs.into_iter().map(|run| format!("run {run} has ended, and there is work left of it")).collect()
+}
+
+/// The runs in the database; what their logs break is added to the faults.
+fn found(admin: &mut Session, faults: &mut Vec<Fault>) -> Vec<Found> {
+    let sql = "SELECT run_id, status::text, input, output, error FROM meshhook.runs ORDER BY run_id";
+    let rows = admin.rows(sql, &[]);
+    let mut runs = Vec::new();
+    for row in &rows {
+        let id: Uuid = row.get(0);
+        let tag = row.get::<_, Option<Value>>(2).as_ref().map(verdict::tag_of).unwrap_or_default();
+        let log = history::history(admin, id);
+        for text in history::run_faults(admin, id, &log) {
+            let tag = verdict::root(&tag).to_owned();
+            faults.push(Fault { kind: Kind::Broken, tag, text: format!("run {id}: {text}") });
+        }
+        let error = row.get::<_, Option<Value>>(4).map(|error| {
+            let text = |name: &str| error[name].as_str().map(str::to_owned);
+            (text("class").unwrap_or_default(), text("node"))
+        });
+        let ended = Ended { status: row.get(1), output: row.get(3), error, nodes: nodes(admin, id) };
+        runs.push(Found { id, tag, ended, log });
+    }
+    runs
+}
+
+/// Status and port of each node that a run knows.
+fn nodes(admin: &mut Session, run: Uuid) -> BTreeMap<String, (String, Option<String>)> {
+    let state: Value = admin.value("SELECT meshhook.run_state($1)", &[&run]);
+    let nodes = state["nodes"].as_object().cloned().unwrap_or_default();
+    let text = |node: &Value, name: &str| node[name].as_str().map(str::to_owned);
+    nodes
+        .into_iter()
+        .map(|(path, node)| (path, (text(&node, "status").unwrap_or_default(), text(&node, "port"))))
+        .collect()
+}
