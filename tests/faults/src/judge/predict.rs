@@ -233,7 +233,9 @@ impl Player<'_> {
         let spec = Spec::read(request).unwrap_or_else(|| panic!("no request at {path}: {input}"));
         assert_eq!(spec.key, format!("{}:{path}", run.tag), "the generator names an effect wrongly");
         let (node, attempt) = (Arc::clone(path), node.attempt);
-        if spec.refuse {
+        // What is awaited once the run is being undone may be in its last attempt, or lost.
+        let is_awaited = run.state.unwinding.is_some() && !path.ends_with("/compensate");
+        if spec.refuse || is_awaited {
             let error = match &*job.kind {
                 "http" => json!({"class": "http.status", "status": 422, "retryable": false}),
                 "task" => json!({"class": "judge.refused", "retryable": false}),

@@ -144,6 +144,8 @@ struct Graph {
     /// A number that is known everywhere in it.
     base: &'static str,
     undoes: bool,
+    /// Whether everything follows the first step, which may fail: what stood beside it would be a matter of luck.
+    is_gated: bool,
     nodes: Vec<Value>,
     edges: Vec<Value>,
     exits: Vec<Exit>,
@@ -185,6 +187,7 @@ impl Maker {
             prefix: "{{ .input.tag }}:".to_owned(),
             base: ".input.n",
             undoes: fatal || self.rng.bool(),
+            is_gated: false,
             nodes: Vec::new(),
             edges: Vec::new(),
             exits: Vec::new(),
@@ -231,6 +234,9 @@ impl Maker {
             // The later ones more often: deep graphs rather than flat ones.
             let last = graph.exits.len() - 1;
             chosen.insert(last - self.rng.usize(..=last).min(self.rng.usize(..=last)));
+        }
+        if chosen.is_empty() && graph.is_gated && !graph.exits.is_empty() {
+            chosen.insert(0);
         }
         for index in chosen {
             graph.exits[index].is_used = true;
@@ -429,6 +435,7 @@ impl Maker {
             prefix: self.inner_prefix(graph, node),
             base,
             undoes: graph.undoes,
+            is_gated: refuse.is_some(),
             nodes: Vec::new(),
             edges: Vec::new(),
             exits: Vec::new(),
