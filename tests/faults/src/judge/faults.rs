@@ -97,7 +97,7 @@ impl FromStr for Fault {
     }
 }
 
-/// Draws a schedule: one of `kinds` every one to four seconds, up to `span_ms`.
+/// Draws a schedule: one of `kinds` every 0.8 to 3.2 seconds, up to `span_ms`.
 pub fn schedule(rng: &mut Rng, kinds: &[Kind], span_ms: u64) -> Vec<Fault> {
     let weighted: Vec<Kind> = KINDS
         .iter()
@@ -108,7 +108,7 @@ pub fn schedule(rng: &mut Rng, kinds: &[Kind], span_ms: u64) -> Vec<Fault> {
     let mut at_ms = rng.u64(500..1_500);
     while at_ms < span_ms && !weighted.is_empty() {
         schedule.push(Fault { at_ms, kind: weighted[rng.usize(..weighted.len())] });
-        at_ms += rng.u64(1_000..4_000);
+        at_ms += rng.u64(800..3_200);
     }
     schedule
 }

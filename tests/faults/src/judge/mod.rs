@@ -40,8 +40,8 @@ pub struct Options {
     /// Only the round of this number
     #[arg(long, value_name = "R")]
     round: Option<u64>,
-    /// Programs of a round; each is run three times
-    #[arg(long, default_value_t = 8, value_name = "N")]
+    /// Programs of a round; each is run five times
+    #[arg(long, default_value_t = 12, value_name = "N")]
     programs: usize,
     /// Only the program of this number
     #[arg(long, value_name = "P")]
@@ -58,6 +58,9 @@ pub struct Options {
     /// A file `name=content` that is put into the data folder whenever the server is started
     #[arg(long, value_name = "FILE")]
     data_file: Vec<String>,
+    /// A line `name=value` of postgresql.conf
+    #[arg(long, value_name = "SETTING")]
+    setting: Vec<String>,
 }
 
 impl Options {
@@ -67,14 +70,6 @@ impl Options {
         }
         let named = self.faults.iter().filter(|name| *name != "none");
         named.map(|name| name.parse().map_err(anyhow::Error::msg)).collect()
-    }
-
-    fn data_files(&self) -> Result<Vec<(String, String)>> {
-        let pair = |text: &String| {
-            let (name, content) = text.split_once('=').context("--data-file wants name=content")?;
-            Ok((name.to_owned(), content.to_owned()))
-        };
-        self.data_file.iter().map(pair).collect()
     }
 
     fn draw(&self, seed: u64, number: u64) -> Result<Round> {
@@ -91,11 +86,20 @@ impl Options {
     }
 }
 
+/// Splits `name=value` texts.
+fn pairs(texts: &[String]) -> Result<Vec<(String, String)>> {
+    let pair = |text: &String| {
+        let (name, value) = text.split_once('=').with_context(|| format!("{text}: no name=value"))?;
+        Ok((name.to_owned(), value.to_owned()))
+    };
+    texts.iter().map(pair).collect()
+}
+
 /// Whether nothing was lost, doubled or stuck.
 pub fn run(options: &Options) -> Result<bool> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 48));
-    let data_files = options.data_files()?;
-    let cluster = cluster(&data_files);
+    let data_files = pairs(&options.data_file)?;
+    let cluster = cluster(&data_files, &pairs(&options.setting)?);
     println!("judge: seed {seed}");
     let (begun, told) = (Instant::now(), Cell::new(Instant::now()));
     let mut total = Outcome::default();
@@ -126,8 +130,9 @@ pub fn run(options: &Options) -> Result<bool> {
 }
 
 /// Durable but for the disk: a killed process loses nothing that the kernel has, and no power fails here.
-fn cluster(data_files: &[(String, String)]) -> Cluster {
+fn cluster(data_files: &[(String, String)], settings: &[(String, String)]) -> Cluster {
     let builder = Cluster::builder().preload(true).kek(true).setting("fsync", "off");
+    let builder = settings.iter().fold(builder, |builder, (name, value)| builder.setting(name, value));
     let cluster = meshhook_e2e::prepare(builder.start());
     if !data_files.is_empty() {
         faults::put_files(&cluster, data_files);

@@ -372,7 +372,15 @@ mod tests {
             let numbered = run.what.output.as_ref().is_none_or(|output| output["v"].is_i64());
             assert!(numbered, "seed {seed}: {:?}", run.what.output);
             let class = run.what.error.as_ref().map(|(class, _)| class.as_str()).unwrap_or_default();
-            let known = ["", "http.status", "judge.refused", "sql.22000", "map.failed", "workflow.failed", "terminated"];
+            let known = [
+                "",
+                "http.status",
+                "judge.refused",
+                "sql.22000",
+                "map.failed",
+                "workflow.failed",
+                "terminated",
+            ];
             assert!(known.contains(&class), "seed {seed} fails with {class}");
             let may = forecast.effects.values().filter(|effect| !effect.must).count();
             assert!(may == 0 || run.what.status == "failed", "seed {seed}: what may be is of runs that fail");

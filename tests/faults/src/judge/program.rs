@@ -321,7 +321,7 @@ impl Maker {
             9 => {
                 let id = self.id("delay");
                 self.follow(graph, &id);
-                let duration = format!("{}ms", self.rng.u32(20..600));
+                let duration = format!("{}ms", self.rng.u32(20..1_200));
                 graph.nodes.push(json!({"id": id, "type": "delay", "with": {"duration": duration}}));
                 graph.exit(&id, "out", "2".to_owned());
             }

@@ -24,6 +24,9 @@ use super::verdict::{self, Evidence, Fault, Found, Kind};
 /// How long everything may take to end once the faults have.
 const TAIL: Duration = Duration::from_secs(60);
 
+/// How many runs of each program are started in a round.
+const RUNS: usize = 5;
+
 /// How often the database is looked at while a round goes on.
 const LOOK: Duration = Duration::from_millis(400);
 
@@ -48,8 +51,7 @@ impl Round {
         let mut rng = Rng::with_seed(seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let programs: Vec<Program> =
             (0..programs).map(|index| program(rng.u64(..), &format!("p{index}"))).collect();
-        // Runs begin while there are faults, and early enough to meet some.
-        let plans = Plan::round(&mut rng, &programs, 3, span_ms * 3 / 4);
+        let plans = Plan::round(&mut rng, &programs, RUNS, span_ms);
         let schedule = faults::schedule(&mut rng, kinds, span_ms);
         Round { number, programs, plans, schedule, span_ms }
     }
@@ -70,10 +72,14 @@ impl Round {
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     pub rounds: u64,
+    /// How many of them went wrong.
+    pub wrong: u64,
     pub programs: u64,
     pub runs: u64,
     pub canceled: u64,
     pub failed: u64,
+    /// Attempts that had to be made again.
+    pub again: u64,
     pub outside: u64,
     pub deliveries: u64,
     pub inside: u64,
@@ -88,10 +94,12 @@ impl Outcome {
     /// Adds what another round came to.
     pub fn add(&mut self, other: Outcome) {
         self.rounds += other.rounds;
+        self.wrong += u64::from(!other.faults.is_empty());
         self.programs += other.programs;
         self.runs += other.runs;
         self.canceled += other.canceled;
         self.failed += other.failed;
+        self.again += other.again;
         self.outside += other.outside;
         self.deliveries += other.deliveries;
         self.inside += other.inside;
@@ -227,6 +235,8 @@ impl Court<'_> {
         outcome.runs = runs.len() as u64;
         outcome.canceled = runs.iter().filter(|run| run.ended.status == "canceled").count() as u64;
         outcome.failed = runs.iter().filter(|run| run.ended.status == "failed").count() as u64;
+        let events = runs.iter().flat_map(|run| &run.log);
+        outcome.again = events.filter(|event| event.kind == "node.retry_scheduled").count() as u64;
         outcome.inside = inside.values().sum();
         outcome.deliveries = outside.values().map(|deliveries| deliveries.len() as u64).sum();
         outcome.outside = outside.values().flatten().filter(|delivery| delivery.done).count() as u64;
@@ -285,10 +295,8 @@ impl Watch {
 
 /// How to reach the database through the proxy.
 fn through(proxy: &Proxy, db: &Database, user: &str) -> Config {
-    let mut config = db.cluster.config(user, &db.name);
-    let mut proxied = Config::new();
-    proxied.host("127.0.0.1").port(proxy.port()).user(user).dbname(&db.name).application_name("judge");
-    config.clone_from(&proxied);
+    let mut config = Config::new();
+    config.host("127.0.0.1").port(proxy.port()).user(user).dbname(&db.name).application_name("judge");
     config.connect_timeout(Duration::from_secs(5));
     config
 }
@@ -302,6 +310,8 @@ fn left_over(admin: &mut Session) -> Vec<String> {
 fn found(admin: &mut Session, faults: &mut Vec<Fault>) -> Vec<Found> {
     let sql = "SELECT run_id, status::text, input, output, error FROM meshhook.runs ORDER BY run_id";
     let rows = admin.rows(sql, &[]);
+    let waits = admin.rows("SELECT run_id, concat_ws(', ', reason, hint) FROM meshhook.stuck_runs", &[]);
+    let waits: BTreeMap<Uuid, String> = waits.iter().map(|row| (row.get(0), row.get(1))).collect();
     let mut runs = Vec::new();
     for row in &rows {
         let id: Uuid = row.get(0);
@@ -316,7 +326,8 @@ fn found(admin: &mut Session, faults: &mut Vec<Fault>) -> Vec<Found> {
             (text("class").unwrap_or_default(), text("node"))
         });
         let ended = Ended { status: row.get(1), output: row.get(3), error, nodes: nodes(admin, id) };
-        runs.push(Found { id, tag, ended, log });
+        let why = waits.get(&id).cloned().unwrap_or_default();
+        runs.push(Found { id, tag, ended, log, why });
     }
     runs
 }

@@ -108,7 +108,8 @@ impl Executor<'_> {
             node: row.get(3),
             payload: row.get(4),
             key: row.get(5),
-            had_ended: row.get::<_, Option<bool>>(6).unwrap_or(true),
+            // Null: the statement began before there was the run.
+            had_ended: row.get::<_, Option<bool>>(6).unwrap_or(false),
         };
         rows.iter().map(job).collect()
     }

@@ -42,6 +42,8 @@ pub struct Found {
     pub tag: String,
     pub ended: Ended,
     pub log: Vec<Event>,
+    /// Why it goes no further, where the database knows.
+    pub why: String,
 }
 
 /// All that is known of the runs the judge started under one tag.
@@ -90,7 +92,10 @@ impl Verdict<'_> {
             match forecast.runs.get(&run.tag) {
                 // Canceled before it came to that: by somebody, or with what is around it.
                 _ if !is_terminal(&run.ended.status) => {
-                    self.add(Kind::Stuck, format!("run {} ({}) is {}", run.id, run.tag, run.ended.status));
+                    self.add(
+                        Kind::Stuck,
+                        format!("run {} ({}) is {}: {}", run.id, run.tag, run.ended.status, run.why),
+                    );
                 }
                 Some(expected) if run.ended.status == "canceled" && (canceled || !expected.must) => {}
                 // A run that is asked to end has ended otherwise, or has begun what it would not have.
@@ -267,7 +272,7 @@ mod tests {
             event(5, "node.succeeded", json!({"node": "call", "attempt": 1})),
             event(6, "run.succeeded", json!({})),
         ];
-        Found { id: ID, tag: "r".into(), ended: ended(status), log }
+        Found { id: ID, tag: "r".into(), ended: ended(status), log, why: String::new() }
     }
 
     fn delivery(done: bool) -> Delivery {
