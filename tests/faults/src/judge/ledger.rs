@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::program::MODULUS;
+use super::verdict::{Fault, Kind, root};
 
 /// Whether an effect lies in the database, or outside of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +66,7 @@ pub enum Order {
 #[derive(Debug, Default)]
 pub struct Ledger {
     deliveries: Mutex<BTreeMap<String, Vec<Delivery>>>,
-    faults: Mutex<Vec<String>>,
+    faults: Mutex<Vec<Fault>>,
 }
 
 impl Ledger {
@@ -87,13 +88,13 @@ impl Ledger {
         lock(&self.deliveries).get(key).map_or(0, Vec::len)
     }
 
-    /// Enters something that must never happen.
-    pub fn blame(&self, fault: String) {
-        lock(&self.faults).push(fault);
+    /// Enters something that must never happen to what the key or tag belongs to.
+    pub fn blame(&self, kind: Kind, key: &str, text: String) {
+        lock(&self.faults).push(Fault { kind, tag: root(key).to_owned(), text });
     }
 
     /// What must never happen and did.
-    pub fn faults(&self) -> Vec<String> {
+    pub fn faults(&self) -> Vec<Fault> {
         lock(&self.faults).clone()
     }
 

@@ -20,6 +20,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use report::Asked;
 use round::{Court, Outcome, Round};
 
 /// How often the judge says how far it has come.
@@ -72,6 +73,13 @@ impl Options {
         named.map(|name| name.parse().map_err(anyhow::Error::msg)).collect()
     }
 
+    fn asked(&self, seed: u64) -> Asked {
+        let option = |name: &'static str| move |value: &String| format!(" --{name} '{value}'");
+        let settings = self.setting.iter().map(option("setting"));
+        let cluster = settings.chain(self.data_file.iter().map(option("data-file"))).collect();
+        Asked { seed, programs: self.programs, cluster }
+    }
+
     fn draw(&self, seed: u64, number: u64) -> Result<Round> {
         let mut round = Round::draw(seed, number, self.programs, &self.kinds()?, self.span * 1000);
         if let Some(schedule) = &self.schedule {
@@ -100,6 +108,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 48));
     let data_files = pairs(&options.data_file)?;
     let cluster = cluster(&data_files, &pairs(&options.setting)?);
+    let asked = options.asked(seed);
     println!("judge: seed {seed}");
     let (begun, told) = (Instant::now(), Cell::new(Instant::now()));
     let mut total = Outcome::default();
@@ -118,8 +127,8 @@ pub fn run(options: &Options) -> Result<bool> {
         let outcome = court.hold(&round);
         report::round(number, &outcome);
         if !outcome.faults.is_empty() {
-            report::failure(seed, options.programs, &round, &outcome);
-            report::shrink(seed, options.programs, &court, &round, &outcome);
+            report::failure(&asked, &round, &outcome);
+            report::shrink(&asked, &court, &round, &outcome);
             cluster.keep();
         }
         total.add(outcome);

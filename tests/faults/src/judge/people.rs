@@ -10,6 +10,13 @@ use uuid::Uuid;
 use super::caller::{Caller, code, words};
 use super::ledger::Ledger;
 use super::program::Program;
+use super::verdict::Kind;
+
+/// What is said of a run that has ended.
+const ENDED: &str = "55000";
+
+/// What is said of a run that does not exist.
+const UNKNOWN: &str = "P0002";
 
 /// One run that shall be started, and what is done to it.
 #[derive(Clone, Debug)]
@@ -81,7 +88,8 @@ impl Person<'_> {
         while let Some(Reverse((at, index, act))) = agenda.pop() {
             let due = self.begun + Duration::from_millis(at);
             if due.max(Instant::now()) > until {
-                self.ledger.blame(format!("{act:?} of {} found no answer in time", self.plans[index].tag));
+                let text = format!("{act:?} found no answer in time");
+                self.ledger.blame(Kind::Stuck, &self.plans[index].tag, text);
                 break;
             }
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
@@ -122,11 +130,14 @@ impl Person<'_> {
             let row = self.caller.ask(|client| client.query_one(sql, &[&workflow, &plan.input, &plan.tag]));
             match row {
                 Ok(row) => *run = Some(row.get::<_, Uuid>(0)),
-                Err(error) => self.ledger.blame(format!("{} was not started: {}", plan.tag, words(&error))),
+                Err(error) => {
+                    let text = format!("it was not started: {}", words(&error));
+                    self.ledger.blame(Kind::Unexpected, &plan.tag, text);
+                }
             }
         }
         if runs[0] != runs[1] {
-            self.ledger.blame(format!("one key of {} gave two runs: {runs:?}", plan.tag));
+            self.ledger.blame(Kind::Doubled, &plan.tag, format!("one key gave two runs: {runs:?}"));
         }
         runs[0]
     }
@@ -159,9 +170,11 @@ impl Person<'_> {
     /// A run may have ended by then; everything else that is refused is a fault.
     fn heed(&mut self, plan: &Plan, done: Result<(), postgres::Error>) {
         if let Err(error) = done
-            && code(&error) != "55000"
+            && code(&error) != ENDED
         {
-            self.ledger.blame(format!("{}: {}", plan.tag, words(&error)));
+            // A run that was acknowledged and is not there is the worst that can be.
+            let kind = if code(&error) == UNKNOWN { Kind::Lost } else { Kind::Unexpected };
+            self.ledger.blame(kind, &plan.tag, words(&error));
         }
     }
 

@@ -13,6 +13,31 @@ const MAX_TRIALS: usize = 8;
 /// How many faults are told of a round.
 const MAX_TOLD: usize = 20;
 
+/// What makes rounds what they are, besides their number.
+#[derive(Debug)]
+pub struct Asked {
+    pub seed: u64,
+    pub programs: usize,
+    /// Settings and files of the cluster, as options.
+    pub cluster: String,
+}
+
+impl Asked {
+    /// The command that holds this round again.
+    fn command(&self, round: &Round, program: Option<usize>) -> String {
+        let program = program.map(|program| format!(" --program {program}")).unwrap_or_default();
+        format!(
+            "meshhook-faults judge --seed {} --round {} --programs {} --span {}{program}{} --schedule {}",
+            self.seed,
+            round.number,
+            self.programs,
+            round.span_ms / 1000,
+            self.cluster,
+            told(&round.schedule)
+        )
+    }
+}
+
 /// One line on how far it has come.
 pub fn progress(elapsed: Duration, round: u64, total: &Outcome, faults_now: u64) {
     let faults = total.injected.values().sum::<u64>() + faults_now;
@@ -38,8 +63,8 @@ pub fn round(number: u64, outcome: &Outcome) {
 }
 
 /// Everything about a round that failed.
-pub fn failure(seed: u64, programs: usize, round: &Round, outcome: &Outcome) {
-    println!("seed {seed}, round {}: {} faults", round.number, outcome.faults.len());
+pub fn failure(asked: &Asked, round: &Round, outcome: &Outcome) {
+    println!("seed {}, round {}: {} faults", asked.seed, round.number, outcome.faults.len());
     for fault in outcome.faults.iter().take(MAX_TOLD) {
         println!("  {:?} {}: {}", fault.kind, fault.tag, fault.text);
     }
@@ -55,11 +80,11 @@ pub fn failure(seed: u64, programs: usize, round: &Round, outcome: &Outcome) {
         }
     }
     println!("faults were {}", told(&round.schedule));
-    println!("repeat it: {}", command(seed, programs, round, None));
+    println!("repeat it: {}", asked.command(round, None));
 }
 
 /// Tries to make the first failure of a round smaller: its program alone, then with ever fewer faults.
-pub fn shrink(seed: u64, programs: usize, court: &Court, round: &Round, outcome: &Outcome) {
+pub fn shrink(asked: &Asked, court: &Court, round: &Round, outcome: &Outcome) {
     let Some(program) = tags(outcome).iter().find_map(|tag| round.plan(tag)).map(|plan| plan.program) else {
         return;
     };
@@ -90,7 +115,7 @@ pub fn shrink(seed: u64, programs: usize, court: &Court, round: &Round, outcome:
     }
     if let Some(least) = least {
         println!("minimal schedule found: {}", told(&least.schedule));
-        println!("repeat it: {}", command(seed, programs, &least, Some(program)));
+        println!("repeat it: {}", asked.command(&least, Some(program)));
     }
 }
 
@@ -108,17 +133,6 @@ fn tags(outcome: &Outcome) -> BTreeSet<String> {
 fn told(schedule: &[Fault]) -> String {
     let texts: Vec<String> = schedule.iter().map(Fault::to_string).collect();
     if texts.is_empty() { "none".to_owned() } else { texts.join(",") }
-}
-
-/// The command that holds this round again.
-fn command(seed: u64, programs: usize, round: &Round, program: Option<usize>) -> String {
-    let program = program.map(|program| format!(" --program {program}")).unwrap_or_default();
-    format!(
-        "meshhook-faults judge --seed {seed} --round {} --programs {programs} --span {}{program} --schedule {}",
-        round.number,
-        round.span_ms / 1000,
-        told(&round.schedule)
-    )
 }
 
 /// What all rounds came to.

@@ -4,6 +4,7 @@
 use fastrand::Rng;
 use meshhook_e2e::{APP, Database, EXECUTOR, Stop, publish};
 use meshhook_testkit::{Cluster, Proxy, Session, history};
+use postgres::Row;
 use postgres::config::Config;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -31,7 +32,8 @@ const RUNS: usize = 5;
 const LOOK: Duration = Duration::from_millis(400);
 
 /// Work that is left over of runs that have ended; in no snapshot there is any.
-const LEFT_OVER: &str = "SELECT r.run_id::text FROM meshhook.run r WHERE r.finished_at IS NOT NULL \
+const LEFT_OVER: &str = "SELECT r.run_id, coalesce(s.input ->> 'tag', s.input #>> '{input,tag}', '') \
+    FROM meshhook.run r JOIN meshhook.runs s USING (run_id) WHERE r.finished_at IS NOT NULL \
     AND (EXISTS (SELECT FROM meshhook.job j WHERE j.run_id = r.run_id) \
       OR EXISTS (SELECT FROM meshhook.timer t WHERE t.run_id = r.run_id))";
 
@@ -182,7 +184,7 @@ impl Court<'_> {
             self.afflict(round, begun, &mut injector, &mut watch, ledger);
             honest.store(true, Ordering::Relaxed);
             let healed = Instant::now();
-            injector.heal().into_iter().for_each(|fault| ledger.blame(fault));
+            injector.heal().into_iter().for_each(|text| ledger.blame(Kind::Unexpected, "", text));
             while healed.elapsed() < TAIL
                 && !(people.iter().all(|person| person.is_finished()) && watch.all_ended())
             {
@@ -259,11 +261,15 @@ impl Court<'_> {
             let evidence = evidence.remove(&*plan.tag).unwrap_or_default();
             outcome.faults.extend(verdict::judge(&plan.tag, &forecast, plan.cancel_ms.is_some(), &evidence));
         }
-        let nobodys = evidence.into_keys().map(|tag| (Kind::Unexpected, format!("nobody planned \"{tag}\"")));
-        let after = left_over(&mut admin).into_iter().map(|run| (Kind::AfterEnd, run));
-        let blamed = ledger.faults().into_iter().map(|text| (Kind::Unexpected, text));
-        let own = nobodys.chain(after).chain(blamed);
-        outcome.faults.extend(own.map(|(kind, text)| Fault { kind, tag: String::new(), text }));
+        let nobodys = evidence.into_keys();
+        outcome.faults.extend(nobodys.map(|tag| {
+            let text = format!("nobody planned \"{tag}\"");
+            Fault { kind: Kind::Unexpected, tag: String::new(), text }
+        }));
+        for row in admin.rows(LEFT_OVER, &[]) {
+            ledger.blame(Kind::AfterEnd, row.get(1), left_over(&row));
+        }
+        outcome.faults.extend(ledger.faults());
     }
 }
 
@@ -282,8 +288,8 @@ impl Watch {
         self.looked = Instant::now();
         // No answer is no finding: the server may be away.
         let left = self.admin.attempt(&mut |client| client.query(LEFT_OVER, &[]));
-        for row in left.unwrap_or_default() {
-            ledger.blame(format!("run {} has ended, and there is work left of it", row.get::<_, String>(0)));
+        for row in &left.unwrap_or_default() {
+            ledger.blame(Kind::AfterEnd, row.get(1), left_over(row));
         }
     }
 
@@ -301,9 +307,8 @@ fn through(proxy: &Proxy, db: &Database, user: &str) -> Config {
     config
 }
 
-fn left_over(admin: &mut Session) -> Vec<String> {
-    let runs: Vec<String> = admin.values(LEFT_OVER, &[]);
-    runs.into_iter().map(|run| format!("run {run} has ended, and there is work left of it")).collect()
+fn left_over(row: &Row) -> String {
+    format!("run {} has ended, and there is work left of it", row.get::<_, Uuid>(0))
 }
 
 /// The runs in the database; what their logs break is added to the faults.

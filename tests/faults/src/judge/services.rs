@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::caller::{Caller, words};
 use super::ledger::{Ledger, Order, Spec};
 use super::program::QUEUE;
+use super::verdict::Kind;
 
 /// How long an executor of the judge holds a job without a sign of life.
 const LEASE: Duration = Duration::from_millis(1500);
@@ -29,11 +30,19 @@ pub fn service(ledger: &Arc<Ledger>) -> Stub {
 
 fn answer(ledger: &Ledger, request: &Received) -> Reply {
     let Some(spec) = Spec::read(&request.json()) else {
-        ledger.blame(format!("a call without a request for an effect: {}", request.json()));
+        ledger.blame(
+            Kind::Unexpected,
+            "",
+            format!("a call without a request for an effect: {}", request.json()),
+        );
         return Reply::status(400);
     };
     let Some(key) = request.header("idempotency-key") else {
-        ledger.blame(format!("a call for {} without an idempotency key", spec.key));
+        ledger.blame(
+            Kind::Unexpected,
+            &spec.key,
+            format!("a call for {} without an idempotency key", spec.key),
+        );
         return Reply::status(400);
     };
     match ledger.enter(&spec, key) {
@@ -115,13 +124,14 @@ impl Executor<'_> {
     }
 
     fn serve(&mut self, job: &Job) {
-        if job.had_ended {
-            self.ledger.blame(format!("a job of {} was claimed after the end of run {}", job.node, job.run));
-        }
         let Some(spec) = Spec::read(&job.payload) else {
-            self.ledger.blame(format!("a job without a request for an effect: {}", job.payload));
-            return;
+            let text = format!("a job without a request for an effect: {}", job.payload);
+            return self.ledger.blame(Kind::Unexpected, "", text);
         };
+        if job.had_ended {
+            let text = format!("a job of {} was claimed after the end of run {}", job.node, job.run);
+            self.ledger.blame(Kind::AfterEnd, &spec.key, text);
+        }
         let manner = self.manner();
         if manner == Manner::DiesBefore {
             return;
@@ -136,7 +146,8 @@ impl Executor<'_> {
         if manner == Manner::SaysTwice {
             let second = self.report(job, order, &spec);
             if (first.as_deref(), second.as_deref()) == (Some("accepted"), Some("accepted")) {
-                self.ledger.blame(format!("two reports of one attempt of {} were accepted", spec.key));
+                let text = format!("two reports of one attempt of {} were accepted", spec.key);
+                self.ledger.blame(Kind::Doubled, &spec.key, text);
             }
         }
     }
@@ -168,7 +179,8 @@ impl Executor<'_> {
         match answer {
             Ok(row) => Some(row.get(0)),
             Err(error) => {
-                self.ledger.blame(format!("a report on {} was refused: {}", spec.key, words(&error)));
+                let text = format!("a report on {} was refused: {}", spec.key, words(&error));
+                self.ledger.blame(Kind::Unexpected, &spec.key, text);
                 None
             }
         }
