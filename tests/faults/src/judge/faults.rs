@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use super::caller::Caller;
+use super::people::Doors;
 
 /// What is done to the parts of the system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,6 +134,7 @@ pub struct Injector<'a> {
     proxy: &'a Proxy,
     database: String,
     data_files: &'a [(String, String)],
+    doors: &'a Doors,
     sidecars: Vec<Sidecar>,
     /// What is to be taken back, and when.
     reliefs: Vec<(Instant, Relief<'a>)>,
@@ -149,14 +151,18 @@ impl<'a> Injector<'a> {
         proxy: &'a Proxy,
         database: &str,
         data_files: &'a [(String, String)],
+        doors: &'a Doors,
         rng: Rng,
     ) -> Self {
+        let sidecars: Vec<Sidecar> = (0..2).map(|_| sidecar(cluster, proxy, database).spawn()).collect();
+        doors.move_to(sidecars.iter().map(Sidecar::address).collect());
         Self {
             cluster,
             proxy,
             database: database.to_owned(),
             data_files,
-            sidecars: (0..2).map(|_| sidecar(cluster, proxy, database).spawn()).collect(),
+            doors,
+            sidecars,
             reliefs: Vec::new(),
             admin: Caller::new(cluster.config("postgres", database)),
             rng,
@@ -223,6 +229,7 @@ impl<'a> Injector<'a> {
                 let index = self.rng.usize(..self.sidecars.len());
                 self.sidecars[index].kill9();
                 self.sidecars[index] = sidecar(self.cluster, self.proxy, &self.database).spawn();
+                self.doors.move_to(self.sidecars.iter().map(Sidecar::address).collect());
                 true
             }
             Kind::StopSidecar => {

@@ -1,9 +1,12 @@
 //! Who starts runs, sends signals, approves, pauses, resumes and cancels.
 
 use fastrand::Rng;
+use meshhook_testkit::{request, sign};
 use serde_json::{Value, json};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -11,6 +14,9 @@ use super::caller::{Caller, code, words};
 use super::ledger::Ledger;
 use super::program::Program;
 use super::verdict::Kind;
+
+/// How long a webhook is delivered again and again.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What is said of a run that has ended.
 const ENDED: &str = "55000";
@@ -25,6 +31,8 @@ pub struct Plan {
     pub program: usize,
     pub tag: String,
     pub input: Value,
+    /// Whether it is started by a webhook, through a sidecar.
+    pub by_webhook: bool,
     /// After the round's beginning; the other times count from here.
     pub start_ms: u64,
     pub cancel_ms: Option<u64>,
@@ -45,6 +53,7 @@ impl Plan {
                 program,
                 tag,
                 input,
+                by_webhook: rng.u8(..4) == 0,
                 start_ms: rng.u64(..span_ms),
                 cancel_ms: (fate < 10).then(|| rng.u64(..4_000)),
                 pause_ms: (10..22).contains(&fate).then(|| (rng.u64(..2_000), rng.u64(300..3_000))),
@@ -68,12 +77,39 @@ enum Act {
     Approve(usize),
 }
 
+/// Where webhooks are delivered.
+#[derive(Debug)]
+pub struct Doors {
+    /// Path and secret of each program's endpoint.
+    endpoints: Vec<(String, String)>,
+    /// Where sidecars listen now.
+    sidecars: Mutex<Vec<SocketAddr>>,
+}
+
+impl Doors {
+    /// Endpoints, each a path and a secret, at sidecars that are still to come.
+    pub fn new(endpoints: Vec<(String, String)>) -> Self {
+        Self { endpoints, sidecars: Mutex::default() }
+    }
+
+    /// Says where sidecars listen from now on.
+    pub fn move_to(&self, addresses: Vec<SocketAddr>) {
+        *self.sidecars.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    fn address(&self, turn: usize) -> SocketAddr {
+        let addresses = self.sidecars.lock().unwrap_or_else(PoisonError::into_inner);
+        addresses[turn % addresses.len()]
+    }
+}
+
 /// Somebody who follows plans.
 pub struct Person<'a> {
     pub caller: Caller,
     pub ledger: &'a Ledger,
     pub programs: &'a [Program],
     pub plans: &'a [Plan],
+    pub doors: &'a Doors,
     pub begun: Instant,
 }
 
@@ -123,23 +159,47 @@ impl Person<'_> {
 
     /// Starts a run, twice: the key makes it one.
     fn start(&mut self, plan: &Plan) -> Option<Uuid> {
-        let workflow = self.programs[plan.program].name().to_owned();
-        let sql = "SELECT meshhook.start_run($1, $2, idempotency_key => $3)";
-        let mut runs = [None; 2];
-        for run in &mut runs {
-            let row = self.caller.ask(|client| client.query_one(sql, &[&workflow, &plan.input, &plan.tag]));
-            match row {
-                Ok(row) => *run = Some(row.get::<_, Uuid>(0)),
-                Err(error) => {
-                    let text = format!("it was not started: {}", words(&error));
-                    self.ledger.blame(Kind::Unexpected, &plan.tag, text);
-                }
-            }
-        }
+        let runs = [(); 2].map(|()| {
+            let run = if plan.by_webhook { self.deliver(plan) } else { self.start_once(plan) };
+            let blame =
+                |text| self.ledger.blame(Kind::Unexpected, &plan.tag, format!("it was not started: {text}"));
+            run.map_err(blame).ok()
+        });
         if runs[0] != runs[1] {
             self.ledger.blame(Kind::Doubled, &plan.tag, format!("one key gave two runs: {runs:?}"));
         }
         runs[0]
+    }
+
+    fn start_once(&mut self, plan: &Plan) -> Result<Uuid, String> {
+        let workflow = self.programs[plan.program].name().to_owned();
+        let sql = "SELECT meshhook.start_run($1, $2, idempotency_key => $3)";
+        let row = self.caller.ask(|client| client.query_one(sql, &[&workflow, &plan.input, &plan.tag]));
+        row.map(|row| row.get(0)).map_err(|error| words(&error))
+    }
+
+    /// Delivers a webhook to one sidecar after the other, until one takes it.
+    fn deliver(&mut self, plan: &Plan) -> Result<Uuid, String> {
+        let (path, secret) = &self.doors.endpoints[plan.program];
+        let body = plan.input.to_string();
+        let asked = Instant::now();
+        for turn in 0.. {
+            let headers = sign::standard(secret, &plan.tag, sign::unix_now(), body.as_bytes());
+            let answer = request(self.doors.address(turn), "POST", path, &headers, body.as_bytes());
+            match answer {
+                Ok(answer) if matches!(answer.status, 200 | 202) => {
+                    let run = answer.json()["run_id"].as_str().and_then(|id| id.parse().ok());
+                    return run.ok_or_else(|| format!("no run in {}", answer.text()));
+                }
+                Ok(answer) if answer.status != 503 => {
+                    return Err(format!("{}: {}", answer.status, answer.text()));
+                }
+                _ if asked.elapsed() > PATIENCE => return Err("no sidecar takes it".to_owned()),
+                // It is gone, or has no connection.
+                _ => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
+        Err("no sidecar takes it".to_owned())
     }
 
     /// Does something to a run; returns in how many milliseconds it is to be done again, if it is.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::caller::Caller;
 use super::faults::{self, Injector};
 use super::ledger::{self, Ledger};
-use super::people::{Person, Plan};
+use super::people::{Doors, Person, Plan};
 use super::predict::{Ended, Library};
 use super::program::{Program, alarm, program};
 use super::services::{Executor, service};
@@ -143,16 +143,25 @@ impl Court<'_> {
             publish(&mut app, &definition.calling(&stub.url("")));
         }
         drop(app);
-        let mut outcome = self.live(round, &db, &ledger);
+        let endpoints =
+            round.programs.iter().map(|program| db.endpoint(program.name(), "standard")).collect();
+        let doors = Doors::new(endpoints);
+        let mut outcome = self.live(round, &db, &ledger, &doors);
         self.collect(round, &db, &ledger, &library, &mut outcome);
         outcome
     }
 
     /// Lets the runs live: under faults first, then without.
-    fn live(&self, round: &Round, db: &Database, ledger: &Ledger) -> Outcome {
+    fn live(&self, round: &Round, db: &Database, ledger: &Ledger, doors: &Doors) -> Outcome {
         let proxy = Proxy::start(self.cluster.port());
-        let mut injector =
-            Injector::new(self.cluster, &proxy, &db.name, self.data_files, Rng::with_seed(round.number));
+        let mut injector = Injector::new(
+            self.cluster,
+            &proxy,
+            &db.name,
+            self.data_files,
+            doors,
+            Rng::with_seed(round.number),
+        );
         let (stop, honest) = (Stop::default(), AtomicBool::new(false));
         let begun = Instant::now();
         let until = begun + Duration::from_millis(round.span_ms) + TAIL;
@@ -172,8 +181,14 @@ impl Court<'_> {
             let people: Vec<_> = (0..3)
                 .map(|number| {
                     let caller = Caller::new(through(&proxy, db, APP));
-                    let person =
-                        Person { caller, ledger, programs: &round.programs, plans: &round.plans, begun };
+                    let person = Person {
+                        caller,
+                        ledger,
+                        programs: &round.programs,
+                        plans: &round.plans,
+                        doors,
+                        begun,
+                    };
                     let mine: Vec<usize> =
                         (0..round.plans.len()).filter(|index| index % 3 == number).collect();
                     scope.spawn(move || person.follow(&mine, until))
