@@ -270,3 +270,22 @@ pub fn put_files(cluster: &Cluster, files: &[(String, String)]) {
         meshhook_testkit::install::give_to_server(&path);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schedule_is_read_as_it_is_told() {
+        let all = KINDS.map(|(kind, ..)| kind);
+        let schedule = schedule(&mut Rng::with_seed(4), &all, 600_000);
+        assert!(schedule.len() > 200 && schedule.windows(2).all(|pair| pair[0].at_ms < pair[1].at_ms));
+        for fault in &schedule {
+            assert_eq!(fault.to_string().parse(), Ok(*fault));
+        }
+        let drawn: std::collections::BTreeSet<Kind> = schedule.iter().map(|fault| fault.kind).collect();
+        assert_eq!(drawn.len(), all.len(), "every kind is drawn");
+        assert_eq!(super::schedule(&mut Rng::with_seed(4), &[], 60_000), []);
+        assert!("kill-moon@1ms".parse::<Fault>().is_err() && "cut@soon".parse::<Fault>().is_err());
+    }
+}

@@ -144,3 +144,23 @@ pub fn inside(admin: &mut Session) -> BTreeMap<String, u64> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_becomes_of_a_delivery_is_a_matter_of_its_content_and_its_number() {
+        let ledger = Ledger::default();
+        let spec = |request| Spec::read(&request).expect("a request");
+        let flaky = spec(json!({"key": "r:a", "v": 2, "flaky": 2, "refuse": false}));
+        let orders = [(); 4].map(|()| ledger.enter(&flaky, "run/a"));
+        assert_eq!(orders, [Order::FailForNow, Order::FailForNow, Order::Do, Order::Do]);
+        let refused = spec(json!({"key": "r:b", "v": 2, "refuse": true}));
+        assert_eq!(ledger.enter(&refused, "run/b"), Order::Refuse);
+        let done: Vec<bool> = ledger.deliveries()["r:a"].iter().map(|delivery| delivery.done).collect();
+        assert_eq!(done, [false, false, true, true]);
+        assert_eq!((flaky.result(), ledger.count("r:b")), (json!({"v": 17}), 1));
+        assert_eq!(Spec::read(&json!({"v": 1})), None);
+    }
+}

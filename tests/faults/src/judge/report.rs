@@ -170,3 +170,19 @@ pub fn table(seed: u64, elapsed: Duration, total: &Outcome) {
         "\ntest result: {word}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::faults::Kind as Blow;
+    use super::*;
+
+    #[test]
+    fn parts_of_a_schedule_are_left_out_one_by_one() {
+        let schedule: Vec<Fault> = (0..5).map(|at_ms| Fault { at_ms, kind: Blow::Cut }).collect();
+        let times =
+            |part, parts| without(&schedule, part, parts).iter().map(|fault| fault.at_ms).collect::<Vec<_>>();
+        assert_eq!((times(0, 1), times(0, 2), times(1, 2)), (vec![], vec![3, 4], vec![0, 1, 2]));
+        assert_eq!((times(4, 8), times(7, 8)), (vec![0, 1, 2, 3], vec![0, 1, 2, 3, 4]));
+        assert_eq!(told(&schedule[..2]), "cut@0ms,cut@1ms");
+    }
+}

@@ -28,6 +28,9 @@ const TAIL: Duration = Duration::from_secs(60);
 /// How many runs of each program are started in a round.
 const RUNS: usize = 5;
 
+/// How many executors the judge has, and how many people.
+const HANDS: usize = 3;
+
 /// How often the database is looked at while a round goes on.
 const LOOK: Duration = Duration::from_millis(400);
 
@@ -113,6 +116,13 @@ impl Outcome {
         self.tail = self.tail.max(other.tail);
     }
 
+    fn tally(&mut self, runs: &[Found]) {
+        let count = |status: &str| runs.iter().filter(|run| run.ended.status == status).count() as u64;
+        (self.runs, self.canceled, self.failed) = (runs.len() as u64, count("canceled"), count("failed"));
+        let events = runs.iter().flat_map(|run| &run.log);
+        self.again = events.filter(|event| event.kind == "node.retry_scheduled").count() as u64;
+    }
+
     /// How many faults there are of a kind.
     pub fn count(&self, kind: Kind) -> usize {
         self.faults.iter().filter(|fault| fault.kind == kind).count()
@@ -168,32 +178,21 @@ impl Court<'_> {
         let mut outcome = Outcome { rounds: 1, ..Outcome::default() };
         std::thread::scope(|scope| {
             let _end = stop.at_end();
-            for number in 0..3 {
-                let executor = Executor {
-                    name: format!("judge {number}"),
-                    caller: Caller::new(through(&proxy, db, EXECUTOR)),
-                    ledger,
-                    rng: Rng::with_seed(round.number * 31 + number),
-                    honest: &honest,
-                };
+            for number in 0..HANDS {
+                let caller = Caller::new(through(&proxy, db, EXECUTOR));
+                let rng = Rng::with_seed(round.number * 31 + number as u64);
+                let executor =
+                    Executor { name: format!("judge {number}"), caller, ledger, rng, honest: &honest };
                 scope.spawn(|| executor.work(&stop));
             }
-            let people: Vec<_> = (0..3)
-                .map(|number| {
-                    let caller = Caller::new(through(&proxy, db, APP));
-                    let person = Person {
-                        caller,
-                        ledger,
-                        programs: &round.programs,
-                        plans: &round.plans,
-                        doors,
-                        begun,
-                    };
-                    let mine: Vec<usize> =
-                        (0..round.plans.len()).filter(|index| index % 3 == number).collect();
-                    scope.spawn(move || person.follow(&mine, until))
-                })
-                .collect();
+            let people = (0..HANDS).map(|number| {
+                let caller = Caller::new(through(&proxy, db, APP));
+                let (programs, plans) = (&*round.programs, &*round.plans);
+                let person = Person { caller, ledger, programs, plans, doors, begun };
+                let mine: Vec<usize> = (number..plans.len()).step_by(HANDS).collect();
+                scope.spawn(move || person.follow(&mine, until))
+            });
+            let people: Vec<_> = people.collect();
             let mut watch =
                 Watch { admin: Caller::new(db.cluster.config("postgres", &db.name)), looked: begun };
             self.afflict(round, begun, &mut injector, &mut watch, ledger);
@@ -249,11 +248,7 @@ impl Court<'_> {
         let runs = found(&mut admin, &mut outcome.faults);
         let (inside, outside) = (ledger::inside(&mut admin), ledger.deliveries());
         outcome.programs = round.programs.len() as u64;
-        outcome.runs = runs.len() as u64;
-        outcome.canceled = runs.iter().filter(|run| run.ended.status == "canceled").count() as u64;
-        outcome.failed = runs.iter().filter(|run| run.ended.status == "failed").count() as u64;
-        let events = runs.iter().flat_map(|run| &run.log);
-        outcome.again = events.filter(|event| event.kind == "node.retry_scheduled").count() as u64;
+        outcome.tally(&runs);
         outcome.inside = inside.values().sum();
         outcome.deliveries = outside.values().map(|deliveries| deliveries.len() as u64).sum();
         outcome.outside = outside.values().flatten().filter(|delivery| delivery.done).count() as u64;
@@ -361,4 +356,22 @@ fn nodes(admin: &mut Session, run: Uuid) -> BTreeMap<String, (String, Option<Str
         .into_iter()
         .map(|(path, node)| (path, (text(&node, "status").unwrap_or_default(), text(&node, "port"))))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_is_a_function_of_seed_and_number() {
+        let kinds = faults::KINDS.map(|(kind, ..)| kind);
+        let text = |seed, number| format!("{:?}", Round::draw(seed, number, 3, &kinds, 20_000));
+        assert_eq!(text(1, 1), text(1, 1));
+        assert_ne!(text(1, 1), text(2, 1));
+        assert_ne!(text(1, 1), text(1, 2));
+        let round = Round::draw(1, 1, 3, &kinds, 20_000);
+        let alone = round.only(2);
+        assert_eq!((alone.plans.len(), round.plans.len()), (RUNS, 3 * RUNS));
+        assert_eq!(alone.schedule, round.schedule);
+    }
 }
