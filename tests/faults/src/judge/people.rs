@@ -249,8 +249,13 @@ impl Person<'_> {
                 return None;
             }
         };
-        if row.get::<_, Option<bool>>(0).unwrap_or(false) {
-            return None;
+        match row.get::<_, Option<bool>>(0) {
+            Some(false) => {}
+            Some(true) => return None,
+            None => {
+                self.ledger.blame(Kind::Lost, &plan.tag, format!("run {run} is not there any more"));
+                return None;
+            }
         }
         match row.get::<_, Option<&str>>(1) {
             None => return Some(300),

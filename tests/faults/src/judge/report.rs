@@ -69,7 +69,7 @@ pub fn failure(asked: &Asked, round: &Round, outcome: &Outcome) {
         println!("  {:?} {}: {}", fault.kind, fault.tag, fault.text);
     }
     for tag in tags(outcome) {
-        if let Some(plan) = round.plan(&tag) {
+        if let Some(plan) = round.plan(tag) {
             let definitions = round.programs[plan.program].definitions.iter();
             let texts: Vec<String> = definitions.map(|definition| definition.json.to_string()).collect();
             println!(
@@ -126,8 +126,10 @@ fn without(schedule: &[Fault], part: usize, parts: usize) -> Vec<Fault> {
     chunks.filter(|(index, _)| *index != part).flat_map(|(_, chunk)| chunk.to_vec()).collect()
 }
 
-fn tags(outcome: &Outcome) -> BTreeSet<String> {
-    outcome.faults.iter().map(|fault| fault.tag.clone()).filter(|tag| !tag.is_empty()).take(3).collect()
+/// The tags of the first runs that something is wrong with.
+fn tags(outcome: &Outcome) -> BTreeSet<&str> {
+    let tags: BTreeSet<&str> = outcome.faults.iter().map(|fault| &*fault.tag).collect();
+    tags.into_iter().filter(|tag| !tag.is_empty()).take(3).collect()
 }
 
 fn told(schedule: &[Fault]) -> String {
@@ -148,6 +150,7 @@ pub fn table(seed: u64, elapsed: Duration, total: &Outcome) {
     line("effects outside, done", total.outside);
     line("  deliveries of them", total.deliveries);
     line("effects in the database", total.inside);
+    line("snapshots that turns wrote", total.snapshots);
     line("faults", total.injected.values().sum());
     for (kind, name, _) in KINDS {
         line(&format!("  {name}"), total.injected.get(&kind).copied().unwrap_or(0));

@@ -88,6 +88,7 @@ pub struct Outcome {
     pub outside: u64,
     pub deliveries: u64,
     pub inside: u64,
+    pub snapshots: u64,
     pub lost_answers: u64,
     pub injected: BTreeMap<faults::Kind, u64>,
     pub faults: Vec<Fault>,
@@ -108,6 +109,7 @@ impl Outcome {
         self.outside += other.outside;
         self.deliveries += other.deliveries;
         self.inside += other.inside;
+        self.snapshots += other.snapshots;
         self.lost_answers += other.lost_answers;
         for (kind, count) in other.injected {
             *self.injected.entry(kind).or_default() += count;
@@ -140,6 +142,9 @@ pub struct Court<'a> {
 impl Court<'_> {
     /// Runs a round in a database of its own, and judges it.
     pub fn hold(&self, round: &Round) -> Outcome {
+        // In every other round turns begin behind snapshots.
+        let events = if round.number.is_multiple_of(2) { "20" } else { "5000" };
+        self.cluster.set("meshhook.snapshot_events", events);
         let db = Database::create(self.cluster, &format!("judge_{}", round.number));
         db.admin().exec(ledger::SCHEMA);
         let ledger = Arc::new(Ledger::default());
@@ -249,6 +254,7 @@ impl Court<'_> {
         let (inside, outside) = (ledger::inside(&mut admin), ledger.deliveries());
         outcome.programs = round.programs.len() as u64;
         outcome.tally(&runs);
+        outcome.snapshots = admin.value::<i64>("SELECT count(*) FROM meshhook.snapshot", &[]).unsigned_abs();
         outcome.inside = inside.values().sum();
         outcome.deliveries = outside.values().map(|deliveries| deliveries.len() as u64).sum();
         outcome.outside = outside.values().flatten().filter(|delivery| delivery.done).count() as u64;
