@@ -250,6 +250,8 @@ impl Court<'_> {
         outcome: &mut Outcome,
     ) {
         let mut admin = db.admin();
+        let sees = "SELECT coalesce(bool_and(judge.had_ended(run_id)), true) FROM meshhook.run WHERE finished_at IS NOT NULL";
+        assert!(admin.value::<bool>(sees, &[]), "claims are told what they came after");
         let runs = found(&mut admin, &mut outcome.faults);
         let (inside, outside) = (ledger::inside(&mut admin), ledger.deliveries());
         outcome.programs = round.programs.len() as u64;

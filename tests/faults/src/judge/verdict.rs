@@ -163,7 +163,15 @@ impl Verdict<'_> {
     /// What the log calls done is done: in the database once, outside at least once, under the right key.
     fn books(&mut self, run: &Found, evidence: &Evidence) {
         let mut kinds = BTreeMap::new();
+        let mut has_ended = false;
         for event in &run.log {
+            if has_ended {
+                self.add(
+                    Kind::AfterEnd,
+                    format!("{} of run {} ({}) after its end", event.kind, run.id, run.tag),
+                );
+            }
+            has_ended |= event.is_terminal();
             let Some(node) = event.node() else { continue };
             if let Some(kind) = event.data["kind"].as_str() {
                 kinds.insert(node, kind);
@@ -360,6 +368,14 @@ mod tests {
         // An effect that committed without the event that says so.
         run.log.truncate(3);
         assert_eq!(kinds_of(&canceled, true, &[run], &[("r:row", 1)], &[]), [Kind::Unexpected]);
+    }
+
+    #[test]
+    fn what_happens_after_the_end_is_seen() {
+        let once = vec![delivery(true)];
+        let mut run = found("succeeded");
+        run.log.swap(3, 5);
+        assert_eq!(kinds(&[run], &[("r:row", 1)], &[("r:call", once)]), [Kind::AfterEnd]);
     }
 
     #[test]
