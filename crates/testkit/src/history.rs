@@ -71,7 +71,23 @@ pub fn history(session: &mut Session, run: Uuid) -> Vec<Event> {
 #[track_caller]
 pub fn check_run(session: &mut Session, run: Uuid) {
     let events = history(session, run);
-    let mut faults = log_faults(&events);
+    let faults = run_faults(session, run, &events);
+    if !faults.is_empty() {
+        let log: Vec<String> = events
+            .iter()
+            .map(|event| format!("{:>4} {} {}", event.position, event.kind, event.data))
+            .collect();
+        panic!("run {run}:\n{}\nlog:\n{}", faults.join("\n"), log.join("\n"));
+    }
+}
+
+/// What is wrong with one run whose log is `events`, in words; nothing for a sound one.
+///
+/// # Panics
+/// When it cannot be read.
+#[track_caller]
+pub fn run_faults(session: &mut Session, run: Uuid, events: &[Event]) -> Vec<String> {
+    let mut faults = log_faults(events);
     let differences = session
         .rows("SELECT position, path, expected::text, found::text FROM meshhook.verify_run($1)", &[&run]);
     for row in differences {
@@ -88,20 +104,14 @@ pub fn check_run(session: &mut Session, run: Uuid) {
     match rows.as_slice() {
         [row] => {
             let found: (String, i64) = (row.get(0), row.get(1));
-            let expected = (status_of(&events).to_owned(), events.last().map_or(0, |event| event.position));
+            let expected = (status_of(events).to_owned(), events.last().map_or(0, |event| event.position));
             if found != expected {
                 faults.push(format!("run row says {found:?}, the log {expected:?}"));
             }
         }
         rows => faults.push(format!("{} rows in meshhook.runs", rows.len())),
     }
-    if !faults.is_empty() {
-        let log: Vec<String> = events
-            .iter()
-            .map(|event| format!("{:>4} {} {}", event.position, event.kind, event.data))
-            .collect();
-        panic!("run {run}:\n{}\nlog:\n{}", faults.join("\n"), log.join("\n"));
-    }
+    faults
 }
 
 /// Checks every run the session can see and returns how many those were.

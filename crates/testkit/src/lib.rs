@@ -8,6 +8,7 @@
 //! * [`standby`]: streaming standbys of a cluster, their promotion, and being cut off; restoring to a point in time.
 //! * [`Session`]: one connection that remembers the notices it was sent.
 //! * [`Sidecar`]: a `meshhook-sidecar` process.
+//! * [`Proxy`]: what stands between clients and a cluster, and cuts, delays, or loses answers.
 //! * [`Stub`]: an HTTP server that answers by script and remembers every request.
 //! * [`wait_for`]: the only way a test may wait.
 //! * [`sign`]: what a sender of webhooks does.
@@ -27,6 +28,7 @@ pub mod install;
 pub mod message_db;
 pub mod order;
 pub mod process;
+pub mod proxy;
 pub mod session;
 pub mod sidecar;
 pub mod sign;
@@ -36,6 +38,7 @@ pub mod wait;
 
 pub use cluster::{Cluster, ClusterBuilder, StopMode};
 pub use http::{Response, request};
+pub use proxy::Proxy;
 pub use session::Session;
 pub use sidecar::{Sidecar, SidecarBuilder};
 pub use stub::{Gate, Received, Reply, Stub};

@@ -16,11 +16,20 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What a sidecar is started with.
 #[derive(Clone, Debug)]
 pub struct SidecarBuilder {
-    url: String,
+    user: String,
+    database: String,
+    port: u16,
     environment: Vec<(String, String)>,
 }
 
 impl SidecarBuilder {
+    /// Connects to this port instead of the cluster's: that of a proxy before it.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
     /// Sets an environment variable, as `MESHHOOK_LEASE`.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -49,7 +58,10 @@ impl SidecarBuilder {
         let output = log.reopen().unwrap_or_else(|e| panic!("no log file: {e}"));
         let errors = log.reopen().unwrap_or_else(|e| panic!("no log file: {e}"));
         let child = Command::new(&program)
-            .env("MESHHOOK_DATABASE_URL", &self.url)
+            .env(
+                "MESHHOOK_DATABASE_URL",
+                format!("postgres://{}@127.0.0.1:{}/{}", self.user, self.port, self.database),
+            )
             .env("MESHHOOK_LISTEN", address.to_string())
             .envs(self.environment)
             .stdin(Stdio::null())
@@ -71,7 +83,12 @@ pub struct Sidecar {
 impl Sidecar {
     /// A sidecar that works on `database` as `user`.
     pub fn builder(cluster: &Cluster, user: &str, database: &str) -> SidecarBuilder {
-        SidecarBuilder { url: cluster.url(user, database), environment: Vec::new() }
+        SidecarBuilder {
+            user: user.into(),
+            database: database.into(),
+            port: cluster.port(),
+            environment: Vec::new(),
+        }
     }
 
     /// Where it listens for webhooks and probes.

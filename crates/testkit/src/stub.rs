@@ -156,8 +156,13 @@ impl Received {
     }
 }
 
+/// What answers a request by its content.
+type Handler = Box<dyn Fn(&Received) -> Reply + Send + Sync>;
+
 #[derive(Default)]
 struct Shared {
+    /// Answers everything, where there is one.
+    handler: Option<Handler>,
     /// Replies still to give, per path; the last one is given for ever.
     scripts: Mutex<HashMap<String, Vec<Reply>>>,
     received: Mutex<Vec<Received>>,
@@ -176,9 +181,22 @@ impl Stub {
     /// # Panics
     /// When loopback has no free port.
     pub fn start() -> Stub {
+        Stub::listen(Shared::default())
+    }
+
+    /// Starts listening, and answers each request with what `handler` says to it. Requests are not remembered: the
+    /// handler keeps its own books.
+    ///
+    /// # Panics
+    /// When loopback has no free port.
+    pub fn answering(handler: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Stub {
+        Stub::listen(Shared { handler: Some(Box::new(handler)), ..Shared::default() })
+    }
+
+    fn listen(shared: Shared) -> Stub {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("no loopback port: {e}"));
         let address = listener.local_addr().unwrap_or_else(|e| panic!("no local address: {e}"));
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(shared);
         let served = Arc::clone(&shared);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -257,15 +275,22 @@ fn converse(stream: TcpStream, shared: &Shared) -> io::Result<()> {
         let method = start.next().unwrap_or_default().to_owned();
         let target = start.next().unwrap_or_default();
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let reply = next_reply(shared, path);
-        lock(&shared.received).push(Received {
+        let request = Received {
             method,
             path: path.into(),
             query: query.into(),
             headers: message.headers,
             body: message.body,
             at: Instant::now(),
-        });
+        };
+        let reply = match &shared.handler {
+            Some(handler) => handler(&request),
+            None => {
+                let reply = next_reply(shared, path);
+                lock(&shared.received).push(request);
+                reply
+            }
+        };
         if let Some(gate) = &reply.gate {
             gate.pass();
         }

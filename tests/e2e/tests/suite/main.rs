@@ -24,6 +24,7 @@ mod idle;
 mod message_db;
 mod nodes;
 mod operations;
+mod proxy;
 mod replay;
 mod resume;
 mod schedules;
