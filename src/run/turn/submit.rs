@@ -11,7 +11,7 @@ use super::batch::Batch;
 use super::{Moved, RunKey, Turns, database, load, unbegun, write};
 use crate::error::{bug, refuse, unknown_run};
 use crate::owner::Role;
-use crate::{random, shmem};
+use crate::{fault, random, shmem};
 
 /// Decides what lies in a run's inbox and then `fact`, and writes what follows; the caller's commit counts. Called as
 /// the owner role.
@@ -54,6 +54,7 @@ pub fn submit(key: RunKey, fact: &Fact, actor: Role) -> RunState {
     moved.record(fact, now, Some(&json!({ "actor": actor.name() }).to_string()), &mut out);
     let state = moved.state.clone();
     moved.settle(&mut out);
+    fault::at_commit!("hand.commit");
     write::all(&mut out);
     for run in &out.ended {
         shmem::notify_run_on_commit(run.as_bytes());
