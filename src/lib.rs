@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 
 mod error;
 mod event_store;
+mod fault;
 mod flow;
 mod guc;
 mod installation;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use pgrx::datum::TimestampWithTimeZone;
 
 use super::lock;
+use crate::fault;
 use crate::random::{now_micros, timestamptz, unix_micros};
 use crate::spi::{self, arg};
 
@@ -150,6 +151,7 @@ impl Gate {
 
     /// Starts whose time has come take their place in their lanes; true if there were any that nobody holds.
     fn arrivals(&self) -> bool {
+        fault::around!("admit.arrivals");
         let arrived = spi::exec(
             "WITH due AS MATERIALIZED (
                  SELECT run_id, lane, concurrency_key, rate_key FROM meshhook.run_queue
@@ -169,6 +171,7 @@ impl Gate {
     /// Takes away the slots of runs that have ended and has their lanes looked at; all lanes after a change of
     /// limits. True if there were any.
     fn freed(&self) -> bool {
+        fault::around!("admit.freed");
         let key = [arg(self.project), arg(self.workflow), arg(timestamptz(self.now))];
         let found = spi::run_one(
             "WITH ended AS (
@@ -259,6 +262,7 @@ impl Gate {
 
     fn pay(&self, lane: &Lane, begun: i64) {
         let (Some((limit, period)), Some(key)) = (self.rate, &lane.rate_key) else { return };
+        fault::around!("admit.pay");
         spi::exec(
             "INSERT INTO meshhook.run_rate AS r (project_id, workflow_id, rate_key, paid_at)
              VALUES ($1, $2, $3, $4 + $5 * interval '1 us')
@@ -277,6 +281,7 @@ impl Gate {
     /// Begins the first starts of a lane: each becomes a fact of its run, with what was sent to it behind, and takes a
     /// slot.
     fn begin(&self, lane: &Lane, most: i64) -> i64 {
+        fault::around!("admit.begin");
         let begun = spi::run_one(
             with_first_of_lane!(
                 ", slots AS (
@@ -307,6 +312,7 @@ impl Gate {
 
     /// Ends the starts of a full lane without beginning them; how many.
     fn skip(&self, lane: &Lane) -> i64 {
+        fault::around!("admit.skip");
         let skipped = spi::exec(
             with_first_of_lane!(
                 " INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
@@ -326,6 +332,7 @@ impl Gate {
     /// Asks as many of the oldest runs to end as there are starts waiting, those counted that were asked before.
     fn cancel_oldest(&self, lane: &Lane) {
         let (Some(limit), Some(key)) = (self.concurrency, &lane.concurrency_key) else { return };
+        fault::around!("admit.cancel_oldest");
         spi::exec(
             "WITH held AS MATERIALIZED (
                  SELECT run_id, canceling, admitted_at FROM meshhook.run_slot
@@ -357,6 +364,7 @@ impl Gate {
     /// When to look at a lane next. One that is empty is forgotten. One that found fewer starts than it had room for,
     /// and yet is not empty, has some that another session holds.
     fn park(&self, lane: &Lane, bound: Bound, found_all: bool) {
+        fault::around!("admit.park");
         let next = match bound {
             _ if !found_all => Some(now_micros() + HELD_MICROS),
             Bound::Share => Some(now_micros()),

@@ -3,6 +3,7 @@
 use pgrx::prelude::*;
 
 use crate::error::{Refusal, refuse};
+use crate::fault;
 use crate::owner::Role;
 use crate::project::Project;
 use crate::shmem;
@@ -16,6 +17,8 @@ const MAX_FACT_BYTES: i32 = 4 << 20;
 /// Keeps a fact until the run begins; false if it no longer waits, and then its start lies in the inbox. Raises 54000
 /// where it has been sent too much. Called as the owner role.
 pub fn keep(project: Project, run: pgrx::Uuid, kind: &'static str, data: RawJsonb, actor: Role) -> bool {
+    fault::around!("inbox.keep");
+    fault::at_commit!("inbox.commit");
     let full = spi::run_one(
         "UPDATE meshhook.run_queue
          SET facts = facts || jsonb_build_object('kind', $3::text, 'data', $4::jsonb,
@@ -90,6 +93,7 @@ pub fn hold(project: Project, run: pgrx::Uuid, paused: bool, reason: Option<&str
 /// Takes a run out of the queue, for a turn that ends it: what it would have started from. `None` if it does not wait,
 /// or another session holds it.
 pub fn take(project: Project, run: pgrx::Uuid) -> Option<String> {
+    fault::around!("admit.take");
     spi::run_one(
         "WITH waiting AS MATERIALIZED (
              SELECT run_id FROM meshhook.run_queue WHERE project_id = $1 AND run_id = $2 FOR UPDATE SKIP LOCKED)

@@ -15,7 +15,7 @@ use crate::owner::as_owner;
 use crate::project::Project;
 use crate::random::{PG_EPOCH_MICROS, now_micros, timestamptz, unix_micros};
 use crate::spi::{self, Arg, RawJsonb, RawJsonbArray, arg};
-use crate::{installation, project, resume, shmem};
+use crate::{fault, installation, project, resume, shmem};
 use handle::Handles;
 
 /// Most jobs in one call.
@@ -153,6 +153,8 @@ fn projects_with_work(queue: &str, scope: Option<i32>, wanted: i32) -> Vec<i32> 
 fn claim_round(queue: &str, projects: &[i32], wanted: i32, lease: Lease) -> Vec<Claimed> {
     let share = (wanted / i32::try_from(projects.len()).unwrap_or(1)).max(1);
     LAST_SERVED.set(projects.last().copied().unwrap_or(-1));
+    fault::around!("job.claim");
+    fault::at_commit!("job.claim_commit");
     spi::run(
         "WITH picked AS MATERIALIZED (
              SELECT j.project_id, j.run_id, j.node FROM unnest($2::integer[]) AS p (project_id)
@@ -238,6 +240,8 @@ fn heartbeat_jobs(
         let mine = handles.served_by(project::served(caller));
         let mut args = mine.args();
         args.push(arg(timestamptz(now_micros() + lease)));
+        fault::around!("job.renew");
+        fault::at_commit!("job.renew_commit");
         spi::run(
             "UPDATE meshhook.job j
              SET lease_expires_at = least($6, j.claimed_at + make_interval(secs => j.timeout_ms / 1000.0))
@@ -263,6 +267,7 @@ fn complete_jobs(
     tokens: Vec<Option<i64>>,
     outputs: RawJsonbArray,
 ) -> TableIterator<'static, (name!(job_id, String), name!(outcome, String))> {
+    fault::around!("job.complete");
     report("job.completed", "output", &Handles::of(job_ids, &tokens), outputs)
 }
 
@@ -274,6 +279,7 @@ fn fail_jobs(
     tokens: Vec<Option<i64>>,
     errors: RawJsonbArray,
 ) -> TableIterator<'static, (name!(job_id, String), name!(outcome, String))> {
+    fault::around!("job.fail");
     report("job.failed", "error", &Handles::of(job_ids, &tokens), errors)
 }
 
@@ -286,6 +292,8 @@ fn release_jobs(
 ) -> TableIterator<'static, (name!(job_id, String), name!(outcome, String))> {
     let handles = Handles::of(job_ids, &tokens);
     let places = as_owner(|caller| {
+        fault::around!("job.release");
+        fault::at_commit!("job.report_commit");
         let places = spi::run(
             "UPDATE meshhook.job j SET executor = NULL, claimed_at = NULL, lease_expires_at = NULL
              FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[])
@@ -316,6 +324,9 @@ fn report(
     let places = as_owner(|caller| {
         let mut args: Vec<Arg> = handles.served_by(project::served(caller)).args();
         args.extend([arg(documents), arg(kind), arg(field)]);
+        #[cfg(feature = "faults")]
+        fault::bugs::unfenced_completion(&mut args);
+        fault::at_commit!("job.report_commit");
         spi::run(
             "WITH gone AS (
                  DELETE FROM meshhook.job j

@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 use crate::error::{bad_parameter, refuse, required};
 use crate::owner::as_owner;
 use crate::spi::{self, RawJsonb, arg};
-use crate::{project, shmem};
+use crate::{fault, project, shmem};
 
 /// Runs that one step looks at.
 const CANDIDATES: i32 = 1_000;
@@ -92,6 +92,8 @@ pub fn is_under_way(scope: Option<i32>) -> bool {
 /// One step of one operation, if there is one. Called as the owner role, beside a turn.
 pub fn step(scope: Option<i32>) {
     if is_under_way(scope) {
+        fault::around!("due.bulk");
+        fault::at_commit!("turn.commit");
         spi::exec("SELECT meshhook.bulk_step($1, $2)", &[arg(scope), arg(CANDIDATES)]);
     }
 }

@@ -6,6 +6,7 @@ mod status;
 
 use pgrx::prelude::*;
 
+use crate::fault;
 use crate::guc;
 use crate::owner::as_owner;
 use crate::spi::{self, arg};
@@ -40,6 +41,8 @@ fn maintain() -> TableIterator<'static, (name!(action, String), name!(target, St
 
 /// Does the next step of maintenance and says what it was. Called as the owner role.
 pub fn step() -> Vec<(String, String)> {
+    fault::around!("care.step");
+    fault::at_commit!("care.commit");
     let rotated = spi::run(
         "SELECT action, target FROM meshhook.rotate_leaves($1)",
         &[arg(guc::LEAF_DAYS.get())],

@@ -11,7 +11,7 @@ use crate::owner::{Role, as_owner};
 use crate::random::{now_micros, timestamptz, unix_micros};
 use crate::run::{MAX_SIGNAL_ID_BYTES, post, read, start};
 use crate::spi::{self, Arg, RawJsonb, arg};
-use crate::{installation, workflow};
+use crate::{fault, installation, workflow};
 
 /// What is told to whoever asks: an HTTP status and a document.
 struct Told(i32, Json);
@@ -157,6 +157,7 @@ impl Link {
         let now = now_micros();
         let mut row = self.key();
         row.extend([arg(RawJsonb::of_text(&answer.to_string())), arg(timestamptz(now))]);
+        fault::around!("inbox.resume_url");
         let first = spi::exec(
             "INSERT INTO meshhook.resume_use (project_id, run_id, node, sender, expires_at, answer, used_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",

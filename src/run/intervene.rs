@@ -21,7 +21,7 @@ use crate::flow::waiting;
 use crate::owner::{Role, as_owner};
 use crate::project::{self, Project};
 use crate::spi::{self, RawJsonb, arg};
-use crate::{event_store, workflow};
+use crate::{event_store, fault, workflow};
 
 /// What somebody changes: variables, and outputs by the path of their node.
 #[derive(Default, Deserialize)]
@@ -206,11 +206,13 @@ impl Asked {
         let (fork, now) = start::new_run();
         let RunKey { project: project_id, run } = self.row.key;
         let key = [arg(project_id), arg(run), arg(fork), arg(until.cast_signed())];
+        fault::around!("hand.fork");
         spi::exec(
             "INSERT INTO meshhook.run (project_id, run_id, version_id, status, position, created_at)
              VALUES ($1, $2, $3, 'running', $4, $5)",
             &[arg(project_id), arg(fork), arg(self.row.version_id), arg(until.cast_signed()), arg(now)],
         );
+        fault::around!("hand.fork_events");
         event_store::register_runs(project.0);
         spi::exec(
             "INSERT INTO meshhook.run_event (project_id, run_id, position, global_position, type, data, metadata, created_at)

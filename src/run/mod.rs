@@ -16,6 +16,7 @@ use pgrx::prelude::*;
 use serde_json::json;
 
 use crate::error::{bad_parameter, refuse, required, unknown_run};
+use crate::fault;
 use crate::flow::waiting;
 use crate::owner::{Role, as_owner};
 use crate::project::{self, Project};
@@ -28,6 +29,8 @@ const MAX_PATH_BYTES: usize = 512;
 
 /// Puts a fact into the inbox. Called as the owner role; the orchestrator is woken when it commits.
 pub fn post(project: Project, run: pgrx::Uuid, kind: &'static str, data: RawJsonb, actor: Role) {
+    fault::around!("inbox.post");
+    fault::at_commit!("inbox.commit");
     spi::exec(
         "INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
          VALUES ($1, $2, $3, $4, jsonb_build_object('actor', $5::text))",

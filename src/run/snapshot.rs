@@ -13,6 +13,7 @@ use super::read;
 use super::replay::{self, Start};
 use super::turn::{RunKey, columns};
 use crate::error::{refuse, required};
+use crate::fault;
 use crate::guc;
 use crate::owner::as_owner;
 use crate::project;
@@ -106,6 +107,11 @@ fn report(key: RunKey, position: u64, why: &Unusable) {
 /// Stores a snapshot and forgets the oldest of the run. Waits for nobody: what another session is about to forget is
 /// left to it.
 pub fn store(key: &RunKey, snapshot: Snapshot) {
+    fault::around!("snapshot.store", insert(key, snapshot));
+    fault::around!("snapshot.forget", forget_oldest(key));
+}
+
+fn insert(key: &RunKey, snapshot: Snapshot) {
     spi::exec(
         "INSERT INTO meshhook.snapshot (project_id, run_id, position, state_version, state_hash, state, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp()) ON CONFLICT DO NOTHING",
@@ -118,6 +124,9 @@ pub fn store(key: &RunKey, snapshot: Snapshot) {
             arg(snapshot.bytes),
         ],
     );
+}
+
+fn forget_oldest(key: &RunKey) {
     spi::exec(
         "WITH old AS MATERIALIZED (
              SELECT position FROM meshhook.snapshot
@@ -146,6 +155,7 @@ pub fn of(state: &RunState) -> Result<Snapshot, usize> {
 fn create_snapshot(run: Option<pgrx::Uuid>) -> i64 {
     let run = required("run", run);
     as_owner(|caller| {
+        fault::at_commit!("snapshot.commit");
         let row = read::find(project::current(caller), run);
         row.must_have_begun();
         // From the first event: what is wrong with an earlier snapshot must not go into this one.

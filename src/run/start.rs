@@ -14,7 +14,7 @@ use crate::project::{self, Project};
 use crate::random;
 use crate::spi::{self, Arg, RawJsonb, arg};
 use crate::workflow::{self, Version};
-use crate::{flow, guc, installation, shmem, worker};
+use crate::{fault, flow, guc, installation, shmem, worker};
 
 /// Longest idempotency key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
@@ -100,11 +100,13 @@ pub(crate) use recorded_start;
 /// Starts a run, or finds the one that was started under the same key. Called as the owner role.
 pub fn start(start: &Start) -> pgrx::Uuid {
     let run = start.run;
+    fault::at_commit!("start.commit");
     if let Some(key) = start.key
-        && let Some(earlier) = claim_key(start, key, run)
+        && let Some(earlier) = fault::around!("start.key", claim_key(start, key, run))
     {
         return earlier;
     }
+    fault::around!("start.run");
     tags::add(start.project, run, &start.options.tags);
     if flow::must_wait(&start.version, &start.options) {
         enqueue(start);

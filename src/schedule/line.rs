@@ -9,7 +9,7 @@ use crate::owner::Role;
 use crate::run::start::{OWN_KEYS, Options, Start, new_run, start};
 use crate::spi::{self, RawJsonb, arg};
 use crate::workflow::{self, Version};
-use crate::{flow, run, shmem};
+use crate::{fault, flow, run, shmem};
 
 /// Most times of a schedule that wait; further ones are left out.
 pub(super) const MAX_WAITING: usize = 10_000;
@@ -63,6 +63,7 @@ impl<'a> Line<'a> {
     /// Looks at what stands in line; runs that have ended leave it.
     pub(super) fn of(schedule: &'a Schedule, actor: Role) -> Self {
         let key = [arg(schedule.project.0), arg(schedule.id)];
+        fault::around!("schedule.line");
         spi::exec(
             "DELETE FROM meshhook.schedule_firing f
              WHERE f.project_id = $1 AND f.schedule_id = $2 AND f.run_id IS NOT NULL
@@ -201,6 +202,7 @@ impl<'a> Line<'a> {
 
     /// Writes that a time waits or has its run; how many rows that made.
     fn note(&self, time: Timestamp, origin: &str, overlap: &str, run: Option<pgrx::Uuid>) -> u64 {
+        fault::around!("schedule.firing");
         spi::exec(
             "INSERT INTO meshhook.schedule_firing (project_id, schedule_id, nominal_time, origin, overlap, run_id)
              VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (project_id, schedule_id, nominal_time) DO NOTHING",
@@ -219,6 +221,7 @@ impl<'a> Line<'a> {
     /// Returns how many runs were started.
     pub(super) fn store(self, next: Option<Timestamp>, missed: u64) -> usize {
         let (last_time, last_run) = self.last.unzip();
+        fault::around!("schedule.store");
         spi::exec(
             "UPDATE meshhook.schedule SET waiting = $3, skipped = skipped + $4, missed = missed + $5, next_time = $6,
                  due_at = $7, last_time = coalesce($8, last_time), last_run_id = coalesce($9, last_run_id)

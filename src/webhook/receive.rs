@@ -11,7 +11,6 @@ use zeroize::Zeroizing;
 
 use super::{Endpoint, seal_place};
 use crate::error::required;
-use crate::flow;
 use crate::guc::MAX_PAYLOAD_BYTES;
 use crate::owner::{Role, as_owner};
 use crate::project::Project;
@@ -19,6 +18,7 @@ use crate::run::start::{Options, Start, nesting, new_run, start};
 use crate::secret;
 use crate::spi::{self, RawJsonb, arg};
 use crate::workflow::{self, Pause, Version};
+use crate::{fault, flow};
 use crate::{installation, random};
 
 /// Longest part of a header kept with the run.
@@ -188,11 +188,7 @@ fn accept(
         return Answer::error(400, "the body is nested too deep", "too_deep");
     }
     let (run, now) = new_run();
-    let first = spi::exec(
-        "INSERT INTO meshhook.delivery_key (project_id, endpoint_id, dedupe_key, run_id) VALUES ($1, $2, $3, $4)
-         ON CONFLICT DO NOTHING",
-        &[arg(endpoint.project.0), arg(endpoint.id.clone()), arg(dedupe_key.clone()), arg(run)],
-    );
+    let first = fault::around!("webhook.key", note_key(endpoint, &dedupe_key, run));
     let (status, run, reason) = if first == 1 {
         let input = RawJsonb::of_text(text);
         let trigger = trigger(endpoint, headers, query, delivery.as_deref()).to_string();
@@ -262,6 +258,15 @@ fn startable(
     Ok((version, keys))
 }
 
+/// Notes that a run was made of a delivery; 0 where there is one already, whose commit is waited for.
+fn note_key(endpoint: &Endpoint, dedupe_key: &str, run: pgrx::Uuid) -> u64 {
+    spi::exec(
+        "INSERT INTO meshhook.delivery_key (project_id, endpoint_id, dedupe_key, run_id) VALUES ($1, $2, $3, $4)
+         ON CONFLICT DO NOTHING",
+        &[arg(endpoint.project.0), arg(endpoint.id.clone()), arg(dedupe_key.to_owned()), arg(run)],
+    )
+}
+
 fn forget(endpoint: &Endpoint, dedupe_key: &str) {
     spi::exec(
         "DELETE FROM meshhook.delivery_key WHERE project_id = $1 AND endpoint_id = $2 AND dedupe_key = $3",
@@ -289,6 +294,8 @@ fn trigger(
 }
 
 fn record(endpoint: &Endpoint, answer: &Answer, body: &[u8]) {
+    fault::around!("webhook.record");
+    fault::at_commit!("webhook.commit");
     spi::exec(
         "INSERT INTO meshhook.delivery (project_id, endpoint_id, status, reason, run_id, dedupe_key, body_sha256, body_bytes)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",

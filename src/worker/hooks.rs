@@ -6,6 +6,7 @@
 //! pass through Rust: they would lose their DETAIL.
 
 use super::ffi;
+use crate::fault;
 use crate::shmem;
 use pgrx::{pg_guard, pg_sys};
 use std::ffi::{CStr, c_char};
@@ -66,10 +67,16 @@ unsafe extern "C-unwind" fn process_utility(
         ) {
             before_command(node, context);
         }
+        if (*node).type_ == pg_sys::NodeTag::T_AlterExtensionStmt {
+            fault::at_commit!("migration.commit");
+        }
         let next = match PREVIOUS.get() {
             Some(Some(previous)) => *previous,
             _ => standard_ProcessUtility,
         };
+        #[cfg(feature = "faults")]
+        let _step = pg_sys::creating_extension
+            .then(|| fault::Passage::begin(const { fault::listed("migration.step") }));
         next(statement, query, read_only_tree, context, parameters, environment, destination, completion);
     }
 }

@@ -224,6 +224,8 @@ impl Batch {
         if !growth.is_due(guc::snapshot_cadence()) {
             return;
         }
+        #[cfg(feature = "faults")]
+        let state = &crate::fault::bugs::snapshot_by_clock(state);
         match snapshot::of(state) {
             Ok(snapshot) => {
                 *growth = Growth::behind(snapshot.bytes.len());

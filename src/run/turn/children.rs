@@ -7,11 +7,11 @@ use pgrx::datum::TimestampWithTimeZone;
 
 use super::RunKey;
 use super::batch::Children;
-use crate::flow;
 use crate::project::Project;
 use crate::run::start::{self, Options, Start};
 use crate::spi::{self, RawJsonb, arg};
 use crate::workflow::Version;
+use crate::{fault, flow};
 
 /// A child that was not started at once.
 struct Wanted {
@@ -33,6 +33,7 @@ pub(super) fn start(children: &Children) {
     if children.run.is_empty() {
         return;
     }
+    fault::around!("turn.children");
     for child in start_unlimited(children) {
         let refused = match child.version {
             Some(version) => ask_for_admission(&child, version).err(),

@@ -14,7 +14,7 @@ use super::{LockedRun, RunKey};
 use crate::guc::MAX_PAYLOAD_BYTES;
 use crate::owner::{Role, as_role};
 use crate::spi::{self, RawJsonb, arg};
-use crate::{event_store, subtransaction};
+use crate::{event_store, fault, subtransaction};
 
 /// How long a function may take where its node does not say; the definition's own default is stricter.
 const DEFAULT_LIMIT: Duration = Duration::from_secs(5);
@@ -88,6 +88,7 @@ fn emit(project: i32, input: &Json) -> Option<Result<Json, Fault>> {
         return None;
     }
     let document = |name: &str| input.get(name).map(|value| RawJsonb::of_text(&value.to_string()));
+    fault::around!("turn.emit");
     let appended = subtransaction::attempt(|| {
         event_store::append_one(project, &stream, &kind, document("data"), document("metadata"))
     });
@@ -120,7 +121,10 @@ fn call(run: &LockedRun, job: &JobOrigin, input: &Json) -> Result<Json, Fault> {
     let argument = input.get("argument").map_or_else(|| "null".to_owned(), Json::to_string);
     let limit = job.timeout_ms.map_or(DEFAULT_LIMIT, Duration::from_millis);
     CALLING.set(true);
-    let output = subtransaction::attempt_within(limit, || as_role(role, || execute(&statement, &argument)));
+    let output = fault::around!(
+        "turn.function",
+        subtransaction::attempt_within(limit, || as_role(role, || execute(&statement, &argument)))
+    );
     CALLING.set(false);
     let output = output.map_err(|caught| match caught.sqlstate {
         PgSqlErrorCode::ERRCODE_QUERY_CANCELED => {

@@ -16,6 +16,7 @@ use pgrx::datum::TimestampWithTimeZone;
 
 use super::{LockedRun, RunKey, database};
 use crate::error::bug;
+use crate::fault;
 use crate::project::Project;
 use crate::random::{timestamptz, unix_micros};
 use crate::run::snapshot;
@@ -76,7 +77,13 @@ impl Work {
 
 /// Turns due timers and expired leases into facts; true if there may be more.
 pub(super) fn fire_due(scope: Option<i32>, now: i64) -> bool {
-    let timers = spi::exec(
+    let timers = fault::around!("due.timers", due_timers(scope, now));
+    let leases = fault::around!("due.leases", due_leases(scope, now));
+    timers.max(leases) >= MAX_DUE.cast_unsigned()
+}
+
+fn due_timers(scope: Option<i32>, now: i64) -> u64 {
+    spi::exec(
         "WITH due AS MATERIALIZED (
              SELECT project_id, run_id, node FROM meshhook.timer
              WHERE due_at <= $1 AND ($2 IS NULL OR project_id = $2) ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED),
@@ -87,8 +94,11 @@ pub(super) fn fire_due(scope: Option<i32>, now: i64) -> bool {
          INSERT INTO meshhook.inbox (project_id, run_id, kind, data)
          SELECT project_id, run_id, 'timer.due', jsonb_build_object('node', node) FROM gone",
         &[arg(timestamptz(now)), arg(scope), arg(MAX_DUE)],
-    );
-    let leases = spi::exec(
+    )
+}
+
+fn due_leases(scope: Option<i32>, now: i64) -> u64 {
+    spi::exec(
         "WITH due AS MATERIALIZED (
              SELECT project_id, run_id, node FROM meshhook.job
              WHERE lease_expires_at <= $1 AND ($2 IS NULL OR project_id = $2) ORDER BY lease_expires_at LIMIT $3
@@ -108,8 +118,7 @@ pub(super) fn fire_due(scope: Option<i32>, now: i64) -> bool {
                     to_char(claimed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'))
          FROM gone",
         &[arg(timestamptz(now)), arg(scope), arg(MAX_DUE)],
-    );
-    timers.max(leases) >= MAX_DUE.cast_unsigned()
+    )
 }
 
 /// Picks the runs whose facts have waited longest and locks those that nobody else holds; says whether it

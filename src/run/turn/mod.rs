@@ -34,7 +34,7 @@ use meshhook_engine::time::Timestamp;
 use crate::operations::bulk;
 use crate::project::Project;
 use crate::random;
-use crate::{flow, schedule, workflow};
+use crate::{fault, flow, schedule, workflow};
 
 use batch::{Batch, Mark};
 use load::Held;
@@ -147,6 +147,8 @@ impl Turns {
     pub fn turn(&mut self, batch: usize) -> TurnReport {
         self.current.clear();
         self.stopped.clear();
+        #[cfg(feature = "faults")]
+        fault::bugs::catch_up();
         let now = random::now_micros();
         let mut more = false;
         // A check that lies further ahead than the period was set by a clock that was set back since.
@@ -157,6 +159,7 @@ impl Turns {
             let fired = schedule::fire_due(self.scope, now);
             self.next_due_check = now + DUE_CHECK_MICROS;
             if fired.runs > 0 {
+                fault::at_commit!("turn.commit");
                 // They are moved by the next turn: one that fails then must not take its start along.
                 return TurnReport { runs: fired.runs, stopped: 0, more: true };
             }
@@ -169,6 +172,9 @@ impl Turns {
         }
         let locked = self.choose(batch);
         self.current = locked.iter().map(|run| run.key).collect();
+        if more || !locked.is_empty() {
+            fault::at_commit!("turn.commit");
+        }
         if locked.is_empty() {
             // A suspect that somebody else holds, or that is done with, comes back by the inbox if need be.
             let was_single = self.condemned.pop_front().is_some()
@@ -389,6 +395,8 @@ struct Moved<'a> {
 impl<'a> Moved<'a> {
     fn new(run: &'a LockedRun, held: Held, out: &Batch) -> Self {
         let Held { state, growth } = held;
+        #[cfg(feature = "faults")]
+        fault::bugs::note_before(&state);
         Moved {
             run,
             id: run.key.run.to_string(),

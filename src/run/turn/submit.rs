@@ -11,7 +11,7 @@ use super::batch::Batch;
 use super::{Moved, RunKey, Turns, database, load, unbegun, write};
 use crate::error::{bug, refuse, unknown_run};
 use crate::owner::Role;
-use crate::{random, shmem};
+use crate::{fault, random, shmem};
 
 /// Decides what lies in a run's inbox and then `fact`, and writes what follows; the caller's commit counts. Called as
 /// the owner role.
@@ -64,6 +64,7 @@ pub fn submit(key: RunKey, fact: &Fact, actor: Role) -> RunState {
     moved.record(fact, now, Some(&json!({ "actor": actor.name() }).to_string()), &mut out);
     let state = moved.state.clone();
     moved.settle(&mut out);
+    fault::at_commit!("hand.commit");
     write::all(&mut out);
     out.tell_waiters();
     // Work of the database, other runs that hear of it, slots that were freed, and what was left here are the

@@ -1,18 +1,24 @@
 //! What a turn writes: one statement a table, whatever the number of runs.
 
-use super::batch::Batch;
+use super::batch::{Batch, Jobs};
 use super::children;
 use crate::random::PG_EPOCH_MICROS;
 use crate::run::snapshot;
 use crate::spi::{self, arg};
-use crate::{event_store, shmem};
+use crate::{event_store, fault, shmem};
 
 /// Writes a turn. The caller commits.
 pub(super) fn all(batch: &mut Batch) {
     cancel_open_work(batch);
     drop_work(batch);
     events(batch);
-    jobs(batch);
+    #[cfg(not(feature = "faults"))]
+    jobs(&batch.jobs);
+    #[cfg(feature = "faults")]
+    fault::bugs::torn_turn({
+        let held = std::mem::take(&mut batch.jobs);
+        move || jobs(&held)
+    });
     timers(batch);
     database(batch);
     children::start(&batch.children);
@@ -22,6 +28,7 @@ pub(super) fn all(batch: &mut Batch) {
     // One statement each: they are few and large.
     batch.snapshots.drain(..).for_each(|(key, stored)| snapshot::store(&key, stored));
     if !batch.consumed.is_empty() {
+        fault::around!("turn.inbox");
         spi::exec("DELETE FROM meshhook.inbox WHERE inbox_id = ANY ($1)", &[arg(batch.consumed.clone())]);
     }
 }
@@ -56,6 +63,7 @@ fn cancel_open_work(batch: &Batch) {
     if closed.run.is_empty() {
         return;
     }
+    fault::around!("turn.take_back");
     let keys = [arg(closed.project.clone()), arg(closed.run.clone())];
     spi::exec(take_back!("job", of "$1::integer[], $2::uuid[]", by "project_id, run_id"), &keys);
     spi::exec(take_back!("timer", of "$1::integer[], $2::uuid[]", by "project_id, run_id"), &keys);
@@ -66,6 +74,7 @@ fn events(batch: &Batch) {
     if events.kind.is_empty() {
         return;
     }
+    fault::around!("turn.events");
     // The events of a run lie together, so a project is named again only where it changes.
     let mut projects = events.keys.project.clone();
     projects.dedup();
@@ -88,11 +97,11 @@ fn events(batch: &Batch) {
     );
 }
 
-fn jobs(batch: &Batch) {
-    let jobs = &batch.jobs;
+fn jobs(jobs: &Jobs) {
     if jobs.node.is_empty() {
         return;
     }
+    fault::around!("turn.jobs");
     spi::exec(
         "INSERT INTO meshhook.job (project_id, run_id, node, attempt, kind, queue, input_position, timeout_ms, token, ready_at)
          SELECT * FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::integer[], $5::text[], $6::text[], $7::bigint[],
@@ -119,6 +128,7 @@ fn timers(batch: &Batch) {
     if timers.node.is_empty() {
         return;
     }
+    fault::around!("turn.timers");
     spi::exec(
         "INSERT INTO meshhook.timer (project_id, run_id, node, due_at)
          SELECT * FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::timestamptz[])
@@ -140,6 +150,7 @@ fn runs(batch: &Batch) {
     if updates.status.is_empty() {
         return;
     }
+    fault::around!("turn.runs");
     spi::exec(
         "UPDATE meshhook.run r
          SET status = u.status, position = u.position, started_at = u.started_at, finished_at = u.finished_at,
@@ -165,6 +176,7 @@ fn drop_work(batch: &Batch) {
         return;
     }
     let dropped = &batch.dropped;
+    fault::around!("turn.drop");
     let keys = [arg(dropped.project.clone()), arg(dropped.run.clone()), arg(batch.dropped_nodes.clone())];
     spi::exec(
         take_back!("job", of "$1::integer[], $2::uuid[], $3::text[]", by "project_id, run_id, node"),
@@ -177,6 +189,7 @@ fn drop_work(batch: &Batch) {
     if batch.canceled_runs.is_empty() {
         return;
     }
+    fault::around!("turn.cancel");
     let canceled = &batch.canceled;
     spi::exec(
         "INSERT INTO meshhook.inbox (project_id, run_id, kind, data)
@@ -192,6 +205,7 @@ fn database(batch: &Batch) {
     if work.node.is_empty() {
         return;
     }
+    fault::around!("turn.database");
     spi::exec(
         "INSERT INTO meshhook.inbox (project_id, run_id, kind, data)
          SELECT project_id, run_id, 'work.due', jsonb_build_object('node', node, 'attempt', attempt)
@@ -211,6 +225,7 @@ fn returns(batch: &Batch) {
     if returns.node.is_empty() {
         return;
     }
+    fault::around!("turn.returns");
     spi::exec(
         "INSERT INTO meshhook.inbox (project_id, run_id, kind, data)
          SELECT u.project_id, u.parent::uuid, 'child.ended',
@@ -236,6 +251,7 @@ fn slots(batch: &Batch) {
     if batch.slots.run.is_empty() {
         return;
     }
+    fault::around!("turn.slots");
     spi::exec(
         "INSERT INTO meshhook.run_slot_freed (project_id, run_id, workflow_id)
          SELECT s.project_id, s.run_id, s.workflow_id FROM unnest($1::integer[], $2::uuid[]) AS u (project_id, run_id)
