@@ -225,10 +225,10 @@ COMMENT ON FUNCTION meshhook.add_member(text, regrole) IS
 COMMENT ON FUNCTION meshhook.current_project_id() IS
 'The project this session works in (SET meshhook.project), null if the role may not. Row policies ask it.';
 
-COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval) IS
-'Makes an address that starts a run of a workflow''s newest version for each delivery. preset says how senders sign: "standard" (Standard Webhooks) or "github". tolerance bounds the age of signed timestamps, 1 second to 1 day. Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once. Needs meshhook.kek_file (F0000 otherwise).';
-COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval) IS
-'Gives an endpoint a new secret, shown this once. Older ones verify for the overlap given, so that senders can change over.';
+COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text) IS
+'Makes an address that starts a run of a workflow''s newest version for each delivery. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
+COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval, text) IS
+'Gives an endpoint a new secret, the one given or a fresh one, and returns it, this once. Older ones verify for the overlap given, so that senders can change over.';
 COMMENT ON FUNCTION meshhook.open_resume_url(text) IS
 'What a resume URL (its last segment) is for: the HTTP status to answer with, and a document with its state: "open", "early" (an approval that the run does not wait for yet) or "used" with the answer that counted, each with workflow, run_id, node and the signal or approval; or "over", "expired" (410), "unknown" (404). Changes nothing.';
 COMMENT ON FUNCTION meshhook.use_resume_url(text, jsonb) IS

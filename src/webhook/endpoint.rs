@@ -7,21 +7,37 @@ use pgrx::datum::Interval;
 use pgrx::prelude::*;
 use zeroize::Zeroizing;
 
-use super::seal_place;
+use super::{path_of, seal_place};
 use crate::error::{bad_parameter, refuse};
 use crate::owner::as_owner;
 use crate::project::{self, Project};
 use crate::secret;
 use crate::spi::{self, arg};
-use crate::{installation, random, workflow};
+use crate::{guc, installation, random, workflow};
 
-/// A fresh secret in the form the preset's senders take.
-fn new_secret(preset: &Preset) -> Zeroizing<String> {
+/// The secret of an endpoint: as given, or a fresh one in the form the preset's senders take. None where the preset has
+/// none. Raises 22023 for one that can never match, and where the sender alone can make it.
+fn chosen_secret(preset: &Preset, given: Option<&str>) -> Option<Zeroizing<String>> {
+    if let Some(given) = given {
+        if let Err(error) = preset.check_secret(given.as_bytes()) {
+            bad_parameter(format!("this cannot be a secret of preset \"{}\": {error}", preset.name)).raise();
+        }
+        return Some(Zeroizing::new(given.to_owned()));
+    }
+    let key = preset.proofs.first()?.key;
     let bytes = Zeroizing::new(random::bytes::<32>());
-    Zeroizing::new(match preset.key {
+    Some(Zeroizing::new(match key {
         KeyForm::Whsec => format!("whsec_{}", STANDARD.encode(&bytes[..])),
         KeyForm::Raw => URL_SAFE_NO_PAD.encode(&bytes[..]),
-    })
+        KeyForm::Pair => format!("meshhook:{}", URL_SAFE_NO_PAD.encode(&bytes[..])),
+        KeyForm::Base64 => STANDARD.encode(&bytes[..]),
+        KeyForm::Hex => hex::encode(&bytes[..]),
+        KeyForm::Whpk | KeyForm::Ed25519Hex | KeyForm::P256Spki => {
+            bad_parameter(format!("preset \"{}\" verifies with the sender's public key", preset.name))
+                .hint("Give it as secret => '…'; the sender shows it where its webhooks are set up.")
+                .raise()
+        }
+    }))
 }
 
 /// Seals and stores a secret of an endpoint.
@@ -41,16 +57,31 @@ fn keep_secret(project: Project, endpoint: &str, clear: &str) {
 fn create_endpoint(
     workflow: &str,
     preset: default!(&str, "'standard'"),
-    tolerance: default!(Interval, "'5 minutes'"),
-) -> TableIterator<'static, (name!(endpoint, String), name!(path, String), name!(secret, String))> {
+    tolerance: default!(Option<Interval>, "NULL"),
+    secret: default!(Option<&str>, "NULL"),
+) -> TableIterator<'static, (name!(endpoint, String), name!(path, String), name!(secret, Option<String>))> {
     let Some(known) = Preset::by_name(preset) else {
-        let names: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
+        let names: Vec<&str> = PRESETS.iter().map(|preset| &*preset.name).collect();
         bad_parameter(format!("there is no preset \"{preset}\""))
             .hint(format!("There are: {}.", names.join(", ")))
             .raise()
     };
-    if !(1_000_000..=86_400_000_000).contains(&tolerance.as_micros()) {
+    let default = i128::from(known.tolerance_s) * 1_000_000;
+    let tolerance = i64::try_from(tolerance.map_or(default, |given| given.as_micros())).unwrap_or(i64::MAX);
+    if !(1_000_000..=86_400_000_000).contains(&tolerance) {
         bad_parameter("tolerance must be from 1 second to 1 day").raise();
+    }
+    if known.signs_url() && guc::public_url().is_none() {
+        refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("preset \"{preset}\" signs the address it sends to, and nobody knows that"),
+        )
+        .hint("Set meshhook.public_url to the address that senders reach the sidecar at, and reload.")
+        .raise();
+    }
+    let secret = chosen_secret(known, secret);
+    if secret.is_none() {
+        pgrx::warning!("preset \"{preset}\" verifies nothing: whoever knows the address starts runs");
     }
     as_owner(|caller| {
         let project = project::current(caller);
@@ -58,27 +89,32 @@ fn create_endpoint(
         let version = workflow::find(project, workflow, None);
         let endpoint = URL_SAFE_NO_PAD.encode(random::bytes::<16>());
         spi::exec(
-            "INSERT INTO meshhook.endpoint (project_id, endpoint_id, workflow_id, preset, tolerance) VALUES ($1, $2, $3, $4, $5)",
+            "INSERT INTO meshhook.endpoint (project_id, endpoint_id, workflow_id, preset, tolerance) VALUES ($1, $2, $3, $4, $5 * interval '1 microsecond')",
             &[
                 arg(project.0),
                 arg(endpoint.clone()),
                 arg(version.workflow_id),
-                arg(known.name),
+                arg(known.name.to_string()),
                 arg(tolerance),
             ],
         );
-        let secret = new_secret(known);
-        keep_secret(project, &endpoint, &secret);
+        if let Some(secret) = &secret {
+            keep_secret(project, &endpoint, secret);
+        }
         project::audit(project, caller, "endpoint.created", &endpoint, None);
-        let path = format!("/hooks/{endpoint}");
-        TableIterator::once((endpoint, path, secret.to_string()))
+        let path = path_of(&endpoint);
+        TableIterator::once((endpoint, path, secret.map(|secret| secret.to_string())))
     })
 }
 
 /// Gives an endpoint a new secret; see the COMMENT.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn rotate_endpoint_secret(endpoint: &str, overlap: default!(Interval, "'24 hours'")) -> String {
+fn rotate_endpoint_secret(
+    endpoint: &str,
+    overlap: default!(Interval, "'24 hours'"),
+    secret: default!(Option<&str>, "NULL"),
+) -> String {
     as_owner(|caller| {
         let project = project::current(caller);
         let preset = spi::run_one(
@@ -99,7 +135,9 @@ fn rotate_endpoint_secret(endpoint: &str, overlap: default!(Interval, "'24 hours
              WHERE project_id = $1 AND endpoint_id = $2",
             &[arg(project.0), arg(endpoint.to_owned()), arg(overlap)],
         );
-        let secret = new_secret(preset);
+        let Some(secret) = chosen_secret(preset, secret) else {
+            bad_parameter(format!("preset \"{}\" has no secret to rotate", preset.name)).raise()
+        };
         keep_secret(project, endpoint, &secret);
         project::audit(project, caller, "endpoint.secret_rotated", endpoint, None);
         secret.to_string()

@@ -17,6 +17,11 @@ struct Endpoint {
     workflow: String,
 }
 
+/// Where an endpoint is on the server that senders reach.
+fn path_of(endpoint: &str) -> String {
+    format!("/hooks/{endpoint}")
+}
+
 /// What a secret's seal is bound to.
 fn seal_place(project: Project, endpoint: &str, secret: pgrx::Uuid) -> String {
     format!("mh1|{}|{endpoint}|{secret}|verify", project.0)

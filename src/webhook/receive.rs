@@ -3,15 +3,15 @@
 
 use meshhook_engine::definition::flow::Keys;
 use meshhook_engine::json::{Json, MAX_DOCUMENT_DEPTH};
-use meshhook_engine::signature::{Headers, Preset, Verdict, verify};
+use meshhook_engine::signature::{Headers, Preset, Request, Verdict, verify};
 use pgrx::prelude::*;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::{Endpoint, seal_place};
+use super::{Endpoint, path_of, seal_place};
 use crate::error::required;
-use crate::guc::MAX_PAYLOAD_BYTES;
+use crate::guc::{self, MAX_PAYLOAD_BYTES};
 use crate::owner::{Role, as_owner};
 use crate::project::Project;
 use crate::run::start::{Options, Start, nesting, new_run, start};
@@ -127,13 +127,25 @@ fn answer(
     };
     let opened: Vec<&[u8]> = secrets.iter().map(|secret| &secret[..]).collect();
     let now = random::now_micros() / 1_000_000;
-    match verify(endpoint.preset, &opened, endpoint.tolerance_seconds, now, headers, body) {
+    let url = address(endpoint, query);
+    let request = Request { headers, url: &url, body };
+    match verify(endpoint.preset, &opened, endpoint.tolerance_seconds, now, &request) {
         // One text whatever the reason: it must not help to guess.
         Verdict::Rejected(reason) => Answer::error(401, "invalid signature", reason.to_string()),
         Verdict::Accepted { dedupe_key, signed_id, unsigned_id, .. } => {
             let delivery = signed_id.or(unsigned_id);
             accept(endpoint, headers, query, body, caller, dedupe_key, delivery)
         }
+    }
+}
+
+/// The address as the sender has it. What the request says of its host is the sender's word and counts for nothing.
+fn address(endpoint: &Endpoint, query: Option<&str>) -> String {
+    let base = guc::public_url().unwrap_or_default();
+    let path = path_of(&endpoint.id);
+    match query.filter(|query| !query.is_empty()) {
+        Some(query) => format!("{base}{path}?{query}"),
+        None => format!("{base}{path}"),
     }
 }
 
@@ -284,7 +296,9 @@ fn trigger(
     let kept = |name: &str| Headers::get(headers, name).filter(|value| value.len() <= MAX_HEADER_BYTES);
     let mut trigger = json!({ "type": "webhook", "endpoint": endpoint.id });
     let event = kept("x-github-event").or_else(|| kept("webhook-event"));
-    let query = query.filter(|query| !query.is_empty() && query.len() <= MAX_HEADER_BYTES);
+    let query = query.filter(|query| {
+        !query.is_empty() && query.len() <= MAX_HEADER_BYTES && !endpoint.preset.is_secret_in_query()
+    });
     for (name, value) in [("delivery", delivery), ("event", event), ("query", query)] {
         if let Some(value) = value {
             trigger[name] = Value::from(value.replace('\0', "\u{fffd}"));

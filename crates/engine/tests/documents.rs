@@ -8,6 +8,7 @@ use meshhook_engine::definition::Workflow;
 use meshhook_engine::event::EVENT_TYPES;
 use meshhook_engine::json::Json;
 use meshhook_engine::node::NODE_TYPES;
+use meshhook_engine::signature::PRESETS;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -114,6 +115,31 @@ fn every_field_of_an_event_is_in_its_row() {
             assert!(quoted(row).any(|word| word == field), "the row of {name} does not say `{field}`");
         }
     }
+}
+
+#[test]
+fn every_preset_is_in_the_table_with_its_headers_and_no_other() {
+    let text = document("webhooks.md");
+    let row = |name: &str| text.lines().find(|line| line.starts_with(&format!("| `{name}`")));
+    for preset in PRESETS.iter() {
+        let row = row(&preset.name).unwrap_or_else(|| panic!("{} has no row", preset.name)).to_lowercase();
+        let set = preset.headers.first();
+        let is_told = |name: &str| {
+            let end = name.rsplit_once('-').map_or(name, |(_, end)| end);
+            row.contains(name.trim_start_matches('?'))
+                || row.contains(&format!("…-{end}"))
+                || row.contains("as `standard`")
+        };
+        for name in set
+            .iter()
+            .flat_map(|set| [Some(&set.signature), set.id.as_ref(), set.timestamp.as_ref()])
+            .flatten()
+        {
+            assert!(is_told(name), "{}: {name}", preset.name);
+        }
+    }
+    let rows = text.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(rows, PRESETS.len());
 }
 
 #[test]

@@ -19,7 +19,9 @@ fn what_executors_say_is_in_the_log_and_decides_nothing() {
     let mut run = Sim::start(WAIT, "{}");
     let quiet = run.state.clone();
     run.say("first", 1, "half done");
-    assert!(matches!(&run.log.last().unwrap().event, Event::NodeLogged(said) if &*said.message == "half done"));
+    assert!(
+        matches!(&run.log.last().unwrap().event, Event::NodeLogged(said) if &*said.message == "half done")
+    );
     assert_eq!((run.state.position, &run.state.nodes), (quiet.position + 1, &quiet.nodes));
     run.take(&Fact::Pause(RunPaused::default()));
     run.say("first", 1, "still at it");

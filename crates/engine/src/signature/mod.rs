@@ -10,6 +10,9 @@ mod grammar;
 mod headers;
 mod key;
 mod preset;
+mod presets;
+mod proof;
+mod request;
 mod sign;
 #[cfg(test)]
 mod tests;
@@ -17,6 +20,10 @@ mod verify;
 
 pub use headers::Headers;
 pub use key::{KeyForm, SecretError};
-pub use preset::{Algorithm, Dedupe, Encoding, Grammar, HeaderSet, PRESETS, Part, Preset, TimestampSource};
+pub use preset::{
+    Algorithm, Dedupe, Encoding, Grammar, HeaderSet, Part, Preset, Proof, Text, TimestampSource,
+};
+pub use presets::PRESETS;
+pub use request::Request;
 pub use sign::sign;
 pub use verify::{MAX_CANDIDATES, MAX_ID_BYTES, Reason, Verdict, verify};

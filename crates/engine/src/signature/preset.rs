@@ -1,84 +1,114 @@
-//! The table of signature schemes.
+//! What a signature scheme consists of. The verifier knows nothing about any sender beyond this.
+
+use std::borrow::Cow;
 
 use super::key::{KeyForm, SecretError};
 
-/// A sender's signature scheme, complete: the verifier knows nothing about any sender beyond this.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Text that is fixed in the table, or comes from an endpoint's own scheme.
+pub type Text = Cow<'static, str>;
+
+/// A sender's signature scheme, complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preset {
     /// The name users give to `create_endpoint`.
-    pub name: &'static str,
+    pub name: Text,
     /// The alternative sets of header names, in order of preference. One request is judged by one
     /// set: names of different sets are never mixed.
-    pub headers: &'static [HeaderSet],
-    /// How signatures are laid out in the signature header.
-    pub grammar: Grammar,
-    /// What computes the signature.
-    pub algorithm: Algorithm,
-    /// How the signature's bytes are written.
-    pub encoding: Encoding,
+    pub headers: Vec<HeaderSet>,
+    /// What proves who sent it: any of these. None at all takes whatever comes.
+    pub proofs: Vec<Proof>,
     /// What is signed: these parts, joined without separator.
-    pub signed: &'static [Part],
-    /// How a secret's text becomes key bytes.
-    pub key: KeyForm,
+    pub signed: Vec<Part>,
+    /// Whether the sender may have signed the address with its port or without.
+    pub any_port: bool,
     /// Where the time of the attempt is found, for schemes that sign one.
     pub timestamp: TimestampSource,
+    /// How far that time may lie from now, in seconds, where the endpoint does not say.
+    pub tolerance_s: i64,
     /// What makes two deliveries the same delivery. Signed material only.
     pub dedupe: Dedupe,
     /// An unsigned header with the sender's delivery id. Kept for people to read and search, never
     /// used to decide: whoever captured one signed message can send it again under a fresh id.
-    pub hint: Option<&'static str>,
+    pub hint: Option<Text>,
 }
 
-/// Header names of one scheme, in lower case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where one scheme's values are: names of headers in lower case, or of a parameter of the query, with a `?` before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderSet {
     /// Holds the signature or signatures.
-    pub signature: &'static str,
+    pub signature: Text,
     /// Holds the signed delivery id.
-    pub id: Option<&'static str>,
+    pub id: Option<Text>,
     /// Holds the signed timestamp, when a header of its own carries it.
-    pub timestamp: Option<&'static str>,
+    pub timestamp: Option<Text>,
+}
+
+/// One way to prove who sent a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// How proofs are laid out in the header.
+    pub grammar: Grammar,
+    /// What computes one.
+    pub algorithm: Algorithm,
+    /// How its bytes are written.
+    pub encoding: Encoding,
+    /// How a secret's text becomes key bytes.
+    pub key: KeyForm,
 }
 
 /// Layout of the signature header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Grammar {
     /// The whole value is the signature.
     Bare,
     /// The whole value is this prefix and the signature.
-    Prefix(&'static str),
+    Prefix(Text),
+    /// The value is this scheme of HTTP authentication (RFC 9110), in any case, and the credentials.
+    Scheme(Text),
     /// `key=value` pairs; every pair with `signature_key` is a candidate, unknown keys are ignored.
     Kv {
         /// Between pairs. Spaces around a pair are ignored.
         separator: char,
         /// The key of a signature; may be repeated.
-        signature_key: &'static str,
+        signature_key: Text,
     },
     /// Candidates separated by spaces, each `<version>,<signature>`; other versions are ignored.
     SpaceList {
-        /// The version this preset understands.
-        version: &'static str,
+        /// The version this proof is about.
+        version: Text,
     },
 }
 
-/// Signature algorithm.
+/// What computes a proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
+    /// HMAC with SHA-1: 20 bytes. For senders that know nothing better.
+    HmacSha1,
     /// HMAC with SHA-256: 32 bytes.
     HmacSha256,
+    /// HMAC with SHA-512: 64 bytes.
+    HmacSha512,
+    /// Ed25519: 64 bytes.
+    Ed25519,
+    /// ECDSA over P-256 with SHA-256, in DER.
+    EcdsaP256,
+    /// The secret itself. It proves that the sender knows it, and nothing about the content.
+    Token,
 }
 
-/// Text form of a signature.
+/// Text form of a proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
     /// Hexadecimal, either case.
     Hex,
     /// Base64 in the standard alphabet, with or without padding.
     Base64,
+    /// As it is.
+    Plain,
 }
 
 /// One part of the signed content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
     /// The signed delivery id, byte for byte as received.
     Id,
@@ -86,77 +116,61 @@ pub enum Part {
     Timestamp,
     /// The raw body.
     Body,
+    /// The address the sender was given, with its query.
+    Url,
+    /// The pairs of a form, names and values, sorted by name, each once. Of any other body nothing: the signed address
+    /// must then have a parameter `bodySHA256` with its digest in hexadecimal.
+    Form,
     /// Fixed text.
-    Literal(&'static str),
+    Literal(Text),
 }
 
-/// Where the signed time of the attempt (Unix seconds) comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where the signed time of the attempt comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TimestampSource {
     /// The scheme signs no time; the tolerance does not apply.
     None,
-    /// The header [`HeaderSet::timestamp`].
+    /// The header [`HeaderSet::timestamp`]: Unix seconds.
     Header,
-    /// This key of a [`Grammar::Kv`] signature header.
-    Kv(&'static str),
+    /// This key of a [`Grammar::Kv`] signature header: Unix seconds.
+    Kv(Text),
+    /// This place of the body, a JSON pointer: Unix milliseconds.
+    Body(Text),
 }
 
 /// What a delivery is recognised by when it comes again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dedupe {
     /// The signed delivery id.
     SignedId,
+    /// What stands at this place of the signed body, a JSON pointer; where nothing does, as [`Dedupe::BodyDigest`].
+    BodyField(Text),
     /// SHA-256 of the raw body, for schemes that sign nothing else. Not the MAC: a sender that
     /// repeats a delivery after its secret was rotated signs the same body differently.
     BodyDigest,
 }
 
-/// Every preset there is.
-pub static PRESETS: &[Preset] = &[
-    // https://www.standardwebhooks.com; Svix sends the same under its own header names.
-    Preset {
-        name: "standard",
-        headers: &[
-            HeaderSet {
-                signature: "webhook-signature",
-                id: Some("webhook-id"),
-                timestamp: Some("webhook-timestamp"),
-            },
-            HeaderSet { signature: "svix-signature", id: Some("svix-id"), timestamp: Some("svix-timestamp") },
-        ],
-        grammar: Grammar::SpaceList { version: "v1" },
-        algorithm: Algorithm::HmacSha256,
-        encoding: Encoding::Base64,
-        signed: &[Part::Id, Part::Literal("."), Part::Timestamp, Part::Literal("."), Part::Body],
-        key: KeyForm::Whsec,
-        timestamp: TimestampSource::Header,
-        dedupe: Dedupe::SignedId,
-        hint: None,
-    },
-    // The SHA-1 header X-Hub-Signature is not read at all.
-    Preset {
-        name: "github",
-        headers: &[HeaderSet { signature: "x-hub-signature-256", id: None, timestamp: None }],
-        grammar: Grammar::Prefix("sha256="),
-        algorithm: Algorithm::HmacSha256,
-        encoding: Encoding::Hex,
-        signed: &[Part::Body],
-        key: KeyForm::Raw,
-        timestamp: TimestampSource::None,
-        dedupe: Dedupe::BodyDigest,
-        hint: Some("x-github-delivery"),
-    },
-];
-
 impl Preset {
-    /// The preset of that name, if there is one. Names are lower case and matched exactly.
-    pub fn by_name(name: &str) -> Option<&'static Preset> {
-        PRESETS.iter().find(|p| p.name == name)
+    /// Whether the address is part of what is signed, so that it must be known as the sender has it.
+    #[must_use]
+    pub fn signs_url(&self) -> bool {
+        self.signed.contains(&Part::Url)
+    }
+
+    /// Whether the query holds the secret, so that it must not be kept.
+    #[must_use]
+    pub fn is_secret_in_query(&self) -> bool {
+        self.headers.iter().any(|set| set.signature.starts_with('?'))
     }
 
     /// Whether `secret` (its text, as the user holds it) can be a key of this scheme. To be asked
     /// when an endpoint is configured, so that a secret that can never match is refused there.
+    ///
+    /// # Errors
+    /// Why it cannot, by the first way the scheme has to prove something.
     pub fn check_secret(&self, secret: &[u8]) -> Result<(), SecretError> {
-        self.key.decode(secret).map(|_| ())
+        let mut reasons = self.proofs.iter().map(|proof| proof.key.decode(secret).map(|_| ()));
+        let first = reasons.next().unwrap_or(Err(SecretError::NoneNeeded));
+        if first.is_ok() || reasons.any(|other| other.is_ok()) { Ok(()) } else { first }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::fmt;
 
-use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 use super::headers::Headers;
-use super::preset::{Algorithm, Dedupe, HeaderSet, Part, Preset, TimestampSource};
+use super::preset::{Dedupe, HeaderSet, Part, Preset, TimestampSource};
+use super::proof::Checker;
+use super::request::Request;
+use crate::json::Json;
 
 /// Longest delivery id taken, in bytes. Ids end up in a unique index; known senders use under 64.
 pub const MAX_ID_BYTES: usize = 256;
@@ -19,16 +21,16 @@ pub const MAX_CANDIDATES: usize = 64;
 pub enum Verdict {
     /// A holder of one of the secrets signed this request, recently if the scheme tells.
     Accepted {
-        /// Equal for two requests exactly if they are the same delivery: `id:<signed id>` or
-        /// `sha256:<hex of the body's digest>`. Unique per endpoint, not across endpoints. At most
-        /// 3 + [`MAX_ID_BYTES`] bytes of visible ASCII.
+        /// Equal for two requests exactly if they are the same delivery: `id:<signed id>`, `body:<id in
+        /// the signed body>` or `sha256:<hex of the body's digest>`. Unique per endpoint, not across endpoints. At most
+        /// 5 + [`MAX_ID_BYTES`] bytes of visible ASCII.
         dedupe_key: String,
         /// The delivery id, where the scheme signs one.
         signed_id: Option<String>,
         /// The sender's delivery id where it is *not* signed: to show and to search, not to trust.
         unsigned_id: Option<String>,
-        /// Position in `secrets` of the first one that matched.
-        secret_index: usize,
+        /// Position in `secrets` of the first one that matched; absent where the scheme has none.
+        secret_index: Option<usize>,
         /// Signed time of the attempt, Unix seconds, where the scheme has one.
         timestamp: Option<i64>,
     },
@@ -38,13 +40,15 @@ pub enum Verdict {
 }
 
 /// Why a request is not trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
-    /// This header is absent.
-    MissingHeader(&'static str),
+    /// This header, or parameter of the query, is absent.
+    MissingHeader(String),
     /// This header is not what the scheme prescribes: no signature of the expected form in it, an
     /// id or a time that cannot be one, or more than [`MAX_CANDIDATES`] signatures.
-    MalformedHeader(&'static str),
+    MalformedHeader(String),
+    /// The signed body has no time at this place.
+    NoTime(String),
     /// The endpoint has no usable secret.
     NoSecret,
     /// No secret gives any of the signatures: wrong key or changed content.
@@ -57,10 +61,11 @@ pub enum Reason {
 
 impl Reason {
     /// Stable name for records and metrics.
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &'static str {
         match self {
             Reason::MissingHeader(_) => "missing_header",
             Reason::MalformedHeader(_) => "malformed_header",
+            Reason::NoTime(_) => "no_time",
             Reason::NoSecret => "no_secret",
             Reason::NoMatch => "no_match",
             Reason::TooOld => "too_old",
@@ -69,7 +74,7 @@ impl Reason {
     }
 
     /// The header concerned, if the reason lies in one.
-    pub fn header(self) -> Option<&'static str> {
+    pub fn header(&self) -> Option<&str> {
         match self {
             Reason::MissingHeader(name) | Reason::MalformedHeader(name) => Some(name),
             _ => None,
@@ -82,6 +87,7 @@ impl fmt::Display for Reason {
         match self {
             Reason::MissingHeader(name) => write!(f, "header {name} is missing"),
             Reason::MalformedHeader(name) => write!(f, "header {name} is malformed"),
+            Reason::NoTime(place) => write!(f, "the body has no time at {place}"),
             Reason::NoSecret => f.write_str("the endpoint has no usable secret"),
             Reason::NoMatch => f.write_str("no secret matches the signature"),
             Reason::TooOld => f.write_str("the timestamp is older than the tolerance"),
@@ -95,8 +101,7 @@ impl fmt::Display for Reason {
 /// `secrets` are the texts of all that are active, current first; unusable ones are passed over.
 /// `tolerance_s` (seconds; below 0 counts as 0) bounds how far the signed time may lie from
 /// `now_unix_s` (Unix seconds) in either direction, ends included; schemes without a signed time
-/// ignore both. `body` is the raw bytes received. Every secret is tried on every signature and
-/// compared in constant time. Never panics.
+/// ignore both. Every secret is tried on every signature and compared in constant time. Never panics.
 ///
 /// The signature is judged before the time, so that "too old" in the record means that the sender
 /// really did sign it.
@@ -105,10 +110,9 @@ pub fn verify<H: Headers + ?Sized>(
     secrets: &[&[u8]],
     tolerance_s: i64,
     now_unix_s: i64,
-    headers: &H,
-    body: &[u8],
+    request: &Request<'_, H>,
 ) -> Verdict {
-    judge(preset, secrets, tolerance_s, now_unix_s, headers, body).unwrap_or_else(Verdict::Rejected)
+    judge(preset, secrets, tolerance_s, now_unix_s, request).unwrap_or_else(Verdict::Rejected)
 }
 
 fn judge<H: Headers + ?Sized>(
@@ -116,74 +120,25 @@ fn judge<H: Headers + ?Sized>(
     secrets: &[&[u8]],
     tolerance_s: i64,
     now_unix_s: i64,
-    headers: &H,
-    body: &[u8],
+    request: &Request<'_, H>,
 ) -> Result<Verdict, Reason> {
-    let set = choose_set(preset, headers)?;
-    let signature = require(headers, set.signature)?;
-    let id = match set.id {
-        Some(name) => Some(
-            clean_id(require(headers, name)?)
-                .filter(|id| unambiguous(preset, id))
-                .ok_or(Reason::MalformedHeader(name))?,
-        ),
-        None => None,
-    };
-    let timestamp = match preset.timestamp {
-        TimestampSource::None => None,
-        TimestampSource::Header => match set.timestamp {
-            Some(name) => Some((require(headers, name)?, name)),
-            None => None,
-        },
-        TimestampSource::Kv(key) => Some((
-            preset.grammar.single_value(signature, key).ok_or(Reason::MalformedHeader(set.signature))?,
-            set.signature,
-        )),
-    };
-    let timestamp = match timestamp {
-        Some((text, name)) => Some((text, parse_unix_seconds(text).ok_or(Reason::MalformedHeader(name))?)),
-        None => None,
-    };
-
-    // Texts that cannot be decoded are passed over, as the senders' own libraries do: a list may
-    // hold kinds of signatures this release does not know.
-    let mut texts = preset.grammar.candidates(signature);
-    let candidates: Vec<[u8; 32]> =
-        texts.by_ref().take(MAX_CANDIDATES).filter_map(|text| preset.encoding.decode(text)).collect();
-    if candidates.is_empty() || texts.next().is_some() {
-        return Err(Reason::MalformedHeader(set.signature));
+    let mut claim = Claim::default();
+    let mut secret_index = None;
+    if !preset.proofs.is_empty() {
+        let set = choose_set(preset, request)?;
+        claim = Claim::read(preset, set, request)?;
+        secret_index = Some(prove(preset, set, secrets, &claim, request)?);
     }
-
-    let content = Content {
-        id: id.unwrap_or_default(),
-        timestamp: timestamp.map(|(text, _)| text).unwrap_or_default(),
-        body,
-    };
-    let mut usable = false;
-    let mut matched = None;
-    for (index, secret) in secrets.iter().enumerate() {
-        let Ok(key) = preset.key.decode(secret) else {
-            continue;
-        };
-        usable = true;
-        let Some(mac) = content.mac(preset, key.bytes()) else {
-            continue;
-        };
-        // No early exit: how long this takes must not tell which secret or candidate matched.
-        for candidate in &candidates {
-            let equal = mac.clone().verify_slice(candidate).is_ok();
-            if equal && matched.is_none() {
-                matched = Some(index);
-            }
+    let body = Body::of(preset, request.body);
+    let timestamp = match (&preset.timestamp, &claim.timestamp) {
+        (TimestampSource::Body(place), _) => {
+            let millis =
+                body.at(place).and_then(Json::as_i64).ok_or_else(|| Reason::NoTime(place.to_string()))?;
+            Some(millis.div_euclid(1000))
         }
-    }
-    let secret_index = match matched {
-        Some(index) => index,
-        None if usable => return Err(Reason::NoMatch),
-        None => return Err(Reason::NoSecret),
+        (_, Some((_, seconds))) => Some(*seconds),
+        (_, None) => None,
     };
-
-    let timestamp = timestamp.map(|(_, seconds)| seconds);
     if let Some(seconds) = timestamp {
         let tolerance = tolerance_s.max(0);
         let age = now_unix_s.saturating_sub(seconds);
@@ -194,26 +149,154 @@ fn judge<H: Headers + ?Sized>(
             return Err(Reason::TooNew);
         }
     }
-    let dedupe_key = match (preset.dedupe, id) {
-        (Dedupe::SignedId, Some(id)) => format!("id:{id}"),
-        _ => format!("sha256:{}", hex::encode(Sha256::digest(body))),
-    };
+    let hint = preset.hint.as_ref().and_then(|name| request.headers.get(name)).and_then(clean_id);
     Ok(Verdict::Accepted {
-        dedupe_key,
-        signed_id: id.map(str::to_owned),
-        unsigned_id: preset.hint.and_then(|name| headers.get(name)).and_then(clean_id).map(str::to_owned),
+        dedupe_key: dedupe_key(preset, &claim, &body, request.body),
+        unsigned_id: hint.map(str::to_owned),
+        signed_id: claim.id,
         secret_index,
         timestamp,
     })
 }
 
+/// What a request says of itself, before anything is proved.
+#[derive(Default)]
+struct Claim {
+    /// What holds the signatures.
+    signature: String,
+    id: Option<String>,
+    /// The time as it is written, and in Unix seconds.
+    timestamp: Option<(String, i64)>,
+}
+
+impl Claim {
+    fn read<H: Headers + ?Sized>(
+        preset: &Preset,
+        set: &HeaderSet,
+        request: &Request<'_, H>,
+    ) -> Result<Self, Reason> {
+        let require = |name: &str| request.value(name).ok_or_else(|| Reason::MissingHeader(name.to_owned()));
+        let malformed = |name: &str| Reason::MalformedHeader(name.to_owned());
+        let signature = require(&set.signature)?;
+        let id = match &set.id {
+            Some(name) => Some(
+                clean_id(&require(name)?)
+                    .filter(|id| unambiguous(preset, id))
+                    .map(str::to_owned)
+                    .ok_or_else(|| malformed(name))?,
+            ),
+            None => None,
+        };
+        let written = match (&preset.timestamp, &set.timestamp) {
+            (TimestampSource::Header, Some(name)) => Some((require(name)?, name)),
+            (TimestampSource::Kv(key), _) => {
+                let mut times = preset.proofs.iter().map(|proof| proof.grammar.single_value(&signature, key));
+                let time = times.find_map(|time| time).ok_or_else(|| malformed(&set.signature))?;
+                Some((time.to_owned(), &set.signature))
+            }
+            _ => None,
+        };
+        let timestamp = match written {
+            Some((text, name)) => {
+                let seconds = parse_unix_seconds(&text).ok_or_else(|| malformed(name))?;
+                Some((text, seconds))
+            }
+            None => None,
+        };
+        Ok(Self { signature, id, timestamp })
+    }
+}
+
+/// Which secret made one of the signatures.
+fn prove<H: Headers + ?Sized>(
+    preset: &Preset,
+    set: &HeaderSet,
+    secrets: &[&[u8]],
+    claim: &Claim,
+    request: &Request<'_, H>,
+) -> Result<usize, Reason> {
+    let malformed = || Reason::MalformedHeader(set.signature.to_string());
+    let mut ways = Vec::with_capacity(preset.proofs.len());
+    for proof in &preset.proofs {
+        // Texts that cannot be decoded are passed over, as the senders' own libraries do: a list may
+        // hold kinds of signatures this release does not know.
+        let mut texts = proof.grammar.candidates(&claim.signature);
+        let candidates: Vec<Vec<u8>> = texts
+            .by_ref()
+            .take(MAX_CANDIDATES)
+            .filter_map(|text| proof.encoding.decode(text).filter(|bytes| proof.algorithm.takes(bytes.len())))
+            .collect();
+        if texts.next().is_some() {
+            return Err(malformed());
+        }
+        ways.push((proof, candidates));
+    }
+    if ways.iter().all(|(_, candidates)| candidates.is_empty()) {
+        return Err(malformed());
+    }
+    let time = claim.timestamp.as_ref().map_or("", |(text, _)| text);
+    let contents = request.contents(preset, claim.id.as_deref().unwrap_or_default(), time);
+    let (mut usable, mut matched) = (false, None);
+    for (index, secret) in secrets.iter().enumerate() {
+        for (proof, candidates) in &ways {
+            let Ok(key) = proof.key.decode(secret) else { continue };
+            usable = true;
+            for content in &contents {
+                let Some(checker) = Checker::new(proof.algorithm, key.bytes(), content) else { continue };
+                // No early exit: how long this takes must not tell which secret or candidate matched.
+                for candidate in candidates {
+                    if checker.accepts(candidate) && matched.is_none() {
+                        matched = Some(index);
+                    }
+                }
+            }
+        }
+    }
+    matched.ok_or(if usable { Reason::NoMatch } else { Reason::NoSecret })
+}
+
+/// The body as JSON, read only where the scheme looks into it.
+struct Body(Option<Json>);
+
+impl Body {
+    fn of(preset: &Preset, body: &[u8]) -> Self {
+        let is_read = matches!(preset.timestamp, TimestampSource::Body(_))
+            || matches!(preset.dedupe, Dedupe::BodyField(_));
+        let text = std::str::from_utf8(body).ok().filter(|_| is_read);
+        Self(text.and_then(|text| Json::parse(text).ok()))
+    }
+
+    fn at(&self, pointer: &str) -> Option<&Json> {
+        let mut place = self.0.as_ref()?;
+        for token in pointer.split('/').skip(1) {
+            place = place.get(token)?;
+        }
+        Some(place)
+    }
+}
+
+fn dedupe_key(preset: &Preset, claim: &Claim, body: &Body, bytes: &[u8]) -> String {
+    let digest = || format!("sha256:{}", hex::encode(Sha256::digest(bytes)));
+    match (&preset.dedupe, &claim.id) {
+        (Dedupe::SignedId, Some(id)) => format!("id:{id}"),
+        (Dedupe::BodyField(place), _) => match body.at(place).and_then(Json::as_str).and_then(clean_id) {
+            Some(id) => format!("body:{id}"),
+            None => digest(),
+        },
+        _ => digest(),
+    }
+}
+
 /// The first set that is there in full; else the set most likely meant, so that the reason names
 /// the header the sender forgot.
-fn choose_set<H: Headers + ?Sized>(preset: &Preset, headers: &H) -> Result<&'static HeaderSet, Reason> {
+fn choose_set<'p, H: Headers + ?Sized>(
+    preset: &'p Preset,
+    request: &Request<'_, H>,
+) -> Result<&'p HeaderSet, Reason> {
     let present = |set: &HeaderSet| {
-        let names = [Some(set.signature), set.id, set.timestamp];
+        let names = [Some(&set.signature), set.id.as_ref(), set.timestamp.as_ref()];
         let wanted = names.iter().flatten().count();
-        let found = names.iter().flatten().filter(|n| headers.get(n).is_some()).count();
+        let found = names.iter().flatten().filter(|name| request.value(name).is_some()).count();
         (found, wanted)
     };
     let full = preset.headers.iter().find(|set| {
@@ -222,12 +305,8 @@ fn choose_set<H: Headers + ?Sized>(preset: &Preset, headers: &H) -> Result<&'sta
     });
     full.or_else(|| preset.headers.iter().find(|set| present(set).0 > 0))
         .or_else(|| preset.headers.first())
-        // A preset without headers cannot be satisfied; there is none in the table.
-        .ok_or(Reason::MissingHeader("signature"))
-}
-
-fn require<'h, H: Headers + ?Sized>(headers: &'h H, name: &'static str) -> Result<&'h str, Reason> {
-    headers.get(name).ok_or(Reason::MissingHeader(name))
+        // A preset without headers proves nothing; the one there is has no proofs.
+        .ok_or_else(|| Reason::MissingHeader("signature".to_owned()))
 }
 
 /// Ids become text in a unique index and in people's searches: visible ASCII, bounded.
@@ -241,7 +320,7 @@ fn clean_id(id: &str) -> Option<&str> {
 /// signature; Standard Webhooks therefore forbids the full stop in ids.
 fn unambiguous(preset: &Preset, id: &str) -> bool {
     preset.signed.windows(2).all(|pair| match pair {
-        [Part::Id, Part::Literal(next)] => !id.contains(next),
+        [Part::Id, Part::Literal(next)] => !id.contains(&**next),
         _ => true,
     })
 }
@@ -252,30 +331,4 @@ fn parse_unix_seconds(text: &str) -> Option<i64> {
         return None;
     }
     text.parse().ok()
-}
-
-/// What is signed, in the order the preset says.
-pub(super) struct Content<'a> {
-    pub(super) id: &'a str,
-    pub(super) timestamp: &'a str,
-    pub(super) body: &'a [u8],
-}
-
-impl Content<'_> {
-    /// The MAC over the content, still to be finished. HMAC takes keys of any length, hence `None`
-    /// does not occur.
-    pub(super) fn mac(&self, preset: &Preset, key: &[u8]) -> Option<Hmac<Sha256>> {
-        let mut mac = match preset.algorithm {
-            Algorithm::HmacSha256 => Hmac::<Sha256>::new_from_slice(key).ok()?,
-        };
-        for part in preset.signed {
-            match part {
-                Part::Id => mac.update(self.id.as_bytes()),
-                Part::Timestamp => mac.update(self.timestamp.as_bytes()),
-                Part::Body => mac.update(self.body),
-                Part::Literal(text) => mac.update(text.as_bytes()),
-            }
-        }
-        Some(mac)
-    }
 }

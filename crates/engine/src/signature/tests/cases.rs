@@ -27,9 +27,9 @@ fn standard_cases() {
     let only = |text: &str| with(good(), "webhook-signature", text);
     let current: &[&[u8]] = &[WHSEC];
     let rotated: &[&[u8]] = &[WHSEC, WHSEC_OLD];
-    let dotted = sign(preset("standard"), WHSEC, "a.1", NOW, BODY).unwrap();
-    let long_id = sign(preset("standard"), WHSEC, &"a".repeat(257), NOW, BODY).unwrap();
-    let nul_id = sign(preset("standard"), WHSEC, "a\0b", NOW, BODY).unwrap();
+    let dotted = sign(preset("standard"), WHSEC, "a.1", NOW, URL, BODY).unwrap();
+    let long_id = sign(preset("standard"), WHSEC, &"a".repeat(257), NOW, URL, BODY).unwrap();
+    let nul_id = sign(preset("standard"), WHSEC, "a\0b", NOW, URL, BODY).unwrap();
     let many = list(&vec![sig.as_str(); MAX_CANDIDATES]);
     let too_many = list(&vec![sig.as_str(); MAX_CANDIDATES + 1]);
     cases(
@@ -98,7 +98,11 @@ fn standard_cases() {
     );
     for bad in ["", "+1614265330", "-1", " 1614265330", "1614265330.0", "9".repeat(40).as_str(), "١"] {
         let verdict = check("standard", &[WHSEC], &with(good(), "webhook-timestamp", bad), BODY);
-        assert_eq!(verdict, Verdict::Rejected(Reason::MalformedHeader("webhook-timestamp")), "{bad:?}");
+        assert_eq!(
+            verdict,
+            Verdict::Rejected(Reason::MalformedHeader("webhook-timestamp".into())),
+            "{bad:?}"
+        );
     }
 }
 
@@ -141,4 +145,141 @@ fn github_cases() {
             ),
         ],
     );
+}
+
+/// The time is inside the header, twice or not at all, or in the body.
+#[test]
+fn times_are_where_the_scheme_has_them() {
+    let header = "stripe-signature";
+    let good = signed("stripe", b"whsec_raw", NOW, BODY);
+    let value = get(&good, header);
+    let signature = value.split_once("v1=").unwrap().1.to_owned();
+    let only = |text: String| with(good.clone(), header, &text);
+    let current: &[&[u8]] = &[b"whsec_raw"];
+    cases(
+        "stripe",
+        &[
+            ("good", current, good.clone(), BODY, Ok(0)),
+            ("test signatures beside it", current, only(format!("{value},v0=abc")), BODY, Ok(0)),
+            ("several signatures", current, only(format!("t={NOW},v1=00,v1={signature}")), BODY, Ok(0)),
+            ("unknown keys", current, only(format!("x=1, {value}, y")), BODY, Ok(0)),
+            ("two times", current, only(format!("t=1,{value}")), BODY, Err("malformed_header")),
+            ("no time", current, only(format!("v1={signature}")), BODY, Err("malformed_header")),
+            ("another time", current, only(format!("t=1,v1={signature}")), BODY, Err("no_match")),
+        ],
+    );
+    let linear = |body: &[u8]| {
+        let headers = signed("linear", b"key", NOW, body);
+        outcome(&check("linear", &[b"key"], &headers, body))
+    };
+    assert_eq!(linear(format!(r#"{{"webhookTimestamp":{}}}"#, NOW * 1000).as_bytes()), Ok(0));
+    for body in [&b"{}"[..], b"[]", b"nonsense", br#"{"webhookTimestamp":"1614265330000"}"#, b"\xff"] {
+        assert_eq!(linear(body), Err("no_time"), "{}", String::from_utf8_lossy(body));
+    }
+}
+
+#[test]
+fn deliveries_are_known_by_what_is_signed() {
+    let key = |name: &str, body: &[u8]| {
+        let secret: &[u8] = b"key of a sender";
+        match check(name, &[secret], &signed(name, secret, NOW, body), body) {
+            Verdict::Accepted { dedupe_key, .. } => dedupe_key,
+            rejected => panic!("{rejected:?}"),
+        }
+    };
+    assert_eq!(key("stripe", br#"{"id":"evt_1","n":1}"#), "body:evt_1");
+    assert_eq!(key("slack", br#"{"event_id":"Ev1"}"#), "body:Ev1");
+    for body in [&br#"{"id":7}"#[..], b"{}", br#"{"id":"with a space"}"#, b"nonsense"] {
+        assert!(key("stripe", body).starts_with("sha256:"));
+    }
+}
+
+/// https://www.twilio.com/docs/usage/security#validating-requests
+#[test]
+fn twilio_signs_the_address_and_the_form() {
+    let secret: &[u8] = b"12345";
+    let url = "https://example.com/myapp.php?foo=1&bar=2";
+    let form =
+        b"CallSid=CA1234567890ABCDE&Caller=%2B14158675310&Digits=1234&From=%2B14158675310&To=%2B18005551212";
+    let published = ("x-twilio-signature".to_owned(), "L/OH5YylLD5NRKLltdqwSvS0BnU=".to_owned());
+    let judge = |url: &str, media: &str, signature: &(String, String), body: &[u8]| {
+        let headers = vec![signature.clone(), ("content-type".to_owned(), media.to_owned())];
+        outcome(&verify(
+            preset("twilio"),
+            &[secret],
+            TOLERANCE,
+            NOW,
+            &Request { headers: &headers, url, body },
+        ))
+    };
+    let form_type = "application/x-www-form-urlencoded; charset=UTF-8";
+    assert_eq!(judge(url, form_type, &published, form), Ok(0));
+    let mut reversed: Vec<&[u8]> = form.split(|byte| *byte == b'&').rev().collect();
+    assert_eq!(judge(url, form_type, &published, &reversed.join(&b'&')), Ok(0), "in any order");
+    reversed.push(b"Digits=1234");
+    assert_eq!(judge(url, form_type, &published, &reversed.join(&b'&')), Ok(0), "each once");
+    reversed.push(b"Digits=9");
+    assert_eq!(judge(url, form_type, &published, &reversed.join(&b'&')), Err("no_match"));
+    assert_eq!(judge("https://example.com:443/myapp.php?foo=1&bar=2", form_type, &published, form), Ok(0));
+    assert_eq!(
+        judge("https://example.com/other.php?foo=1&bar=2", form_type, &published, form),
+        Err("no_match")
+    );
+    // Anything but a form: the address is signed, and has the digest of the body.
+    let digest = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(BODY));
+    let of_json = format!("https://example.com/j?bodySHA256={digest}");
+    let mac = {
+        use hmac::{KeyInit as _, Mac as _};
+        let mut mac = hmac::Hmac::<sha1::Sha1>::new_from_slice(secret).unwrap();
+        mac.update(of_json.as_bytes());
+        base64::Engine::encode(&base64::engine::general_purpose::STANDARD, mac.finalize().into_bytes())
+    };
+    let signature = ("x-twilio-signature".to_owned(), mac);
+    assert_eq!(judge(&of_json, "application/json", &signature, BODY), Ok(0));
+    assert_eq!(judge(&of_json, "application/json", &signature, b"{}"), Err("no_match"));
+    assert_eq!(
+        judge(url, "application/json", &published, b"{}"),
+        Err("no_match"),
+        "no digest in the address"
+    );
+}
+
+#[test]
+fn credentials_are_read_as_http_has_them() {
+    let judge = |name: &str, secret: &[u8], value: &str| {
+        outcome(&check(name, &[secret], &vec![("authorization".into(), value.into())], BODY))
+    };
+    // RFC 7617, section 2.
+    assert_eq!(judge("basic", b"Aladdin:open sesame", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="), Ok(0));
+    assert_eq!(judge("basic", b"Aladdin:open sesame", "bAsIc  QWxhZGRpbjpvcGVuIHNlc2FtZQ"), Ok(0));
+    assert_eq!(judge("basic", b"Aladdin:open sesamE", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="), Err("no_match"));
+    assert_eq!(judge("bearer", b"mF_9.B5f-4.1JqM", "Bearer mF_9.B5f-4.1JqM"), Ok(0));
+    for odd in
+        ["", "Bearer", "Bearer ", "mF_9.B5f-4.1JqM", "Basic mF_9.B5f-4.1JqM", "Bearer: mF_9.B5f-4.1JqM"]
+    {
+        assert_eq!(judge("bearer", b"mF_9.B5f-4.1JqM", odd), Err("malformed_header"), "{odd}");
+    }
+    for bad in [&b"no colon"[..], b":no user", b""] {
+        assert!(preset("basic").check_secret(bad).is_err());
+    }
+}
+
+#[test]
+fn keys_of_one_kind_are_no_keys_of_another() {
+    let whpk =
+        format!("whpk_{}", base64::Engine::encode(&base64::engine::general_purpose::STANDARD, [1; 32]));
+    assert_eq!(preset("standard").check_secret(whpk.as_bytes()), Ok(()));
+    assert_eq!(preset("standard").check_secret(WHSEC), Ok(()));
+    let good = signed("standard", WHSEC, NOW, BODY);
+    assert_eq!(outcome(&check("standard", &[whpk.as_bytes(), WHSEC], &good, BODY)), Ok(1));
+    assert_eq!(outcome(&check("standard", &[whpk.as_bytes()], &good, BODY)), Err("no_match"));
+    for (name, bad) in [
+        ("discord", "abc"),
+        ("discord", "zz"),
+        ("sendgrid", "MFkwEwYHKoZIzj0CAQ=="),
+        ("standard", "whpk_AAAA"),
+    ] {
+        assert!(preset(name).check_secret(bad.as_bytes()).is_err(), "{name} {bad}");
+    }
+    assert_eq!(preset("none").check_secret(b"x"), Err(SecretError::NoneNeeded));
 }

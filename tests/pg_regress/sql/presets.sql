@@ -1,0 +1,57 @@
+-- Endpoints of other senders: secrets that they made, addresses that they sign, secrets in addresses, nothing at all.
+SET client_min_messages = warning;
+\set VERBOSITY terse
+SELECT meshhook.publish_workflow('{"name": "taken", "nodes": [
+    {"id": "out", "type": "transform", "with": {"output": "{{ .input }}"}}]}');
+CREATE FUNCTION pg_temp.deliver(endpoint text, headers jsonb, body text, query text DEFAULT '') RETURNS integer LANGUAGE sql AS $$
+    SELECT status FROM meshhook.receive_webhook(endpoint, 'POST', '{"content-type": "application/json"}' || headers, query, convert_to(body, 'UTF8'))
+$$;
+CREATE FUNCTION pg_temp.mac(content text, secret text, algorithm text) RETURNS bytea LANGUAGE sql AS $$
+    SELECT public.hmac(convert_to(content, 'UTF8'), convert_to(secret, 'UTF8'), algorithm)
+$$;
+
+-- A secret that the sender made is kept as it is, and refused where it can never match.
+SELECT endpoint AS stripe, secret FROM meshhook.create_endpoint('taken', 'stripe', secret => 'whsec_of_stripe') \gset
+\echo :secret
+SELECT pg_temp.deliver(:'stripe', jsonb_build_object('stripe-signature', format('t=%s,v1=%s', t, encode(pg_temp.mac(t || '.{"id": "evt_1"}', 'whsec_of_stripe', 'sha256'), 'hex'))), '{"id": "evt_1"}'),
+       pg_temp.deliver(:'stripe', jsonb_build_object('stripe-signature', format('t=%s,v1=%s', t, encode(pg_temp.mac(t || '.{"id": "evt_1", "retry": 2}', 'whsec_of_stripe', 'sha256'), 'hex'))), '{"id": "evt_1", "retry": 2}')
+FROM (SELECT extract(epoch FROM now())::bigint::text AS t) s;
+SELECT dedupe_key, count(*) FROM meshhook.delivery WHERE endpoint_id = :'stripe' GROUP BY dedupe_key;
+SELECT meshhook.create_endpoint('taken', 'standard', secret => 'whsec_short');
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
+SELECT meshhook.create_endpoint('taken', 'nobody');
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
+SELECT meshhook.rotate_endpoint_secret(:'stripe', '0 s', 'whsec_newer');
+SELECT tolerance FROM meshhook.endpoint WHERE endpoint_id = :'stripe';
+
+-- Whoever verifies with a public key needs the sender's.
+SELECT meshhook.create_endpoint('taken', 'discord');
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
+SELECT meshhook.create_endpoint('taken', 'discord', secret => 'abc');
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
+-- The address is what public_url says.
+SELECT meshhook.create_endpoint('taken', 'square');
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
+
+-- A secret in the address is nowhere afterwards.
+SELECT endpoint AS plain FROM meshhook.create_endpoint('taken', 'url_secret', secret => 'canary-7f3a') \gset
+SELECT pg_temp.deliver(:'plain', '{}', '{"n": 1}', 'secret=canary-7f3a&x=1'), pg_temp.deliver(:'plain', '{}', '{"n": 2}', 'secret=other'),
+       pg_temp.deliver(:'plain', '{}', '{"n": 2}', 'secret=canary-7f3a&secret=canary-7f3a'), pg_temp.deliver(:'plain', '{}', '{"n": 2}');
+SELECT meshhook.tick() > 0 AS moved;
+SELECT count(*) FROM meshhook.run_event e WHERE e::text LIKE '%canary-7f3a%';
+SELECT count(*) FROM meshhook.delivery d WHERE d::text LIKE '%canary-7f3a%';
+
+-- User and password, and a token.
+SELECT endpoint AS basic, secret ~ '^meshhook:.{43}$' AS well_formed, secret FROM meshhook.create_endpoint('taken', 'basic') \gset
+\echo :well_formed
+SELECT pg_temp.deliver(:'basic', jsonb_build_object('authorization', 'Basic ' || encode(convert_to(:'secret', 'UTF8'), 'base64')), '{"n": 3}'),
+       pg_temp.deliver(:'basic', jsonb_build_object('authorization', 'Basic ' || encode('meshhook:guess', 'base64')), '{"n": 4}');
+
+-- Nothing is verified where nothing is asked for, which is said aloud.
+SELECT endpoint AS open, secret IS NULL AS without_secret FROM meshhook.create_endpoint('taken', 'none') \gset
+\echo :without_secret
+SELECT pg_temp.deliver(:'open', '{}', '{"n": 5}'), pg_temp.deliver(:'open', '{}', '{"n": 5}');
+SELECT meshhook.rotate_endpoint_secret(:'open');
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
+SELECT meshhook.create_endpoint('taken', 'none', secret => 'x');
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
