@@ -319,11 +319,8 @@ impl Maker {
             7 => self.branch(graph),
             8 => self.handled(graph),
             9 => {
-                let id = self.id("delay");
-                self.follow(graph, &id);
                 let duration = format!("{}ms", self.rng.u32(20..1_200));
-                graph.nodes.push(json!({"id": id, "type": "delay", "with": {"duration": duration}}));
-                graph.exit(&id, "out", "2".to_owned());
+                self.idle(graph, "delay", "out", json!({"type": "delay", "with": {"duration": duration}}));
             }
             10..=12 if graph.depth < MAX_DEPTH => {
                 let tolerates = self.rng.u8(..4) == 0;
@@ -336,30 +333,36 @@ impl Maker {
             16 if is_outer => self.signal(graph),
             17 if is_outer => self.approval(graph),
             18 => {
-                let id = self.id("late");
-                self.follow(graph, &id);
                 let timeout = format!("{}ms", self.rng.u32(50..500));
-                graph
-                    .nodes
-                    .push(json!({"id": id, "type": "wait", "timeout": timeout, "with": {"signal": "never"}}));
-                graph.exit(&id, "timeout", "3".to_owned());
+                let wait = json!({"type": "wait", "timeout": timeout, "with": {"signal": "never"}});
+                self.idle(graph, "late", "timeout", wait);
             }
             19 if is_outer && !self.has_answered => {
                 self.has_answered = true;
-                let id = self.id("respond");
-                let value = self.follow(graph, &id);
-                graph.nodes.push(json!({"id": id, "type": "respond", "with": {"body": hole(&value)}}));
-                graph.exit(&id, "out", "4".to_owned());
+                self.idle(
+                    graph,
+                    "respond",
+                    "out",
+                    json!({"type": "respond", "with": {"body": "{{ .input.n }}"}}),
+                );
             }
             _ => {
                 let id = self.id("sum");
                 let value = self.follow(graph, &id);
-                graph
-                    .nodes
-                    .push(json!({"id": id, "type": "transform", "with": {"output": {"v": hole(&value)}}}));
+                let output = json!({"v": hole(&value)});
+                graph.nodes.push(json!({"id": id, "type": "transform", "with": {"output": output}}));
                 graph.exit(&id, "out", format!(".nodes.{id}.output.v"));
             }
         }
+    }
+
+    /// A node that takes its time or answers, and brings nothing.
+    fn idle(&mut self, graph: &mut Graph, kind: &str, port: &'static str, mut node: Value) {
+        let id = self.id(kind);
+        self.follow(graph, &id);
+        node["id"] = json!(id);
+        graph.nodes.push(node);
+        graph.exit(&id, port, "1".to_owned());
     }
 
     /// A step that fails the run; returns its node.
