@@ -56,11 +56,11 @@ fn op() -> impl Strategy<Value = Op> {
     (0u8..12, 0u8..3).prop_map(|(what, key)| {
         let key = key / 2;
         match what {
-            0..=4 => Op::Start(key),
-            5 | 6 => Op::Signal(key, what + key),
-            7 => Op::Pause(key),
-            8 => Op::Resume(key),
-            9 | 10 => Op::Cancel(key),
+            0..=2 => Op::Start(key),
+            3 | 4 => Op::Signal(key, what + key),
+            5 | 6 => Op::Pause(key),
+            7 => Op::Resume(key),
+            8 | 9 => Op::Cancel(key),
             _ => Op::Redrive(key),
         }
     })
@@ -71,7 +71,7 @@ pub fn case() -> impl Strategy<Value = Case> {
     use Kind::{Branch, Child, Delay, Emit, Http, Map, Sql, Task, Transform, Wait};
     const PARENT: &[Kind] = &[Task, Sql, Http, Emit, Delay, Wait, Map, Child, Transform, Branch];
     const CHILD: &[Kind] = &[Task, Sql, Emit, Delay];
-    let scripts = [(); OF_EACH].map(|()| vec(op(), 0..3));
+    let scripts = [(); OF_EACH].map(|()| vec(op(), 0..4));
     let schedule = vec(any::<u8>(), 0..MAX_CHOICES);
     (vec(shape(PARENT), 1..=MAX_NODES), vec(shape(CHILD), 1..3), 1i64..3, scripts, schedule).prop_map(
         |(parent, child, input, mut scripts, schedule)| {

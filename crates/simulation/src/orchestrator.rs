@@ -181,6 +181,10 @@ impl Orchestrator {
     fn decide(&mut self, turn: &mut Turn, world: &mut World) -> Stage {
         let is_alone = turn.work.len() == 1;
         for mut work in std::mem::take(&mut turn.work) {
+            if work.row.status.is_terminal() && work.is_redriven() && !clear_way(turn.tx, &work.run, world) {
+                self.held.insert(work.run);
+                continue;
+            }
             let state = self.state_of(turn.tx, &work, world);
             if !is_alone && !work.row.status.is_terminal() && leave_functions(&mut work, &state) {
                 self.solo.push_back(Arc::clone(&work.run));
@@ -360,6 +364,18 @@ impl Turn {
         }
         self.next_write(i + 1, world)
     }
+}
+
+/// Takes away jobs that were left when the run ended, for somebody held them; false where somebody still does.
+fn clear_way(tx: Tx, run: &Run, world: &mut World) -> bool {
+    if world.has(Bug::LeftJobsStay) {
+        return true;
+    }
+    let jobs = &mut world.db.jobs;
+    let left: Vec<_> = jobs.rows(tx).map(|(key, _)| key.clone()).filter(|(of, _)| of == run).collect();
+    let is_clear = !left.iter().any(|key| jobs.is_held_from(tx, key));
+    left.iter().filter(|_| is_clear).for_each(|key| jobs.delete(tx, key));
+    is_clear
 }
 
 fn write_late(late: &Batch, world: &mut World) -> Progress {

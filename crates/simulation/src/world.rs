@@ -33,6 +33,8 @@ pub enum Bug {
     ReportApart,
     /// Jobs of runs that are over are handed out.
     EndedRunsServed,
+    /// A run goes on after its end whatever was left of its jobs then, because an executor held it.
+    LeftJobsStay,
 }
 
 /// A call of the outside world.

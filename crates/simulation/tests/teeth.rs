@@ -69,3 +69,8 @@ fn a_report_in_two_transactions_is_found() {
 fn jobs_of_ended_runs_are_found() {
     is_found(Bug::EndedRunsServed);
 }
+
+#[test]
+fn jobs_left_from_before_a_redrive_are_found() {
+    is_found(Bug::LeftJobsStay);
+}
