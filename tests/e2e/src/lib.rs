@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use uuid::Uuid;
 
+pub mod examples;
 pub mod python;
 
 /// How long anything that should happen at once may take on a busy machine before a test gives up.
