@@ -63,7 +63,7 @@ impl Theatre {
     pub fn guarded<T>(&mut self, act: impl FnOnce(&Stage) -> Result<T, Trouble>) -> Result<T, Trouble> {
         let result = catch_unwind(AssertUnwindSafe(|| act(self.stage())))
             .unwrap_or_else(|panic| Err(Trouble::new(Kind::Stuck, message(&*panic))));
-        if result.is_err() {
+        if result.as_ref().is_err_and(|trouble| trouble.kind != Kind::Unreached) {
             self.set = None;
         }
         result
