@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-lint build demo demo-stop test test-engine test-sql test-e2e test-long lint fmt bench docs \
+.PHONY: help setup setup-lint build demo demo-stop test test-engine test-sql test-e2e test-long test-faults lint fmt bench docs \
         bench-event-store bench-replay release-snapshot golden docker-check
 
 help:            ## this list
@@ -41,6 +41,9 @@ test-e2e: setup  ## only the end-to-end tests
 
 test-long: setup ## what takes too long for every change
 	@scripts/test.sh long
+
+test-faults: build ## a crash at every point under every example, planted bugs, random faults (SEED= MINUTES=)
+	@SEED=$(SEED) MINUTES=$(MINUTES) scripts/faults.sh long
 
 lint: setup-lint ## formatting, clippy, licences, scripts, the SQL catalogue
 	@scripts/lint.sh

@@ -8,7 +8,7 @@ failed=0
 check() { step "$@" || failed=$((failed + 1)); }
 
 clippy_extension() {
-    cargo clippy --package meshhook --all-targets --no-default-features --features "pg$PG_MAJOR pg_test" -- -D warnings
+    cargo clippy --package meshhook --all-targets --no-default-features --features "pg$PG_MAJOR pg_test faults" -- -D warnings
 }
 scripts_are_sound() {
     shellcheck -S warning -x .ci/run scripts/*.sh && shellcheck -s sh -e SC1091,SC2034,SC2154 tests/*/*.sh examples/*/*.sh && python3 -m compileall -q scripts

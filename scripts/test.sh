@@ -9,6 +9,8 @@
 #             event store's order, the simulation. No server.
 #   sql       pg_test (Rust glue), pg_regress (the SQL surface), isolation (concurrent sessions), upgrade
 #   e2e       real clusters, sidecars, kills
+#   faults    a crash at each named point of the extension, planted bugs, random workflows under random faults: the
+#             quick form of `make test-faults`
 set -uo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -93,6 +95,11 @@ e2e() {
     layer e2e cargo test --package meshhook-testkit --package meshhook-e2e
 }
 
+faults() {
+    install_release
+    layer faults scripts/faults.sh quick
+}
+
 # Many more random cases than usual, what is marked #[ignore] for taking long, and the end-to-end tests again and
 # again, which is how a race is found.
 long() {
@@ -124,14 +131,15 @@ finish() {
     exit 0
 }
 
-[ $# -gt 0 ] || set -- engine sql e2e
+[ $# -gt 0 ] || set -- engine sql e2e faults
 for name in "$@"; do
     case $name in
     engine) engine ;;
     sql) sql ;;
     e2e) e2e ;;
+    faults) faults ;;
     long) long ;;
-    *) die "no such layer: $name" "engine, sql, e2e, long" ;;
+    *) die "no such layer: $name" "engine, sql, e2e, faults, long" ;;
     esac
 done
 finish

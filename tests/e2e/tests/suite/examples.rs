@@ -6,30 +6,13 @@
 mod scripts;
 mod worker;
 
+use meshhook_e2e::examples::{OUTSIDE, definition, folder, invoice, lead, order, payment, read};
 use meshhook_e2e::{Database, Run, SOON, counted, ended, publish, run_id, start};
 use meshhook_testkit::{Gate, Received, Reply, Session, Sidecar, Stub, history, sign, wait_for};
 use serde_json::{Value, json};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use uuid::Uuid;
-
-/// Where the outside world is in the examples' files.
-const OUTSIDE: &str = "http://127.0.0.1:8090";
-
-/// The folder of the examples.
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples")
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
-/// An example's definition, its outside world at another address.
-fn definition(example: &str, outside: &str) -> Value {
-    let text = read(&folder().join(example).join("workflow.json")).replace(OUTSIDE, outside);
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{example}: {e}"))
-}
 
 /// An example that is published, and a scripted world around it.
 struct World {
@@ -127,11 +110,6 @@ fn reason(session: &mut Session, id: Uuid) -> Value {
     let last = history::history(session, id).pop().expect("it has events");
     assert_eq!(last.kind, "run.canceled");
     last.data["reason"].clone()
-}
-
-fn order() -> Value {
-    json!({"order": {"id": "A-1", "customer": "ada@example.com", "currency": "EUR",
-                     "lines": [{"sku": "lamp", "quantity": 2, "price": 45}]}})
 }
 
 /// The shop of an order, with another answer to one kind of call.
@@ -253,10 +231,6 @@ fn payments(name: &str, path: &str, status: u16) -> World {
     );
     world.stub.script(path, [Reply::json(status, &json!({"id": "ch_1"}))]);
     world
-}
-
-fn payment(amount: i32) -> Value {
-    json!({"customer": "ada@example.com", "plan": "team", "amount": amount})
 }
 
 /// The subjects of the mails so far.
@@ -400,10 +374,6 @@ fn lookups(name: &str, credit: u16) -> World {
     )
 }
 
-fn lead() -> Value {
-    json!({"lead": 42, "email": "Ada@Engines.Example", "address": "192.0.2.7"})
-}
-
 #[test]
 fn what_is_asked_for_is_asked_for_at_once_and_gathered() {
     let mut world = lookups("lookups", 200);
@@ -434,10 +404,6 @@ fn one_service_may_fail_and_the_others_may_not() {
     let error = world.run(&lead()).error.expect("it failed");
     assert_eq!(error["node"], "company");
     assert_eq!(counted(&mut world.app, "SELECT count(*) FROM meshhook.read_stream('lead-42')"), 1);
-}
-
-fn invoice() -> Value {
-    json!({"invoice": "2026-0815", "customer": "ada@example.com"})
 }
 
 #[test]
