@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:38
+-- src/lib.rs:39
 -- bootstrap
 -- The roles outlive the extension: they are cluster-wide and not part of a dump, so the script makes
 -- them where they are missing and nothing ever drops them.
@@ -50,7 +50,7 @@ GRANT USAGE ON SCHEMA meshhook TO meshhook_executor;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:39
+-- src/lib.rs:40
 -- requires:
 --   roles
 
@@ -104,7 +104,7 @@ COMMENT ON TABLE meshhook.installation IS 'The cluster and database in which thi
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:40
+-- src/lib.rs:41
 -- requires:
 --   schema_project
 
@@ -165,7 +165,7 @@ COMMENT ON TABLE meshhook.workflow_draft IS 'Definitions somebody works on, one 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/lib.rs:42
 -- requires:
 --   schema_workflow
 
@@ -313,7 +313,7 @@ ALTER TABLE meshhook.timer SET (autovacuum_vacuum_scale_factor = 0, autovacuum_v
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:42
+-- src/lib.rs:43
 -- requires:
 --   schema_run
 
@@ -370,7 +370,7 @@ COMMENT ON TABLE meshhook.delivery_key IS 'What was delivered already: one run p
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:43
+-- src/lib.rs:44
 -- requires:
 --   schema_webhook
 
@@ -437,7 +437,7 @@ ALTER TABLE meshhook.schedule_firing SET (autovacuum_vacuum_scale_factor = 0, au
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:44
+-- src/lib.rs:45
 -- requires:
 --   schema_schedule
 
@@ -544,7 +544,7 @@ ALTER TABLE meshhook.message SET (autovacuum_vacuum_insert_scale_factor = 0.05, 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:49
+-- src/lib.rs:50
 -- requires:
 --   schema_event_store
 
@@ -668,7 +668,7 @@ COMMENT ON VIEW meshhook.flow_due IS 'When the next start of each workflow can b
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:50
+-- src/lib.rs:51
 -- requires:
 --   schema_flow
 
@@ -726,7 +726,7 @@ COMMENT ON TABLE meshhook.retention IS 'How long runs are kept after their end; 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:51
+-- src/lib.rs:52
 -- requires:
 --   schema_operations
 
@@ -761,7 +761,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:52
+-- src/lib.rs:53
 -- requires:
 --   schema_dump
 
@@ -890,7 +890,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:53
+-- src/lib.rs:54
 -- requires:
 --   schema_leaves
 
@@ -975,7 +975,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:54
+-- src/lib.rs:55
 -- requires:
 --   schema_leaves
 
@@ -1057,7 +1057,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:59
+-- src/lib.rs:60
 -- requires:
 --   event_store_functions
 
@@ -1095,7 +1095,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:60
+-- src/lib.rs:61
 -- requires:
 --   waiting
 
@@ -1145,7 +1145,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:65
+-- src/lib.rs:66
 -- requires:
 --   message_store_functions
 
@@ -1360,7 +1360,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:70
+-- src/lib.rs:71
 -- requires:
 --   message_store_install
 
@@ -1651,7 +1651,7 @@ AS 'MODULE_PATHNAME', 'cancel_bulk_operation_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:123
+-- src/run/mod.rs:126
 -- meshhook::run::cancel_run
 CREATE  FUNCTION "cancel_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1701,7 +1701,7 @@ AS 'MODULE_PATHNAME', 'commit_consumer_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:259
+-- src/job/mod.rs:263
 -- meshhook::job::complete_jobs
 CREATE  FUNCTION "complete_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1736,18 +1736,18 @@ AS 'MODULE_PATHNAME', 'create_bulk_operation_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:39
+-- src/webhook/endpoint.rs:55
 -- meshhook::webhook::endpoint::create_endpoint
 CREATE  FUNCTION "create_endpoint"(
 	"workflow" TEXT, /* & str */
 	"preset" TEXT DEFAULT 'standard', /* & str */
-	"tolerance" interval DEFAULT '5 minutes' /* Interval */
+	"tolerance" interval DEFAULT NULL, /* Option < Interval > */
+	"secret" TEXT DEFAULT NULL /* Option < & str > */
 ) RETURNS TABLE (
 	"endpoint" TEXT,  /* String */
 	"path" TEXT,  /* String */
-	"secret" TEXT  /* String */
+	"secret" TEXT  /* Option < String > */
 )
-STRICT
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'create_endpoint_wrapper';
@@ -1788,7 +1788,7 @@ AS 'MODULE_PATHNAME', 'create_schedule_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/snapshot.rs:144
+-- src/run/snapshot.rs:153
 -- meshhook::run::snapshot::create_snapshot
 CREATE  FUNCTION "create_snapshot"(
 	"run" uuid /* Option < pgrx :: Uuid > */
@@ -1809,7 +1809,7 @@ AS 'MODULE_PATHNAME', 'current_project_id_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:193
+-- src/run/mod.rs:196
 -- meshhook::run::decide_approval
 CREATE  FUNCTION "decide_approval"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1881,7 +1881,7 @@ AS 'MODULE_PATHNAME', 'edit_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/intervene.rs:256
+-- src/run/intervene.rs:258
 -- meshhook::run::intervene::enqueue_event
 CREATE  FUNCTION "enqueue_event"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1895,7 +1895,7 @@ AS 'MODULE_PATHNAME', 'enqueue_event_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:270
+-- src/job/mod.rs:275
 -- meshhook::job::fail_jobs
 CREATE  FUNCTION "fail_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1912,7 +1912,7 @@ AS 'MODULE_PATHNAME', 'fail_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:97
+-- src/lib.rs:98
 -- requires:
 --   job::complete_jobs
 --   job::fail_jobs
@@ -1951,7 +1951,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'hash_64_wrapper
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:228
+-- src/job/mod.rs:230
 -- meshhook::job::heartbeat_jobs
 CREATE  FUNCTION "heartbeat_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1987,7 +1987,7 @@ AS 'MODULE_PATHNAME', 'is_active_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:135
+-- src/run/mod.rs:138
 -- meshhook::run::kill_run
 CREATE  FUNCTION "kill_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2014,7 +2014,7 @@ AS 'MODULE_PATHNAME', 'log_job_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/operations/mod.rs:35
+-- src/operations/mod.rs:36
 -- meshhook::operations::maintain
 CREATE  FUNCTION "maintain"() RETURNS TABLE (
 	"action" TEXT,  /* String */
@@ -2078,7 +2078,7 @@ AS 'MODULE_PATHNAME', 'pause_project_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:149
+-- src/run/mod.rs:152
 -- meshhook::run::pause_run
 CREATE  FUNCTION "pause_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2263,7 +2263,7 @@ AS 'MODULE_PATHNAME', 'receive_webhook_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/operations/mod.rs:52
+-- src/operations/mod.rs:55
 -- meshhook::operations::register_database
 CREATE  FUNCTION "register_database"() RETURNS void
 STRICT
@@ -2273,7 +2273,7 @@ AS 'MODULE_PATHNAME', 'register_database_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:281
+-- src/job/mod.rs:287
 -- meshhook::job::release_jobs
 CREATE  FUNCTION "release_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -2342,7 +2342,7 @@ AS 'MODULE_PATHNAME', 'resume_project_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:156
+-- src/run/mod.rs:159
 -- meshhook::run::resume_run
 CREATE  FUNCTION "resume_run"(
 	"run" uuid /* Option < pgrx :: Uuid > */
@@ -2402,13 +2402,13 @@ AS 'MODULE_PATHNAME', 'rollback_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:79
+-- src/webhook/endpoint.rs:111
 -- meshhook::webhook::endpoint::rotate_endpoint_secret
 CREATE  FUNCTION "rotate_endpoint_secret"(
 	"endpoint" TEXT, /* & str */
-	"overlap" interval DEFAULT '24 hours' /* Interval */
+	"overlap" interval DEFAULT '24 hours', /* Interval */
+	"secret" TEXT DEFAULT NULL /* Option < & str > */
 ) RETURNS TEXT /* String */
-STRICT
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'rotate_endpoint_secret_wrapper';
@@ -2515,7 +2515,7 @@ AS 'MODULE_PATHNAME', 'run_status_after_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:75
+-- src/lib.rs:76
 -- requires:
 --   schema_leaves
 --   project::current_project_id
@@ -2783,7 +2783,7 @@ COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:102
+-- src/lib.rs:103
 -- requires:
 --   views
 
@@ -2908,7 +2908,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:103
+-- src/lib.rs:104
 -- requires:
 --   search
 
@@ -3083,7 +3083,7 @@ COMMENT ON VIEW meshhook.bulk_operations IS 'Acts on many runs of your project: 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:104
+-- src/lib.rs:105
 -- requires:
 --   bulk
 
@@ -3209,7 +3209,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:86
+-- src/lib.rs:87
 -- requires:
 --   views
 
@@ -3333,7 +3333,7 @@ AS 'MODULE_PATHNAME', 'set_run_tags_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:163
+-- src/run/mod.rs:166
 -- meshhook::run::signal_run
 CREATE  FUNCTION "signal_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -3382,7 +3382,7 @@ AS 'MODULE_PATHNAME', 'skip_node_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/start.rs:196
+-- src/run/start.rs:198
 -- meshhook::run::start::start_run
 CREATE  FUNCTION "start_run"(
 	"workflow" TEXT, /* Option < & str > */
@@ -3401,7 +3401,7 @@ AS 'MODULE_PATHNAME', 'start_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/operations/mod.rs:21
+-- src/operations/mod.rs:22
 -- meshhook::operations::start_workers
 CREATE  FUNCTION "start_workers"() RETURNS bool /* bool */
 STRICT
@@ -3426,7 +3426,7 @@ AS 'MODULE_PATHNAME', 'status_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/operations/mod.rs:28
+-- src/operations/mod.rs:29
 -- meshhook::operations::stop_workers
 CREATE  FUNCTION "stop_workers"() RETURNS bool /* bool */
 STRICT
@@ -3452,7 +3452,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'stream_category
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:87
+-- src/lib.rs:88
 -- requires:
 --   views
 --   event_store::native::holders_of_positions
@@ -3535,7 +3535,7 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'stream_version_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/intervene.rs:232
+-- src/run/intervene.rs:234
 -- meshhook::run::intervene::submit_event
 CREATE  FUNCTION "submit_event"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -3633,7 +3633,7 @@ AS 'MODULE_PATHNAME', 'verify_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/operations/mod.rs:14
+-- src/operations/mod.rs:15
 -- meshhook::operations::version
 CREATE  FUNCTION "version"() RETURNS TEXT /* & '_ str */
 IMMUTABLE STRICT PARALLEL SAFE
@@ -3692,7 +3692,7 @@ AS 'MODULE_PATHNAME', 'workflow_schema_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:105
+-- src/lib.rs:106
 -- finalize
 -- Run last: what every function means (docs/sql-reference.md is generated from these texts), and who may call it.
 
@@ -3921,10 +3921,10 @@ COMMENT ON FUNCTION meshhook.add_member(text, regrole) IS
 COMMENT ON FUNCTION meshhook.current_project_id() IS
 'The project this session works in (SET meshhook.project), null if the role may not. Row policies ask it.';
 
-COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval) IS
-'Makes an address that starts a run of a workflow''s newest version for each delivery. preset says how senders sign: "standard" (Standard Webhooks) or "github". tolerance bounds the age of signed timestamps, 1 second to 1 day. Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once. Needs meshhook.kek_file (F0000 otherwise).';
-COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval) IS
-'Gives an endpoint a new secret, shown this once. Older ones verify for the overlap given, so that senders can change over.';
+COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text) IS
+'Makes an address that starts a run of a workflow''s newest version for each delivery. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
+COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval, text) IS
+'Gives an endpoint a new secret, the one given or a fresh one, and returns it, this once. Older ones verify for the overlap given, so that senders can change over.';
 COMMENT ON FUNCTION meshhook.open_resume_url(text) IS
 'What a resume URL (its last segment) is for: the HTTP status to answer with, and a document with its state: "open", "early" (an approval that the run does not wait for yet) or "used" with the answer that counted, each with workflow, run_id, node and the signal or approval; or "over", "expired" (410), "unknown" (404). Changes nothing.';
 COMMENT ON FUNCTION meshhook.use_resume_url(text, jsonb) IS

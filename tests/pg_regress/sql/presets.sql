@@ -55,3 +55,4 @@ SELECT meshhook.rotate_endpoint_secret(:'open');
 \echo SQLSTATE :LAST_ERROR_SQLSTATE
 SELECT meshhook.create_endpoint('taken', 'none', secret => 'x');
 \echo SQLSTATE :LAST_ERROR_SQLSTATE
+SELECT meshhook.tick() > 0 AS moved;
