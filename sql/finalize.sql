@@ -105,7 +105,7 @@ COMMENT ON FUNCTION meshhook.log_job(text, bigint, text, text, jsonb) IS
 COMMENT ON FUNCTION meshhook.heartbeat_jobs(text[], bigint[], interval) IS
 'Renews leases, counted from now. A null lease_expires_at says that the lease was lost: stop the work, its result will not be taken. A task node''s timeout is never exceeded.';
 COMMENT ON FUNCTION meshhook.complete_jobs(text[], bigint[], jsonb[]) IS
-'Reports results: one job id, token and output (at most 1 MiB) each. outcome is "accepted", or "stale" where the lease was lost or the job is gone; stale results change nothing. All or nothing per call: it is part of your transaction.';
+'Reports results: one job id, token and output (at most 1 MiB) each. outcome is "accepted", or "stale" where the lease was lost or the job is gone (also where it is gone because an earlier call, whose answer never arrived, was taken); stale results change nothing. All or nothing per call: it is part of your transaction.';
 COMMENT ON FUNCTION meshhook.fail_jobs(text[], bigint[], jsonb[]) IS
 'Reports failed attempts: one job id, token and error each. An error is a text or {"class","message","retryable","retry_after_ms","details"}; retryable false ends the retries. The node''s retry policy decides what follows. outcome as in complete_jobs.';
 COMMENT ON FUNCTION meshhook.release_jobs(text[], bigint[]) IS

@@ -54,8 +54,8 @@ impl ClusterBuilder {
         self
     }
 
-    /// Gives up durability (`fsync` and `synchronous_commit` off) for speed. A kill of processes, even of the
-    /// postmaster, still loses no committed transaction: the kernel keeps what was written.
+    /// Gives up durability (`fsync` and `synchronous_commit` off) for speed: a server that is killed may lose what it
+    /// acknowledged within the last moments, and nothing in part.
     #[must_use]
     pub fn fast(mut self) -> Self {
         self.fast = true;
