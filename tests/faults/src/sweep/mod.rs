@@ -37,6 +37,9 @@ pub struct Options {
     /// Chooses the how manieth time a point is crashed at
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// The how manieth time, instead of what the seed chooses
+    #[arg(long, value_name = "N")]
+    nth: Option<u32>,
     /// Plants a bug and demands that it is found
     #[arg(long, value_name = "NAME")]
     bug: Option<String>,
@@ -108,7 +111,7 @@ fn sweep(options: &Options) -> Result<bool> {
     );
     let act = |theatre: &mut Theatre, case: Case| {
         let outcome = theatre.crash(&scenarios[case.scenario], &known[case.scenario].traces, case);
-        report(&scenarios, &outcome, options.seed);
+        report(&scenarios, &outcome);
         outcome
     };
     let (first, spare) = cases(&points, &known, options);
@@ -119,14 +122,15 @@ fn sweep(options: &Options) -> Result<bool> {
     };
     let missed = spare.into_iter().filter(|case| !is_swept(&outcomes, &case.crash.point)).collect();
     outcomes.extend(each(options.jobs, missed, act));
-    let unswept: Vec<&String> = points.iter().filter(|point| !is_swept(&outcomes, point)).collect();
+    // Of one example not every point is demanded.
+    let is_demanded = options.example.is_none() || options.point.is_some();
+    let unswept: Vec<&String> =
+        points.iter().filter(|point| is_demanded && !is_swept(&outcomes, point)).collect();
     table::print(&points, &scenarios, &outcomes, &unswept);
     let passed = outcomes.iter().filter(|outcome| outcome.trouble.is_none()).count();
     let failed =
         outcomes.iter().filter(|outcome| outcome.trouble.is_some() && !outcome.is_unreached()).count();
-    // Of one example not every point is demanded.
-    let missing = if options.example.is_some() && options.point.is_none() { 0 } else { unswept.len() };
-    Ok(table::result(passed, failed + missing + usize::from(!sound)))
+    Ok(table::result(passed, failed + unswept.len() + usize::from(!sound)))
 }
 
 fn chosen(all: &[Scenario], name: Option<&str>) -> Result<Vec<Scenario>> {
@@ -145,7 +149,10 @@ fn cases(points: &[String], known: &[Undisturbed], options: &Options) -> (VecDeq
         let mut reach: VecDeque<Case> = VecDeque::new();
         for (scenario, known) in known.iter().enumerate() {
             if let Some(times) = known.reached.get(point) {
-                let crash = Crash { point: point.clone(), nth: random.u32(1..=*times) };
+                let crash = Crash {
+                    point: point.clone(),
+                    nth: options.nth.unwrap_or_else(|| random.u32(1..=*times)),
+                };
                 reach.push_back(Case { scenario, crash });
             }
         }
@@ -159,7 +166,7 @@ fn cases(points: &[String], known: &[Undisturbed], options: &Options) -> (VecDeq
     (first, spare)
 }
 
-fn report(scenarios: &[Scenario], outcome: &Outcome, seed: u64) {
+fn report(scenarios: &[Scenario], outcome: &Outcome) {
     let (point, nth) = (&outcome.case.crash.point, outcome.case.crash.nth);
     let example = scenarios[outcome.case.scenario].name;
     if outcome.is_unreached() {
@@ -169,8 +176,8 @@ fn report(scenarios: &[Scenario], outcome: &Outcome, seed: u64) {
         return println!("test sweep::{example}::{point} ... ok ({:.1} s)", outcome.took.as_secs_f64());
     };
     println!(
-        "test sweep::{example}::{point} ... FAILED (time {nth})\n{trouble}\n\
-         again: scripts/faults.sh sweep --example {example} --point {point} --seed {seed}"
+        "test sweep::{example}::{point} ... FAILED\n{trouble}\n\
+         again: scripts/faults.sh sweep --example {example} --point {point} --nth {nth}"
     );
 }
 

@@ -22,7 +22,7 @@ pub fn print(points: &[String], scenarios: &[Scenario], outcomes: &[Outcome], un
     let [lost, doubled, stuck] = counts(&runs);
     println!(
         "\npoints swept {} of {}, runs {}, lost {lost}, doubled {doubled}, stuck {stuck}",
-        points.len() - unswept.len(),
+        points.iter().filter(|point| runs.iter().any(|o| o.case.crash.point == **point)).count(),
         points.len(),
         runs.len()
     );
