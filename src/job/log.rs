@@ -8,7 +8,7 @@ use super::refuse_if_dormant;
 use crate::error::{bad_parameter, refuse};
 use crate::owner::as_owner;
 use crate::spi::{self, RawJsonb, arg};
-use crate::{guc, project, shmem};
+use crate::{fault, guc, project, shmem};
 
 /// Longest message of a line, in bytes.
 const MAX_MESSAGE_BYTES: usize = 8 << 10;
@@ -48,6 +48,8 @@ fn log_job(
             return "full";
         }
         args.extend([arg(level.as_str()), arg(message.to_owned()), arg(data)]);
+        fault::at_commit!("job.log_commit");
+        fault::around!("job.log");
         let taken = spi::exec(
             "INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
              SELECT j.project_id, j.run_id, 'job.logged',

@@ -30,6 +30,11 @@
 //!
 //! **Every rule is needed.** Each [`world::Bug`] breaks one, and `tests/teeth.rs` shows that it is found.
 //!
+//! **One rule the code does not have.** A job that an executor holds as its run ends is left behind. Here a turn takes such
+//! jobs away before it reads the facts of a run that has ended; where somebody still holds one, a redrive waits for the next
+//! turn, and what was said of attempts before it is forgotten, for attempts are counted from 1 again. The extension does
+//! none of that, which is [`world::Bug::LeftJobsStay`].
+//!
 //! **What is left out.**
 //!
 //! - The text of SQL. That the statements do what the model says is for pg_regress and the isolation tests; what follows
@@ -41,7 +46,7 @@
 //!   begins or what a turn need not read, not what follows from a fact. Two orchestrators stand for an orchestrator and
 //!   sessions that call `tick()`, which remember less.
 //! - Turns taken apart after an error of the data, forks, edits and overrides: each is one transaction of one run.
-//! - Losing what was committed. A server that does not flush has other rules (`docs/semantics.md`).
+//! - Losing what was committed, as a server does that does not flush (`synchronous_commit`).
 
 pub mod batch;
 pub mod check;

@@ -69,6 +69,8 @@ enum Stage {
 struct Work {
     run: Run,
     row: RunRow,
+    /// Of a run that has ended: whether no job is left.
+    is_clear: bool,
     facts: Vec<(u64, Message)>,
 }
 
@@ -161,7 +163,7 @@ impl Orchestrator {
             if !world.has(Bug::RunsUnlocked) {
                 world.db.runs.lock(turn.tx, run);
             }
-            turn.work.push(Work { run: Arc::clone(run), row, facts: Vec::new() });
+            turn.work.push(Work { run: Arc::clone(run), row, is_clear: false, facts: Vec::new() });
         }
         turn.current = turn.work.iter().map(|work| Arc::clone(&work.run)).collect();
         if !turn.work.is_empty() {
@@ -181,9 +183,12 @@ impl Orchestrator {
     fn decide(&mut self, turn: &mut Turn, world: &mut World) -> Stage {
         let is_alone = turn.work.len() == 1;
         for mut work in std::mem::take(&mut turn.work) {
-            if work.row.status.is_terminal() && work.is_redriven() && !clear_way(turn.tx, &work.run, world) {
-                self.held.insert(work.run);
-                continue;
+            if work.row.status.is_terminal() && work.is_redriven() && !world.has(Bug::LeftJobsStay) {
+                if !work.is_clear {
+                    self.held.insert(work.run);
+                    continue;
+                }
+                work.facts.iter_mut().for_each(|(_, message)| forget_report(message));
             }
             let state = self.state_of(turn.tx, &work, world);
             if !is_alone && !work.row.status.is_terminal() && leave_functions(&mut work, &state) {
@@ -333,6 +338,12 @@ impl Turn {
     }
 
     fn read_facts(&mut self, world: &mut World) -> Stage {
+        // Before the facts, so that none of a job that is gone comes later.
+        if !world.has(Bug::LeftJobsStay) {
+            for work in self.work.iter_mut().filter(|work| work.row.status.is_terminal()) {
+                work.is_clear = clear_way(self.tx, &work.run, world);
+            }
+        }
         for (id, (run, message)) in world.db.inbox.rows(self.tx) {
             if let Some(work) = self.work.iter_mut().find(|work| work.run == *run) {
                 work.facts.push((*id, message.clone()));
@@ -368,14 +379,18 @@ impl Turn {
 
 /// Takes away jobs that were left when the run ended, for somebody held them; false where somebody still does.
 fn clear_way(tx: Tx, run: &Run, world: &mut World) -> bool {
-    if world.has(Bug::LeftJobsStay) {
-        return true;
-    }
     let jobs = &mut world.db.jobs;
     let left: Vec<_> = jobs.rows(tx).map(|(key, _)| key.clone()).filter(|(of, _)| of == run).collect();
     let is_clear = !left.iter().any(|key| jobs.is_held_from(tx, key));
     left.iter().filter(|_| is_clear).for_each(|key| jobs.delete(tx, key));
     is_clear
+}
+
+/// Attempts are counted anew after a redrive: what is said of one from before is not to be taken for its namesake.
+fn forget_report(message: &mut Message) {
+    if matches!(message, Message::Fact(Fact::JobCompleted(_) | Fact::JobFailed(_))) {
+        *message = Message::WorkDue { node: Arc::from(""), attempt: 0 };
+    }
 }
 
 fn write_late(late: &Batch, world: &mut World) -> Progress {

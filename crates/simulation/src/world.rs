@@ -33,7 +33,8 @@ pub enum Bug {
     ReportApart,
     /// Jobs of runs that are over are handed out.
     EndedRunsServed,
-    /// A run goes on after its end whatever was left of its jobs then, because an executor held it.
+    /// A run goes on after its end although jobs were left then, for an executor held them: they stand in the way of
+    /// new ones, and what becomes of them is taken for the result of new attempts, which are counted from 1 again.
     LeftJobsStay,
 }
 

@@ -4,8 +4,8 @@ use meshhook_simulation::history::Told;
 use meshhook_simulation::search::search;
 use meshhook_simulation::world::Bug;
 
-/// Most histories that a search may take.
-const HISTORIES: u32 = 20_000;
+/// Most histories that a search may take. The rarest bug needs some thousand.
+const HISTORIES: u32 = 100_000;
 
 /// A bug is found, whatever the seed; nothing is wrong with the same history without it.
 fn is_found(bug: Bug) {

@@ -185,7 +185,7 @@ fn slow(_outside: &str) -> Vec<Value> {
         {"id": "work", "type": "task", "with": {"queue": "slow"}, "retry": quick(50)}], "edges": []})]
 }
 
-/// A worker is too slow; another one takes the job over, is asked to wait, gives it back, and fails once.
+/// A worker is too slow; another one takes the job over, says so, is asked to wait, gives it back, and fails once.
 fn report_late(play: &mut Play) -> Result<(), Trouble> {
     let run = play.start("slow", &json!({}));
     let lost = play.claim("slow", "200 ms")?;
@@ -193,6 +193,7 @@ fn report_late(play: &mut Play) -> Result<(), Trouble> {
     if play.report("complete_job", &lost, &json!("late")) != "stale" {
         return Err(Trouble::new(Kind::Doubled, "a report was taken after its lease had run out"));
     }
+    play.report("log_job", &job, &json!("taken over"));
     play.hold("SELECT * FROM meshhook.heartbeat_jobs($1, $2, '1 s')", &job);
     play.hold("SELECT * FROM meshhook.release_jobs($1, $2)", &job);
     let job = play.claim("slow", "1 s")?;
