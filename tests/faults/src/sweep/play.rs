@@ -168,6 +168,11 @@ impl Play<'_> {
         self.executor.value(&sql, &[&job.id, &job.token, data])
     }
 
+    /// Adds a line about a job to its run's log.
+    pub fn say(&mut self, job: &Job, message: &str) {
+        self.executor.value::<String>("SELECT meshhook.log_job($1, $2, $3)", &[&job.id, &job.token, &message]);
+    }
+
     /// Renews the lease of a job, or gives the job back.
     pub fn hold(&mut self, sql: &str, job: &Job) {
         self.executor.rows(sql, &[&vec![job.id.clone()], &vec![job.token]]);
