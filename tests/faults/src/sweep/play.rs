@@ -170,7 +170,8 @@ impl Play<'_> {
 
     /// Adds a line about a job to its run's log.
     pub fn say(&mut self, job: &Job, message: &str) {
-        self.executor.value::<String>("SELECT meshhook.log_job($1, $2, $3)", &[&job.id, &job.token, &message]);
+        self.executor
+            .value::<String>("SELECT meshhook.log_job($1, $2, $3)", &[&job.id, &job.token, &message]);
     }
 
     /// Renews the lease of a job, or gives the job back.
