@@ -57,7 +57,7 @@ bench: setup     ## runs/s, events/s, WAL per run, idle latency; also to target/
 bench-event-store: setup ## the event store beside Message DB and a bare insert (ARGS='--parts all' for the long curves)
 	@scripts/bench.sh event-store $(ARGS)
 
-bench-replay: setup ## replaying a log of 100,000 events, and what snapshots cost
+bench-replay: setup ## replaying a log of 100,000 events, what snapshots cost, what replays take from runs
 	@scripts/bench.sh replay $(ARGS)
 
 docs: build      ## write docs/sql-reference.md from the COMMENTs, docs/workflow.schema.json from the node types

@@ -3,7 +3,7 @@
 #
 #   bench.sh [runs]        workflows; target/bench.json
 #   bench.sh event-store   the event store beside Message DB; target/bench-event-store.json
-#   bench.sh replay        replaying a long log, and what snapshots cost; target/bench-replay.json
+#   bench.sh replay        replaying a long log, what snapshots cost, what replays take from runs; target/bench-replay.json
 #
 # Further arguments go to the load driver (meshhook-bench runs --help).
 set -euo pipefail

@@ -19,12 +19,13 @@ const HOUR: i64 = 3_600;
 const NEXT_LOOK: Duration = Duration::from_secs(45);
 
 fn cluster() -> Cluster {
-    prepare(Cluster::builder().preload(true).fast().clock(true).start())
+    let builder = Cluster::builder().preload(true).fast().clock(true);
+    prepare(builder.setting("max_prepared_transactions", "2").start())
 }
 
 /// A workflow that waits for a while.
-fn waits(duration: &str) -> Value {
-    json!({"name": "waits", "nodes": [{"id": "rest", "type": "delay", "with": {"duration": duration}}]})
+fn waits(name: &str, duration: &str) -> Value {
+    json!({"name": name, "nodes": [{"id": "rest", "type": "delay", "with": {"duration": duration}}]})
 }
 
 /// Demands that the times of no run's events decrease.
@@ -57,7 +58,7 @@ fn a_clock_put_forward_makes_timers_due_and_leases_run_out() {
     let cluster = cluster();
     let db = Database::create(&cluster, "forward");
     let (mut app, mut admin, mut executor) = (db.app(), db.admin(), db.executor());
-    publish(&mut app, &waits("50m"));
+    publish(&mut app, &waits("waits", "50m"));
     publish(&mut app, &chain("chain", &["one"]));
     publish(
         &mut app,
@@ -91,12 +92,13 @@ fn a_clock_put_back_makes_what_waits_late_and_holds_up_nothing_else() {
     let cluster = cluster();
     let db = Database::create(&cluster, "back");
     let (mut app, mut admin, mut executor) = (db.app(), db.admin(), db.executor());
-    publish(&mut app, &waits("2s"));
+    publish(&mut app, &waits("waits", "15s"));
+    publish(&mut app, &waits("blinks", "100ms"));
     publish(&mut app, &chain("chain", &["one"]));
     let held = start(&mut app, "chain", &json!({}));
     let job = claim_one(&mut executor, "default");
     let lost = start(&mut app, "chain", &json!({}));
-    claim_and_forget(&mut executor, lost, "2 s");
+    claim_and_forget(&mut executor, lost, "15 s");
     let sleeper = start(&mut app, "waits", &json!({}));
     wait_status(&mut admin, sleeper, &["running"], SOON);
     app.exec("LISTEN meshhook_messages");
@@ -106,7 +108,7 @@ fn a_clock_put_back_makes_what_waits_late_and_holds_up_nothing_else() {
     assert_eq!(complete(&mut executor, &job, &json!("done")), "accepted");
     assert_eq!(ended(&mut admin, held).status, "succeeded");
     // What begins now knows no other time: timers, leases that run out, whoever listens.
-    let fresh = ["waits", "chain"].map(|workflow| start(&mut app, workflow, &json!({})));
+    let fresh = ["blinks", "chain"].map(|workflow| start(&mut app, workflow, &json!({})));
     claim_and_forget(&mut executor, fresh[1], "200 ms");
     let again = claim_one(&mut executor, "default");
     assert_eq!((again.run, again.attempt), (fresh[1], 2));
@@ -126,12 +128,31 @@ fn a_clock_put_back_makes_what_waits_late_and_holds_up_nothing_else() {
     );
     cluster.shift_clock(0);
     wait_status(&mut admin, sleeper, &["succeeded"], NEXT_LOOK);
-    let early = "SELECT count(*) FROM meshhook.run_timeline($1) WHERE finished_at - started_at < interval '2 seconds'";
+    let early = "SELECT count(*) FROM meshhook.run_timeline($1) WHERE finished_at - started_at < interval '15 seconds'";
     assert_eq!(admin.value::<i64>(early, &[&sleeper]), 0);
     let again = claim_one(&mut executor, "default");
     assert_eq!((again.run, again.attempt), (lost, 2));
     assert_eq!(complete(&mut executor, &again, &json!("late")), "accepted");
     assert_eq!(ended(&mut admin, lost).status, "succeeded");
+    times_never_decrease(&mut admin);
+}
+
+#[test]
+fn a_clock_put_back_does_not_put_off_the_look_for_what_nobody_announced() {
+    let cluster = cluster();
+    let db = Database::create(&cluster, "unannounced");
+    let (mut app, mut admin) = (db.app(), db.admin());
+    publish(&mut app, &waits("blinks", "100ms"));
+    cluster.shift_clock(HOUR);
+    let before = start(&mut app, "blinks", &json!({}));
+    assert_eq!(ended(&mut admin, before).status, "succeeded");
+    // The orchestrator sleeps until a time that is an hour away now.
+    cluster.shift_clock(0);
+    app.exec("BEGIN");
+    let run = start(&mut app, "blinks", &json!({}));
+    app.exec("PREPARE TRANSACTION 'unannounced'");
+    app.exec("COMMIT PREPARED 'unannounced'");
+    wait_status(&mut admin, run, &["succeeded"], NEXT_LOOK);
     times_never_decrease(&mut admin);
 }
 
