@@ -28,6 +28,7 @@ pub struct RunRow {
 
 /// What a row of `meshhook.inbox` tells.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are facts")]
 pub enum Message {
     /// A fact, ready for the engine.
     Fact(Fact),

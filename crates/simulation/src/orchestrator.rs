@@ -410,6 +410,7 @@ struct Mover<'a> {
     world: &'a mut World,
 }
 
+#[expect(clippy::large_enum_variant, reason = "nearly all are facts")]
 enum Performed {
     Fact(Fact),
     Obsolete,
