@@ -12,7 +12,7 @@
 //! | Who acts, and what fails? | `schedule.rs` | |
 //! | What do two transactions see of one row? | `table.rs` | PostgreSQL |
 //! | Which tables are there? | `database.rs` | `sql/schema/` |
-//! | What does a turn read and decide? | `orchestrator.rs` | `src/run/turn/`: `mod.rs`, `load.rs`, `database.rs`, `unbegun.rs` |
+//! | What does a turn read and decide? | `orchestrator.rs` | `src/run/turn/`: `mod.rs`, `load.rs`, `redrive.rs`, `database.rs`, `unbegun.rs` |
 //! | What does it write? | `batch.rs`, `write.rs` | `src/run/turn/`: `batch.rs`, `write.rs`, `children.rs` |
 //! | How are jobs claimed, renewed, reported? | `executor.rs` | `src/job/mod.rs` |
 //! | How are runs started and told something? | `client.rs` | `src/run/`: `start.rs`, `mod.rs`, `bulk.rs` |
@@ -30,10 +30,10 @@
 //!
 //! **Every rule is needed.** Each [`world::Bug`] breaks one, and `tests/teeth.rs` shows that it is found.
 //!
-//! **One rule the code does not have.** A job that an executor holds as its run ends is left behind. Here a turn takes such
-//! jobs away before it reads the facts of a run that has ended; where somebody still holds one, a redrive waits for the next
-//! turn, and what was said of attempts before it is forgotten, for attempts are counted from 1 again. The extension does
-//! none of that, which is [`world::Bug::LeftJobsStay`].
+//! **What it has found.** A job that an executor holds as its run ends is left behind, and attempts are counted from 1 again
+//! after a redrive. The job stood in the way of the new one, and what became of it was taken for the new attempt's result:
+//! [`world::Bug::LeftJobsStay`]. Since then a turn takes such jobs away before it reads the facts of a run that has ended;
+//! where somebody still holds one, a redrive waits for the next turn (`src/run/turn/redrive.rs`).
 //!
 //! **What is left out.**
 //!

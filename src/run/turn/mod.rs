@@ -10,6 +10,7 @@ mod database;
 mod divergence;
 mod limits;
 mod load;
+mod redrive;
 pub use load::{columns, events_after, recorded};
 mod submit;
 pub use submit::submit;
@@ -182,11 +183,14 @@ impl Turns {
                 || self.solo.pop_front().is_some();
             return TurnReport { runs: 0, stopped: 0, more: more || was_single };
         }
+        // Before the facts are read: whoever holds something may still report.
+        let still_held = redrive::take_back_left(&locked);
         let facts = load::facts(&self.current);
         let mut out = Batch::default();
         let alone = self.current.len() == 1;
         let works = load::with_states(locked, facts, &mut self.cache, &mut self.cache_bytes);
         self.name_divergences(&works);
+        let mut passed_by = 0;
         for mut work in works {
             if work.is_stopped() {
                 continue;
@@ -196,17 +200,25 @@ impl Turns {
             } else if !alone {
                 self.leave_functions(&mut work);
             }
+            if still_held.contains(&work.run.key) && work.is_redriven() {
+                self.held.insert(work.run.key);
+                passed_by += 1;
+                continue;
+            }
+            let had_ended = work.run.finished;
+            redrive::sort_out(&mut work, had_ended);
             if unbegun::join_start(&mut work) {
                 self.move_run(work, now, &mut out);
             } else {
                 self.held.insert(work.run.key);
+                passed_by += 1;
             }
         }
         write::all(&mut out);
         self.slots_freed |= !out.slots.run.is_empty();
         out.tell_waiters();
         let stopped = self.stopped.len();
-        TurnReport { runs: self.current.len() - stopped, stopped, more: true }
+        TurnReport { runs: self.current.len() - stopped - passed_by, stopped, more: true }
     }
 
     /// Names the runs that are left alone for their log is not what the engine decides, and no longer those that go on.

@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use serde_json::json;
 
 use super::batch::Batch;
-use super::{Moved, RunKey, Turns, database, load, unbegun, write};
+use super::{Moved, RunKey, Turns, database, load, redrive, unbegun, write};
 use crate::error::{bug, refuse, unknown_run};
 use crate::owner::Role;
 use crate::{fault, random, shmem};
@@ -30,6 +30,10 @@ pub fn submit(key: RunKey, fact: &Fact, actor: Role) -> RunState {
         .raise();
     }
     let Some(run) = load::wait_for(key) else { unknown_run(key.run).raise() };
+    let had_ended = run.finished;
+    if had_ended || matches!(fact, Fact::Redrive(_)) {
+        redrive::wait_for_work(&run);
+    }
     let mut turns = Turns::of(Some(key.project));
     // Also of a run that is over: it is to be known how it stands.
     let run = super::LockedRun { finished: false, ..run };
@@ -37,6 +41,7 @@ pub fn submit(key: RunKey, fact: &Fact, actor: Role) -> RunState {
     let mut out = Batch::default();
     let mut works = load::with_states(vec![run], facts, &mut turns.cache, &mut turns.cache_bytes);
     let Some(mut work) = works.pop() else { bug("a run that was locked is not there") };
+    redrive::sort_out(&mut work, had_ended);
     turns.leave_functions(&mut work);
     if !unbegun::join_start(&mut work) {
         work.facts.clear();

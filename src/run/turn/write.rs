@@ -64,7 +64,12 @@ fn cancel_open_work(batch: &Batch) {
         return;
     }
     fault::around!("turn.take_back");
-    let keys = [arg(closed.project.clone()), arg(closed.run.clone())];
+    take_back_work(&closed.project, &closed.run);
+}
+
+/// Deletes jobs and timers of runs, but for those that another session holds.
+pub(super) fn take_back_work(projects: &[i32], runs: &[pgrx::Uuid]) {
+    let keys = [arg(projects.to_vec()), arg(runs.to_vec())];
     spi::exec(take_back!("job", of "$1::integer[], $2::uuid[]", by "project_id, run_id"), &keys);
     spi::exec(take_back!("timer", of "$1::integer[], $2::uuid[]", by "project_id, run_id"), &keys);
 }
