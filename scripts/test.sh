@@ -109,7 +109,8 @@ long() {
     layer properties env PROPTEST_CASES=100000 cargo test --release --package meshhook-engine
     layer differential env MESHHOOK_DIFFERENTIAL_CASES=100000 cargo test --release --package meshhook-engine \
         --test differential
-    layer simulation env PROPTEST_CASES=1000000 cargo test --release --package meshhook-simulation
+    layer simulation env PROPTEST_CASES=1000000 MESHHOOK_SIMULATION_SEED="$(date +%s)" cargo test --release \
+        --package meshhook-simulation
     layer ignored cargo test --release --workspace --exclude meshhook -- --ignored
     for round in 1 2 3 4 5; do
         layer "e2e-$round" cargo test --release --package meshhook-e2e

@@ -30,8 +30,8 @@
 //!
 //! **Every rule is needed.** Each [`world::Bug`] breaks one, and `tests/teeth.rs` shows that it is found.
 //!
-//! **What it has found.** A job that an executor holds as its run ends is left behind, and attempts are counted from 1 again
-//! after a redrive. The job stood in the way of the new one, and what became of it was taken for the new attempt's result:
+//! **What it has found.** A job or timer that somebody holds as its run ends is left behind, and attempts are counted from 1
+//! again after a redrive. The job stood in the way of the new one, and what became of it was taken for the new attempt's result:
 //! [`world::Bug::LeftJobsStay`]. Since then a turn takes such jobs away before it reads the facts of a run that has ended;
 //! where somebody still holds one, a redrive waits for the next turn (`src/run/turn/redrive.rs`).
 //!

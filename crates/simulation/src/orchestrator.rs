@@ -13,7 +13,7 @@ use meshhook_engine::to_json;
 
 use crate::batch::Batch;
 use crate::database::{Message, Path, Run, RunRow};
-use crate::table::Tx;
+use crate::table::{Table, Tx};
 use crate::workflow::Outcome;
 use crate::world::{Bug, Progress, World};
 use crate::write::{self, STATEMENTS};
@@ -69,14 +69,25 @@ enum Stage {
 struct Work {
     run: Run,
     row: RunRow,
-    /// Of a run that has ended: whether no job is left.
-    is_clear: bool,
+    /// Of a run that has ended: whether somebody holds a job or timer that is left.
+    is_left: bool,
     facts: Vec<(u64, Message)>,
 }
 
 impl Work {
     fn is_redriven(&self) -> bool {
         self.facts.iter().any(|(_, message)| matches!(message, Message::Fact(Fact::Redrive(_))))
+    }
+
+    /// Drops what facts say of work from before a redrive; leaves a redrive that others go before to the next turn.
+    fn sort_out(&mut self) {
+        let is_redrive = |(_, message): &(u64, Message)| matches!(message, Message::Fact(Fact::Redrive(_)));
+        let Some(place) = self.facts.iter().position(is_redrive) else { return };
+        if self.row.status.is_terminal() {
+            self.facts.iter_mut().for_each(|(_, message)| forget_work(message));
+        } else if place > 0 {
+            self.facts.truncate(place);
+        }
     }
 
     /// Whether the run is over and stays so.
@@ -163,7 +174,7 @@ impl Orchestrator {
             if !world.has(Bug::RunsUnlocked) {
                 world.db.runs.lock(turn.tx, run);
             }
-            turn.work.push(Work { run: Arc::clone(run), row, is_clear: false, facts: Vec::new() });
+            turn.work.push(Work { run: Arc::clone(run), row, is_left: false, facts: Vec::new() });
         }
         turn.current = turn.work.iter().map(|work| Arc::clone(&work.run)).collect();
         if !turn.work.is_empty() {
@@ -183,12 +194,12 @@ impl Orchestrator {
     fn decide(&mut self, turn: &mut Turn, world: &mut World) -> Stage {
         let is_alone = turn.work.len() == 1;
         for mut work in std::mem::take(&mut turn.work) {
-            if work.row.status.is_terminal() && work.is_redriven() && !world.has(Bug::LeftJobsStay) {
-                if !work.is_clear {
+            if !world.has(Bug::LeftJobsStay) {
+                if work.is_left && work.is_redriven() {
                     self.held.insert(work.run);
                     continue;
                 }
-                work.facts.iter_mut().for_each(|(_, message)| forget_report(message));
+                work.sort_out();
             }
             let state = self.state_of(turn.tx, &work, world);
             if !is_alone && !work.row.status.is_terminal() && leave_functions(&mut work, &state) {
@@ -341,7 +352,10 @@ impl Turn {
         // Before the facts, so that none of a job that is gone comes later.
         if !world.has(Bug::LeftJobsStay) {
             for work in self.work.iter_mut().filter(|work| work.row.status.is_terminal()) {
-                work.is_clear = clear_way(self.tx, &work.run, world);
+                let db = &mut world.db;
+                let jobs_gone = clear_way(self.tx, &work.run, &mut db.jobs);
+                let timers_gone = clear_way(self.tx, &work.run, &mut db.timers);
+                work.is_left = !(jobs_gone && timers_gone);
             }
         }
         for (id, (run, message)) in world.db.inbox.rows(self.tx) {
@@ -377,18 +391,22 @@ impl Turn {
     }
 }
 
-/// Takes away jobs that were left when the run ended, for somebody held them; false where somebody still does.
-fn clear_way(tx: Tx, run: &Run, world: &mut World) -> bool {
-    let jobs = &mut world.db.jobs;
-    let left: Vec<_> = jobs.rows(tx).map(|(key, _)| key.clone()).filter(|(of, _)| of == run).collect();
-    let is_clear = !left.iter().any(|key| jobs.is_held_from(tx, key));
-    left.iter().filter(|_| is_clear).for_each(|key| jobs.delete(tx, key));
-    is_clear
+/// Takes away what was left when the run ended, for somebody held it; false where somebody still does.
+fn clear_way<V: Clone>(tx: Tx, run: &Run, table: &mut Table<(Run, Path), V>) -> bool {
+    let left: Vec<_> = table.rows(tx).map(|(key, _)| key.clone()).filter(|(of, _)| of == run).collect();
+    let (held, free): (Vec<_>, Vec<_>) = left.iter().partition(|key| table.is_held_from(tx, key));
+    free.iter().for_each(|key| table.delete(tx, key));
+    held.is_empty()
 }
 
 /// Attempts are counted anew after a redrive: what is said of one from before is not to be taken for its namesake.
-fn forget_report(message: &mut Message) {
-    if matches!(message, Message::Fact(Fact::JobCompleted(_) | Fact::JobFailed(_))) {
+fn forget_work(message: &mut Message) {
+    let is_of_work = matches!(
+        message,
+        Message::WorkDue { .. }
+            | Message::Fact(Fact::JobCompleted(_) | Fact::JobFailed(_) | Fact::TimerDue(_))
+    );
+    if is_of_work {
         *message = Message::WorkDue { node: Arc::from(""), attempt: 0 };
     }
 }
