@@ -170,6 +170,7 @@ pub(super) fn lock(keys: &[RunKey]) -> Vec<LockedRun> {
             version_id: row.must(3),
             position: position(row, 4),
             finished: row.must(5),
+            is_verified: false,
         },
     )
 }
@@ -180,7 +181,13 @@ pub(super) fn wait_for(key: RunKey) -> Option<LockedRun> {
         "SELECT version_id, position, finished_at IS NOT NULL FROM meshhook.run
          WHERE project_id = $1 AND run_id = $2 FOR NO KEY UPDATE",
         &[arg(key.project), arg(key.run)],
-        |row| LockedRun { key, version_id: row.must(1), position: position(row, 2), finished: row.must(3) },
+        |row| LockedRun {
+            key,
+            version_id: row.must(1),
+            position: position(row, 2),
+            finished: row.must(3),
+            is_verified: false,
+        },
     )
 }
 
@@ -238,6 +245,10 @@ impl Work {
         let Some(held) = &mut self.held else { return };
         held.growth.add(unseen.events.len(), unseen.bytes);
         let key = self.run.key;
+        if self.run.is_verified {
+            held.state = folded(key);
+            return;
+        }
         let workflow = workflow::compiled(Project(key.project), self.run.version_id);
         if let Err(difference) =
             decide_again(&workflow, key, &mut held.state, &unseen.events, self.run.position)

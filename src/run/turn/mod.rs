@@ -76,6 +76,8 @@ pub struct LockedRun {
     version_id: i64,
     position: u64,
     finished: bool,
+    /// Whether this transaction has decided its log again already: that of a fork, under the other run's id.
+    is_verified: bool,
 }
 
 /// Turns of one process, with what they remember between transactions.

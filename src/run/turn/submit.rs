@@ -36,7 +36,8 @@ pub fn submit(key: RunKey, fact: &Fact, actor: Role) -> RunState {
     }
     let mut turns = Turns::of(Some(key.project));
     // Also of a run that is over: it is to be known how it stands.
-    let run = super::LockedRun { finished: false, ..run };
+    let is_verified = matches!(fact, Fact::Fork(_));
+    let run = super::LockedRun { finished: false, is_verified, ..run };
     let facts = load::facts(&[key]);
     let mut out = Batch::default();
     let mut works = load::with_states(vec![run], facts, &mut turns.cache, &mut turns.cache_bytes);

@@ -92,3 +92,18 @@ SELECT meshhook.complete_job(:'job', :token, '1');
 SELECT meshhook.tick() > 0 AS moved;
 CALL meshhook.wait_for_run(:'said', NULL);
 \echo SQLSTATE :LAST_ERROR_SQLSTATE
+
+-- A fork begins with events that were decided under another run's id, those of its children among them: no divergence.
+SELECT meshhook.publish_workflow('{"name": "parent", "nodes": [
+    {"id": "first", "type": "transform", "with": {"output": 1}},
+    {"id": "child", "type": "workflow", "with": {"workflow": "errand", "input": {"n": 7}}},
+    {"id": "go", "type": "wait", "with": {"signal": "go"}}],
+    "edges": [{"from": "first", "to": "child"}, {"from": "first", "to": "go"}]}');
+SELECT meshhook.start_run('parent') AS parent \gset
+SELECT meshhook.tick() > 0 AS moved;
+SELECT meshhook.fork_run(:'parent', reason => 'another try') AS fork \gset
+SELECT meshhook.signal_run(:'fork', 'go');
+SELECT meshhook.tick() > 0 AS moved;
+SELECT node, status FROM meshhook.run_steps WHERE run_id = :'fork' ORDER BY node;
+SELECT count(*) FROM meshhook.verify_run(:'fork');
+SELECT count(*) FROM meshhook.diverging_runs WHERE run_id = :'fork';
