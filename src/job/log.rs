@@ -33,7 +33,8 @@ fn log_job(
     as_owner(|caller| {
         let mut args = handles.served_by(project::served(caller)).args();
         let position = spi::read_one(
-            "SELECT r.position
+            "SELECT r.position + (SELECT count(*) FROM meshhook.inbox i
+                                   WHERE i.project_id = j.project_id AND i.run_id = j.run_id)
              FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[])
                   AS w (project_id, run_id, node, token, place)
              JOIN meshhook.job j USING (project_id, run_id, node, token)

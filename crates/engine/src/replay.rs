@@ -42,11 +42,12 @@ impl fmt::Display for Difference {
 /// The first difference, boxed because it carries two documents.
 pub fn verify(workflow: &Workflow, run: &str, log: &[Recorded]) -> Result<RunState, Box<Difference>> {
     let mut state = RunState::default();
-    verify_rest(workflow, run, &mut state, log)?;
+    verify_rest(workflow, run, &mut state, log, || true)?;
     Ok(state)
 }
 
-/// Brings a state that a turn left behind up to the end of the log, deciding again what follows it in the log.
+/// Brings a state that a turn left behind up to the end of the log, deciding again what follows it in the log for as
+/// long as `go_on` says, which is asked after each fact.
 ///
 /// # Errors
 /// The first difference; the state is then of no use.
@@ -55,8 +56,9 @@ pub fn verify_rest(
     run: &str,
     state: &mut RunState,
     rest: &[Recorded],
+    mut go_on: impl FnMut() -> bool,
 ) -> Result<(), Box<Difference>> {
-    walk(workflow, run, state, rest, |_| true)
+    walk(workflow, run, state, rest, |_| go_on())
 }
 
 /// Where a copy of a run begins to go its own way.

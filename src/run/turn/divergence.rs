@@ -1,7 +1,10 @@
 //! Runs whose log is not what the engine decides: an engine that decides otherwise, a log that was tampered with.
 //!
 //! Such a run is neither ended nor guessed on: it keeps its facts, is named in `run_divergence`, and goes on as soon as
-//! its log is again what the engine decides, which every process finds out when it meets the run for the first time.
+//! its log is again what the engine decides, which every process finds out when it meets the run for the first time. A
+//! kill ends it where its log leads to a state at all.
+
+use std::collections::HashSet;
 
 use meshhook_engine::json::Json;
 use meshhook_engine::replay::Difference;
@@ -54,4 +57,18 @@ pub(super) fn forget(sound: impl Iterator<Item = RunKey>) {
          WHERE d.project_id = u.project_id AND d.run_id = u.run_id",
         &[arg(projects), arg(runs)],
     );
+}
+
+/// Those of the runs that somebody wants to end at once.
+pub(super) fn killed(diverging: &HashSet<RunKey>) -> Vec<RunKey> {
+    if diverging.is_empty() {
+        return Vec::new();
+    }
+    let (projects, runs) = load::columns(&diverging.iter().copied().collect::<Vec<_>>());
+    spi::run(
+        "SELECT DISTINCT i.project_id, i.run_id FROM unnest($1::integer[], $2::uuid[]) AS u (project_id, run_id)
+         JOIN meshhook.inbox i USING (project_id, run_id) WHERE i.kind = 'run.cancel' AND i.data -> 'kill' = 'true'",
+        &[arg(projects), arg(runs)],
+        |row| RunKey { project: row.must(1), run: row.must(2) },
+    )
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use meshhook_engine::definition::Workflow;
@@ -10,7 +11,7 @@ use meshhook_engine::fact::{Fact, JobFailed};
 use meshhook_engine::json::Json;
 use meshhook_engine::replay::{Difference, verify_rest};
 use meshhook_engine::snapshot::Growth;
-use meshhook_engine::state::RunState;
+use meshhook_engine::state::{RunState, RunStatus};
 use meshhook_engine::time::Timestamp;
 use pgrx::datum::TimestampWithTimeZone;
 
@@ -25,6 +26,9 @@ use crate::workflow;
 
 /// Most due timers and expired leases taken into one turn.
 const MAX_DUE: i64 = 1_000;
+/// How long a turn decides logs again. Far more than logs of their usual length take; a log whose expressions are costly
+/// must not hold up other runs, or make the turn take longer than it may.
+const DECIDE_AGAIN_LIMIT: Duration = Duration::from_secs(2);
 /// How many pages of runs held by others a turn looks past.
 const MAX_PAGES: usize = 64;
 
@@ -57,10 +61,27 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Whether the run must be left alone: its log is not what the engine decides, and nobody wants it killed.
+    /// Whether the run must be left alone: its log is not what the engine decides, and it is not to be killed, or its
+    /// log does not even lead to a state that an end could be added to.
     pub fn is_stopped(&self) -> bool {
-        let kills = |fact: &Incoming| matches!(&fact.fact, Ok(Fact::Cancel(cancel)) if cancel.kill);
-        self.divergence.is_some() && !self.facts.iter().any(kills)
+        let is_whole = self.held.as_ref().is_some_and(|held| {
+            let status = held.state.status;
+            held.state.position == self.run.position && status != RunStatus::Queued && !status.is_terminal()
+        });
+        self.divergence.is_some() && !(is_whole && self.is_killed())
+    }
+
+    /// Whether somebody wants the run to end at once.
+    pub fn is_killed(&self) -> bool {
+        self.facts.iter().any(is_kill)
+    }
+
+    /// Of a run that diverges: leaves nothing to be decided but its end.
+    pub fn keep_kill(&mut self) {
+        if self.divergence.is_some() {
+            self.facts.retain(is_kill);
+            self.facts.truncate(1);
+        }
     }
 
     /// Up to where the log is known, if more of it is needed.
@@ -238,10 +259,14 @@ fn read_fact(kind: &str, data: &str, node: Option<String>, attempt: Option<i32>)
     })
 }
 
+fn is_kill(fact: &Incoming) -> bool {
+    matches!(&fact.fact, Ok(Fact::Cancel(cancel)) if cancel.kill)
+}
+
 impl Work {
-    /// Takes in the events that nobody here has seen, each decided again: what follows is never built on a log that
-    /// the engine would not have written.
-    fn catch_up(&mut self, unseen: Unseen) {
+    /// Takes in the events that nobody here has seen, each decided again: what follows is not built on a log that the
+    /// engine would not have written. What is left at the deadline is only folded.
+    fn catch_up(&mut self, unseen: Unseen, deadline: Instant) {
         let Some(held) = &mut self.held else { return };
         held.growth.add(unseen.events.len(), unseen.bytes);
         let key = self.run.key;
@@ -250,8 +275,7 @@ impl Work {
             return;
         }
         let workflow = workflow::compiled(Project(key.project), self.run.version_id);
-        if let Err(difference) =
-            decide_again(&workflow, key, &mut held.state, &unseen.events, self.run.position)
+        if let Err(difference) = decide_again(&workflow, &self.run, &mut held.state, &unseen.events, deadline)
         {
             held.state = folded(key);
             self.divergence = Some(difference);
@@ -262,17 +286,22 @@ impl Work {
 /// Decides the rest of a log again. A panic of the engine is a difference like any other.
 fn decide_again(
     workflow: &Workflow,
-    key: RunKey,
+    run: &LockedRun,
     state: &mut RunState,
     rest: &[Recorded],
-    head: u64,
+    deadline: Instant,
 ) -> Result<(), Box<Difference>> {
-    let seen = state.position;
-    let run = key.run.to_string();
-    let verified = catch_unwind(AssertUnwindSafe(|| verify_rest(workflow, &run, state, rest)));
+    let (seen, head) = (state.position, run.position);
+    let id = run.key.run.to_string();
+    let in_time = || Instant::now() < deadline;
+    let verified = catch_unwind(AssertUnwindSafe(|| verify_rest(workflow, &id, state, rest, in_time)));
     let at = |position, path: &str, expected, found| {
         Err(Box::new(Difference { position, path: path.to_owned(), expected, found }))
     };
+    if matches!(verified, Ok(Ok(()))) {
+        let decided = state.position;
+        rest.iter().filter(|event| event.position > decided).all(|event| state.apply(event).is_ok());
+    }
     match verified {
         Err(_) => at(seen + 1, "", None, None),
         Ok(Ok(())) if state.position != head => {
@@ -317,8 +346,10 @@ pub(super) fn with_states(
         work.iter().filter_map(|work| work.seen().map(|seen| (work.run.key, seen))).collect();
     if !behind.is_empty() {
         let mut unseen = events_after(&behind);
+        let deadline = Instant::now() + DECIDE_AGAIN_LIMIT;
         for work in work.iter_mut().filter(|work| work.seen().is_some()) {
-            work.catch_up(unseen.remove(&work.run.key).unwrap_or_default());
+            pgrx::check_for_interrupts!();
+            work.catch_up(unseen.remove(&work.run.key).unwrap_or_default(), deadline);
         }
     }
     work

@@ -97,11 +97,12 @@ pub struct Turns {
     suspects: VecDeque<RunKey>,
     /// Runs that failed alone, with the error that ends them.
     condemned: VecDeque<(RunKey, String)>,
-    /// Runs that could not even be ended, or whose log is not what the engine decides; left alone until the process
-    /// restarts.
+    /// Runs that could not even be ended; left alone until the process restarts.
     given_up: HashSet<RunKey>,
-    /// Those that the turn under way found.
-    stopped: Vec<RunKey>,
+    /// Runs whose log is not what the engine decides; left alone until somebody kills them, or the process restarts.
+    diverging: HashSet<RunKey>,
+    /// Those that the turn under way found, and whether they were killed in vain.
+    stopped: Vec<(RunKey, bool)>,
     /// Whether any run is named in `run_divergence`; unknown before the first look.
     any_named: Option<bool>,
     next_due_check: i64,
@@ -135,6 +136,7 @@ impl Turns {
             suspects: VecDeque::new(),
             condemned: VecDeque::new(),
             given_up: HashSet::new(),
+            diverging: HashSet::new(),
             stopped: Vec::new(),
             any_named: None,
             next_due_check: 0,
@@ -197,11 +199,7 @@ impl Turns {
             if work.is_stopped() {
                 continue;
             }
-            if self.condemned.front().is_some_and(|(key, _)| *key == work.run.key) {
-                self.condemn(&mut work);
-            } else if !alone {
-                self.leave_functions(&mut work);
-            }
+            work.keep_kill();
             if still_held.contains(&work.run.key) && work.is_redriven() {
                 self.held.insert(work.run.key);
                 passed_by += 1;
@@ -209,6 +207,11 @@ impl Turns {
             }
             let had_ended = work.run.finished;
             redrive::sort_out(&mut work, had_ended);
+            if self.condemned.front().is_some_and(|(key, _)| *key == work.run.key) {
+                self.condemn(&mut work);
+            } else if !alone {
+                self.leave_functions(&mut work);
+            }
             if unbegun::join_start(&mut work) {
                 self.move_run(work, now, &mut out);
             } else {
@@ -232,7 +235,7 @@ impl Turns {
         for work in works.iter().filter(|work| work.is_stopped()) {
             work.divergence.iter().for_each(|difference| divergence::name(work.run.key, difference));
             self.any_named = Some(true);
-            self.stopped.push(work.run.key);
+            self.stopped.push((work.run.key, work.is_killed()));
         }
     }
 
@@ -244,7 +247,8 @@ impl Turns {
         if let Some(key) = self.suspects.front().or(self.solo.front()) {
             return load::lock(&[*key]);
         }
-        let left_alone = self.given_up.iter().chain(&self.held);
+        divergence::killed(&self.diverging).iter().for_each(|key| drop(self.diverging.remove(key)));
+        let left_alone = self.given_up.iter().chain(&self.diverging).chain(&self.held);
         let (locked, passed_over) = load::pick(self.scope, batch, left_alone);
         self.passed_over = passed_over;
         locked
@@ -303,7 +307,10 @@ impl Turns {
             }
             self.strikes.remove(key);
         }
-        self.given_up.extend(self.stopped.drain(..));
+        for (key, is_killed) in self.stopped.drain(..) {
+            let among = if is_killed { &mut self.given_up } else { &mut self.diverging };
+            among.insert(key);
+        }
         for (key, held) in std::mem::take(&mut self.staged) {
             if let Some(held) = held {
                 self.cache_bytes += held.state.byte_size();

@@ -55,9 +55,14 @@ SELECT meshhook.signal_run(run, 'news') FROM unnest(ARRAY[:'holed', :'cut', :'be
 SELECT meshhook.tick();
 SELECT (run_id = :'holed')::int + 2 * (run_id = :'cut')::int + 3 * (run_id = :'behind')::int AS run, position, path, expected, found
 FROM meshhook.diverging_runs ORDER BY 1;
--- A kill ends a run all the same; it is named no more.
-SELECT meshhook.kill_run(:'behind', 'beyond repair');
+-- A kill ends a run all the same, and nothing else is decided; it is named no more. Where the log leads nowhere, all stays.
+SELECT meshhook.kill_run(run, 'beyond repair') FROM unnest(ARRAY[:'holed', :'cut', :'behind']::uuid[]) run;
 SELECT meshhook.tick();
+SELECT meshhook.tick();
+SELECT type FROM meshhook.run_event WHERE run_id = :'behind' ORDER BY position;
+SELECT (run_id = :'holed')::int + 2 * (run_id = :'cut')::int + 3 * (run_id = :'behind')::int AS run, kind
+FROM meshhook.inbox WHERE run_id IN (:'holed', :'cut', :'behind') ORDER BY 1, inbox_id;
+SELECT count(*) FROM meshhook.diverging_runs WHERE run_id IN (:'holed', :'cut');
 SELECT status FROM meshhook.runs WHERE run_id = :'behind';
 SELECT count(*) FROM meshhook.diverging_runs WHERE run_id = :'behind';
 

@@ -1,6 +1,6 @@
 //! Snapshots under a real orchestrator, through a crash, and replay on a standby.
 
-use meshhook_e2e::{Database, counted, ended, prepare, publish, start};
+use meshhook_e2e::{Database, counted, ended, prepare, publish, start, wait_status};
 use meshhook_testkit::{Cluster, Session, history, wait_for};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -100,17 +100,19 @@ fn a_run_that_diverges_is_left_alone_until_its_log_is_sound() {
     let db = Database::create(&cluster, "diverges");
     publish(&mut db.app(), &steps());
     let mut app = db.app();
-    let (forged, sound) = (start(&mut app, "steps", &json!({})), start(&mut app, "steps", &json!({})));
+    let [forged, doomed, sound] = [(); 3].map(|()| start(&mut app, "steps", &json!({})));
     go(&mut app, forged, 3);
-    let payload = |to: &str| {
+    go(&mut app, doomed, 3);
+    let payload = |run: Uuid, to: &str| {
         let sql = "UPDATE meshhook.run_event SET data = jsonb_set(data, '{payload,n}', $2::text::jsonb)
              WHERE run_id = $1 AND type = 'signal.received'";
-        assert_eq!(db.admin().execute(sql, &[&forged, &to]).expect("a superuser may"), 3);
+        assert_eq!(db.admin().execute(sql, &[&run, &to]).expect("a superuser may"), 3);
     };
     let sql = "SELECT data #>> '{payload,n}' FROM meshhook.run_event WHERE run_id = $1 AND type = 'signal.received' LIMIT 1";
     let true_payload: String = db.admin().value(sql, &[&forged]);
     // The orchestrator remembers the run; another one, which does not, reads what stands there.
-    payload("2");
+    payload(forged, "2");
+    payload(doomed, "2");
     let restart = || {
         let before = cluster.orchestrator(&db.name);
         db.admin().exec("SELECT meshhook.stop_workers(), meshhook.start_workers()");
@@ -121,9 +123,15 @@ fn a_run_that_diverges_is_left_alone_until_its_log_is_sound() {
     };
     restart();
     let mut admin = db.admin();
-    db.app().rows("SELECT meshhook.signal_run($1, 'go', '1')", &[&forged]);
+    for run in [forged, doomed] {
+        db.app().rows("SELECT meshhook.signal_run($1, 'go', '1')", &[&run]);
+    }
     let named = "SELECT count(*) FROM meshhook.diverging_runs";
-    wait_for("the run to be named", PATIENCE, || counted(&mut admin, named) == 1);
+    wait_for("the runs to be named", PATIENCE, || counted(&mut admin, named) == 2);
+    // The orchestrator that leaves them alone hears of a kill all the same.
+    db.app().rows("SELECT meshhook.kill_run($1, 'beyond repair')", &[&doomed]);
+    wait_status(&mut admin, doomed, &["canceled"], PATIENCE);
+    wait_for("one to be named no more", PATIENCE, || counted(&mut admin, named) == 1);
     let positions: Vec<i64> = admin.values("SELECT position FROM meshhook.diverging_runs", &[]);
     let verified: Vec<i64> = admin.values("SELECT position FROM meshhook.verify_run($1)", &[&forged]);
     assert_eq!(positions, verified);
@@ -131,7 +139,7 @@ fn a_run_that_diverges_is_left_alone_until_its_log_is_sound() {
     // The other goes on meanwhile.
     go(&mut db.app(), sound, 10);
     assert_eq!(ended(&mut admin, sound).status, "succeeded");
-    payload(&true_payload);
+    payload(forged, &true_payload);
     restart();
     wait_for("what it was told meanwhile", PATIENCE, || counted(&mut admin, named) == 0);
     go(&mut db.app(), forged, 6);
