@@ -247,7 +247,9 @@ impl Turns {
         if let Some(key) = self.suspects.front().or(self.solo.front()) {
             return load::lock(&[*key]);
         }
-        divergence::killed(&self.diverging).iter().for_each(|key| drop(self.diverging.remove(key)));
+        for key in divergence::killed(&self.diverging) {
+            self.diverging.remove(&key);
+        }
         let left_alone = self.given_up.iter().chain(&self.diverging).chain(&self.held);
         let (locked, passed_over) = load::pick(self.scope, batch, left_alone);
         self.passed_over = passed_over;
