@@ -32,42 +32,40 @@ fn log_job(
     let handles = Handles::of(vec![Some(job_id)], &[Some(token)]);
     as_owner(|caller| {
         let mut args = handles.served_by(project::served(caller)).args();
-        let position = spi::read_one(
-            "SELECT r.position + (SELECT count(*) FROM meshhook.inbox i
-                                   WHERE i.project_id = j.project_id AND i.run_id = j.run_id)
-             FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[])
-                  AS w (project_id, run_id, node, token, place)
-             JOIN meshhook.job j USING (project_id, run_id, node, token)
-             JOIN meshhook.run r ON r.project_id = j.project_id AND r.run_id = j.run_id AND r.finished_at IS NULL
-             WHERE j.executor IS NOT NULL",
-            &args,
-            |row| row.must::<i64>(1),
-        );
-        let Some(position) = position else { return "stale" };
         let room = guc::max_run_events().map(|most| i64::try_from(most / SHARE).unwrap_or(i64::MAX));
-        if room.is_some_and(|room| position >= room) {
-            return "full";
-        }
-        args.extend([arg(level.as_str()), arg(message.to_owned()), arg(data)]);
+        args.extend([arg(level.as_str()), arg(message.to_owned()), arg(data), arg(room)]);
         fault::at_commit!("job.log_commit");
         fault::around!("job.log");
-        let taken = spi::exec(
-            "INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
-             SELECT j.project_id, j.run_id, 'job.logged',
-                    jsonb_build_object('node', j.node, 'attempt', j.attempt, 'level', $6, 'message', $7)
-                        || CASE WHEN $8 IS NULL THEN '{}' ELSE jsonb_build_object('data', $8) END,
-                    jsonb_build_object('executor', j.executor)
-             FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[])
-                  AS w (project_id, run_id, node, token, place)
-             JOIN meshhook.job j USING (project_id, run_id, node, token)
-             WHERE j.executor IS NOT NULL",
+        let is_full = spi::run_one(
+            "WITH mine AS MATERIALIZED (
+                 SELECT j.project_id, j.run_id, j.node, j.attempt, j.executor,
+                        coalesce($9 <= r.position + (SELECT count(*) FROM meshhook.inbox i
+                                                     WHERE i.project_id = j.project_id AND i.run_id = j.run_id), false)
+                            AS is_full
+                 FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[])
+                      AS w (project_id, run_id, node, token, place)
+                 JOIN meshhook.job j USING (project_id, run_id, node, token)
+                 JOIN meshhook.run r ON r.project_id = j.project_id AND r.run_id = j.run_id AND r.finished_at IS NULL
+                 WHERE j.executor IS NOT NULL),
+             said AS (
+                 INSERT INTO meshhook.inbox (project_id, run_id, kind, data, metadata)
+                 SELECT project_id, run_id, 'job.logged',
+                        jsonb_build_object('node', node, 'attempt', attempt, 'level', $6, 'message', $7)
+                            || CASE WHEN $8 IS NULL THEN '{}' ELSE jsonb_build_object('data', $8) END,
+                        jsonb_build_object('executor', executor)
+                 FROM mine WHERE NOT is_full)
+             SELECT is_full FROM mine",
             &args,
+            |row| row.must::<bool>(1),
         );
-        if taken == 0 {
-            return "stale";
+        match is_full {
+            None => "stale",
+            Some(true) => "full",
+            Some(false) => {
+                shmem::wake_on_commit();
+                "accepted"
+            }
         }
-        shmem::wake_on_commit();
-        "accepted"
     })
 }
 
