@@ -16,6 +16,7 @@ mod flow;
 mod guc;
 mod installation;
 mod job;
+mod jsonb;
 mod operations;
 mod owner;
 mod project;

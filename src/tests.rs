@@ -3,6 +3,7 @@
 
 #[pgrx::pg_schema]
 mod tests {
+    use meshhook_engine::json::Json;
     use pgrx::prelude::*;
 
     use crate::error::may_be_a_runs_fault;
@@ -61,6 +62,34 @@ mod tests {
         let passed =
             spi::read_one("SELECT $1::jsonb", &[arg(RawJsonb::of_text(text))], |row| row.raw_jsonb(1));
         assert_eq!(passed.flatten().unwrap().text(), text);
+    }
+
+    #[pg_test]
+    fn a_document_is_the_jsonb_that_its_text_is() {
+        for text in [
+            "null",
+            "[]",
+            "{}",
+            r#""""#,
+            "-9223372036854775808",
+            "[true, 1.10, -0.5, 1e3, 123456789012345678901234567890]",
+            r#"{"b": 1, "aa": 2, "": {"ä": "ö", "z": [[], {}, "\"\\"]}, "a": null, "abc": false}"#,
+        ] {
+            let document = Json::parse(text).unwrap();
+            let told = spi::read_one(
+                "SELECT $1::text, $1 = $2 AND pg_column_size($1) = pg_column_size($2)",
+                &[arg(RawJsonb::of(&document)), arg(RawJsonb::of_text(text))],
+                |row| (row.must::<String>(1), row.must::<bool>(2)),
+            );
+            let (written, same) = told.unwrap();
+            assert!(same, "{written} {text}");
+            assert_eq!(written, RawJsonb::of_text(text).text());
+        }
+    }
+
+    #[pg_test(error = "\\u0000 cannot be stored in jsonb")]
+    fn a_document_with_a_nul_is_refused() {
+        RawJsonb::of(&Json::from("a\0b"));
     }
 
     #[pg_test]

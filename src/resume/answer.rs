@@ -55,7 +55,7 @@ fn use_resume_url(
 
 /// Status and document as the functions return them.
 fn tell(Told(status, body): Told) -> TableIterator<'static, (name!(status, i32), name!(body, RawJsonb))> {
-    TableIterator::once((status, RawJsonb::of_text(&body.to_string())))
+    TableIterator::once((status, RawJsonb::of(&body)))
 }
 
 /// The link behind a token, or what is told of one that is none.
@@ -156,7 +156,7 @@ impl Link {
         let (kind, data) = self.fact(&answer);
         let now = now_micros();
         let mut row = self.key();
-        row.extend([arg(RawJsonb::of_text(&answer.to_string())), arg(timestamptz(now))]);
+        row.extend([arg(RawJsonb::of(&answer)), arg(timestamptz(now))]);
         fault::around!("inbox.resume_url");
         let first = spi::exec(
             "INSERT INTO meshhook.resume_use (project_id, run_id, node, sender, expires_at, answer, used_at)
@@ -167,7 +167,7 @@ impl Link {
             // Somebody else's commit was waited for, so a new snapshot sees the answer.
             return self.recorded().unwrap_or_else(|| error(503, "unavailable", "try again later"));
         }
-        post(self.token.project, self.token.run, kind, RawJsonb::of_text(&data.to_string()), caller);
+        post(self.token.project, self.token.run, kind, RawJsonb::of(&data), caller);
         self.used(false, answer, now)
     }
 

@@ -56,7 +56,7 @@ fn intervene(
     fact: impl FnOnce() -> Fact,
 ) -> RawJsonb {
     let run = required("run", run);
-    let text = as_owner(|caller| {
+    let document = as_owner(|caller| {
         let project = project::current(caller);
         let state = submit(RunKey { project: project.0, run }, &fact(), caller);
         project::audit(
@@ -66,9 +66,9 @@ fn intervene(
             &run.to_string(),
             Some(json!({ "reason": reason }).to_string()),
         );
-        read::document(&read::find_now(project, run), &state).to_string()
+        read::document(&read::find_now(project, run), &state)
     });
-    RawJsonb::of_text(&text)
+    RawJsonb::of(&document)
 }
 
 /// Changes variables and outputs; see the COMMENT.
@@ -241,17 +241,17 @@ fn submit_event(
 ) -> RawJsonb {
     let fact = signal_fact(required("name", name), payload, event_id);
     let run = required("run", run);
-    let text = as_owner(|caller| {
+    let document = as_owner(|caller| {
         let project = project::current(caller);
         let key = RunKey { project: project.0, run };
         if waiting::keep(project, run, "run.signal", RawJsonb::of_text(&fact), caller) {
-            return read::document(&read::find_now(project, run), &RunState::default()).to_string();
+            return read::document(&read::find_now(project, run), &RunState::default());
         }
         let signal = Fact::from_parts("run.signal", &fact).unwrap_or_else(|message| bug(&message));
         let state = submit(key, &signal, caller);
-        read::document(&read::find_now(project, run), &state).to_string()
+        read::document(&read::find_now(project, run), &state)
     });
-    RawJsonb::of_text(&text)
+    RawJsonb::of(&document)
 }
 
 /// Hands an event to a run; see the COMMENT.

@@ -90,18 +90,18 @@ pub(super) fn log(row: &RunRow) -> Vec<Recorded> {
 #[pg_extern(stable)]
 #[search_path(pg_catalog, pg_temp)]
 fn run_state(run: pgrx::Uuid) -> RawJsonb {
-    let text = as_owner(|caller| {
+    let document = as_owner(|caller| {
         let row = find(project::current(caller), run);
-        document(&row, &replay(row.key, row.position, Start::Snapshot).state).to_string()
+        document(&row, &replay(row.key, row.position, Start::Snapshot).state)
     });
-    RawJsonb::of_text(&text)
+    RawJsonb::of(&document)
 }
 
 /// A state as `run_state` shows it.
 pub(super) fn document(row: &RunRow, state: &RunState) -> Json {
     let time =
         |at: Option<meshhook_engine::time::Timestamp>| at.map_or(Json::Null, |at| Json::from(at.to_string()));
-    let nodes = state.nodes.iter().map(|(id, node)| (&**id, to_json(node)));
+    let nodes = state.nodes.iter().map(|(id, node)| (&**id, node.to_json()));
     Json::object([
         ("run", Json::from(row.key.run.to_string())),
         ("workflow", Json::from(row.workflow.as_str())),

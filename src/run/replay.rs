@@ -152,7 +152,7 @@ fn replay_run(
     let run = required("run", run);
     let start = if required("use_snapshots", use_snapshots) { Start::Snapshot } else { Start::First };
     let debug = required("debug", debug);
-    let text = as_owner(|caller| {
+    let document = as_owner(|caller| {
         let began = Instant::now();
         let row = read::find(project::current(caller), run);
         row.must_have_begun();
@@ -168,9 +168,9 @@ fn replay_run(
         if debug {
             members.push(("debug", told(&replayed, began)));
         }
-        Json::object(members).to_string()
+        Json::object(members)
     });
-    RawJsonb::of_text(&text)
+    RawJsonb::of(&document)
 }
 
 fn number(n: u64) -> Json {
@@ -198,12 +198,12 @@ fn run_state_at(
     until_time: default!(Option<TimestampWithTimeZone>, "NULL"),
 ) -> RawJsonb {
     let run = required("run", run);
-    let text = as_owner(|caller| {
+    let document = as_owner(|caller| {
         let row = read::find(project::current(caller), run);
         let until = bound(&row, until_position, until_time);
-        read::document(&row, &replay(row.key, until, Start::Snapshot).state).to_string()
+        read::document(&row, &replay(row.key, until, Start::Snapshot).state)
     });
-    RawJsonb::of_text(&text)
+    RawJsonb::of(&document)
 }
 
 /// What changed between two positions; see the COMMENT.
@@ -227,7 +227,7 @@ fn run_diff(
         };
         differences(&at(from), &at(to))
     });
-    let raw = |json: Option<Json>| json.map(|json| RawJsonb::of_text(&json.to_string()));
+    let raw = |json: Option<Json>| json.as_ref().map(RawJsonb::of);
     // The positions are what was asked for.
     let places = places.into_iter().filter(|(path, ..)| path != "/position");
     TableIterator::new(

@@ -64,7 +64,7 @@ fn simulate_run(
         if simulation.is_cut {
             data.push(("limit", Json::from(i64::try_from(MAX_FACTS).unwrap_or(i64::MAX))));
         }
-        let data = RawJsonb::of_text(&Json::object(data).to_string());
+        let data = RawJsonb::of(&Json::object(data));
         let position = simulation.state.position.cast_signed() + 1;
         rows.push((position, timestamptz(last.as_micros()), WAITS.to_owned(), None, data));
     }

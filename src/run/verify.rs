@@ -42,7 +42,7 @@ fn verify_run(
             }
         }
     });
-    let raw = |json: Option<Json>| json.map(|json| RawJsonb::of_text(&json.to_string()));
+    let raw = |json: Option<Json>| json.as_ref().map(RawJsonb::of);
     let rows: Vec<_> = differences
         .into_iter()
         .map(|d| (d.position.cast_signed(), d.path, raw(d.expected), raw(d.found)))

@@ -78,7 +78,7 @@ fn rows(a: RawJsonb, b: RawJsonb) -> Changes {
             bad_parameter("a definition cannot be read").detail(error.to_string()).raise()
         })
     };
-    let value = |value: Option<Json>| value.map(|value| RawJsonb::of_text(&value.to_string()));
+    let value = |value: Option<Json>| value.as_ref().map(RawJsonb::of);
     let row = move |change: Change| {
         let kind = change.kind.as_str().to_owned();
         (kind, change.subject, change.pointer, value(change.before), value(change.after))

@@ -105,7 +105,7 @@ impl Fault {
             message: Some(error.message.clone()),
             at_character: error.offset.and_then(|offset| i32::try_from(offset + 1).ok()),
             marker: error.marker(text),
-            raised: error.payload.as_ref().map(|payload| RawJsonb::of_text(&payload.to_string())),
+            raised: error.payload.as_ref().map(RawJsonb::of),
         }
     }
 }
@@ -115,7 +115,7 @@ type Shown = (bool, Option<RawJsonb>, Option<String>, Option<ExprError>);
 fn shown(result: Result<Json, ExprError>) -> Shown {
     match result {
         Ok(value) => {
-            let output = RawJsonb::of_text(&value.to_string());
+            let output = RawJsonb::of(&value);
             (true, Some(output), Some(value.type_name().to_owned()), None)
         }
         Err(error) => (false, None, None, Some(error)),

@@ -237,6 +237,17 @@ pub struct JobOrigin {
 }
 
 impl NodeState {
+    /// As JSON. The output, which may be large, is shared with the state rather than written out and read again.
+    #[must_use]
+    pub fn to_json(&self) -> Json {
+        let Some(output) = &self.output else { return crate::to_json(self) };
+        let mut document = crate::to_json(&Self { output: None, ..self.clone() });
+        if let Json::Obj(members) = &mut document {
+            Arc::make_mut(members).insert("output".into(), output.clone());
+        }
+        document
+    }
+
     fn settled(status: NodeStatus, at: Timestamp) -> Self {
         Self {
             status,

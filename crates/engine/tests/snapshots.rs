@@ -177,3 +177,11 @@ fn every_field_comes_back_as_it_was() {
         assert_eq!(Snapshot::of(&back), snapshot);
     }
 }
+
+#[test]
+fn a_node_is_shown_as_it_is_stored() {
+    for node in sample().nodes.values().chain([&bare()]) {
+        assert_eq!(node.to_json(), meshhook_engine::to_json(node));
+        assert!(node.output.is_none() || node.to_json().get("output") == node.output.as_ref());
+    }
+}

@@ -87,7 +87,7 @@ fn emit(project: i32, input: &Json) -> Option<Result<Json, Fault>> {
     if !event_store::try_lock(project, &stream) {
         return None;
     }
-    let document = |name: &str| input.get(name).map(|value| RawJsonb::of_text(&value.to_string()));
+    let document = |name: &str| input.get(name).map(RawJsonb::of);
     fault::around!("turn.emit");
     let appended = subtransaction::attempt(|| {
         event_store::append_one(project, &stream, &kind, document("data"), document("metadata"))

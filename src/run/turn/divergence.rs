@@ -20,7 +20,7 @@ pub(super) fn any() -> bool {
 
 /// Names a run, in the table and in the server's log. Values are in the table only, which shows a tenant its own.
 pub(super) fn name(key: RunKey, difference: &Difference) {
-    let raw = |json: &Option<Json>| json.as_ref().map(|json| RawJsonb::of_text(&json.to_string()));
+    let raw = |json: &Option<Json>| json.as_ref().map(RawJsonb::of);
     let is_news = spi::exec(
         "INSERT INTO meshhook.run_divergence AS d (project_id, run_id, position, path, expected, found, version)
          VALUES ($1, $2, $3, $4, $5, $6, $7)
