@@ -26,6 +26,8 @@ use crate::workflow;
 
 /// Most due timers and expired leases taken into one turn.
 const MAX_DUE: i64 = 1_000;
+/// Most facts of a run that are read at a time, in the order they came in.
+const MAX_FACTS: i64 = 1_000;
 /// How long a turn decides logs again. Far more than logs of their usual length take; a log whose expressions are costly
 /// must not hold up other runs, or make the turn take longer than it may.
 const DECIDE_AGAIN_LIMIT: Duration = Duration::from_secs(2);
@@ -74,6 +76,18 @@ impl Work {
     /// Whether somebody wants the run to end at once.
     pub fn is_killed(&self) -> bool {
         self.facts.iter().any(is_kill)
+    }
+
+    /// Of a run that diverges and has been told more than is read at a time: reads on to where it is killed.
+    fn look_for_kill(&mut self) {
+        if self.divergence.is_some() && self.has_more() && !self.is_killed() {
+            self.facts.extend(first_kill(self.run.key));
+        }
+    }
+
+    /// Whether there may be facts behind those that were read.
+    pub fn has_more(&self) -> bool {
+        i64::try_from(self.facts.len()).is_ok_and(|read| read >= MAX_FACTS)
     }
 
     /// Of a run that diverges: leaves nothing to be decided but its end.
@@ -222,25 +236,51 @@ pub(super) fn facts(keys: &[RunKey]) -> HashMap<RunKey, Vec<Incoming>> {
          FROM unnest($1::integer[], $2::uuid[]) AS u (project_id, run_id)
          CROSS JOIN LATERAL (
              SELECT inbox_id, kind, data, metadata FROM meshhook.inbox
-             WHERE project_id = u.project_id AND run_id = u.run_id ORDER BY inbox_id LIMIT 1000) i",
-        &[arg(projects), arg(runs)],
-        |row| {
-            let key = RunKey { project: row.must(1), run: row.must(2) };
-            let (kind, data): (String, String) = (row.must(4), row.must(5));
-            let (node, attempt): (Option<String>, Option<i32>) = (row.get(7), row.get(8));
-            let due = (kind == "work.due").then(|| database::Due {
-                node: node.clone().unwrap_or_default(),
-                attempt: attempt.unwrap_or(0).cast_unsigned(),
-            });
-            let fact =
-                if due.is_some() { Err(String::new()) } else { read_fact(&kind, &data, node, attempt) };
-            (key, Incoming { inbox_id: row.must(3), fact, due, metadata: row.get(6) })
-        },
+             WHERE project_id = u.project_id AND run_id = u.run_id ORDER BY inbox_id LIMIT $3) i",
+        &[arg(projects), arg(runs), arg(MAX_FACTS)],
+        incoming,
     );
     for (key, fact) in rows {
         facts.entry(key).or_default().push(fact);
     }
     facts
+}
+
+/// The fact that ends a run at once, wherever it stands among its facts.
+fn first_kill(key: RunKey) -> Option<Incoming> {
+    let kill = spi::run_one(
+        "SELECT project_id, run_id, inbox_id, kind, data::text, metadata::text, NULL::text, NULL::integer
+         FROM meshhook.inbox
+         WHERE project_id = $1 AND run_id = $2 AND kind = 'run.cancel' AND data -> 'kill' = 'true'
+         ORDER BY inbox_id LIMIT 1",
+        &[arg(key.project), arg(key.run)],
+        incoming,
+    );
+    kill.map(|(_, fact)| fact)
+}
+
+/// The facts about work that lie behind those that were read, without what they say.
+pub(super) fn further_reports(work: &Work) -> Vec<Incoming> {
+    let Some(last) = work.facts.last().filter(|_| work.has_more()) else { return Vec::new() };
+    let key = work.run.key;
+    spi::run(
+        "SELECT inbox_id FROM meshhook.inbox WHERE project_id = $1 AND run_id = $2 AND inbox_id > $3
+           AND kind IN ('job.completed', 'job.failed', 'job.logged', 'timer.due', 'work.due')",
+        &[arg(key.project), arg(key.run), arg(last.inbox_id)],
+        |row| Incoming { inbox_id: row.must(1), fact: Err(String::new()), due: None, metadata: None },
+    )
+}
+
+fn incoming(row: &Row) -> (RunKey, Incoming) {
+    let key = RunKey { project: row.must(1), run: row.must(2) };
+    let (kind, data): (String, String) = (row.must(4), row.must(5));
+    let (node, attempt): (Option<String>, Option<i32>) = (row.get(7), row.get(8));
+    let due = (kind == "work.due").then(|| database::Due {
+        node: node.clone().unwrap_or_default(),
+        attempt: attempt.unwrap_or(0).cast_unsigned(),
+    });
+    let fact = if due.is_some() { Err(String::new()) } else { read_fact(&kind, &data, node, attempt) };
+    (key, Incoming { inbox_id: row.must(3), fact, due, metadata: row.get(6) })
 }
 
 /// Reads a fact. A result that only the engine finds too deep or odd is the attempt's failure, not the
@@ -350,6 +390,7 @@ pub(super) fn with_states(
         for work in work.iter_mut().filter(|work| work.seen().is_some()) {
             pgrx::check_for_interrupts!();
             work.catch_up(unseen.remove(&work.run.key).unwrap_or_default(), deadline);
+            work.look_for_kill();
         }
     }
     work

@@ -103,7 +103,8 @@ pub struct Turns {
     diverging: HashSet<RunKey>,
     /// Those that the turn under way found, and whether they were killed in vain.
     stopped: Vec<(RunKey, bool)>,
-    /// Whether any run is named in `run_divergence`; unknown before the first look.
+    /// Whether any run is named in `run_divergence`; looked up again now and then, for other sessions' turns name runs
+    /// too.
     any_named: Option<bool>,
     next_due_check: i64,
     /// Whether starts that wait may have got room.
@@ -161,6 +162,7 @@ impl Turns {
             more = load::fire_due(self.scope, now);
             bulk::step(self.scope);
             self.slots_freed = true;
+            self.any_named = None;
             let fired = schedule::fire_due(self.scope, now);
             self.next_due_check = now + DUE_CHECK_MICROS;
             if fired.runs > 0 {
@@ -206,7 +208,7 @@ impl Turns {
                 continue;
             }
             let had_ended = work.run.finished;
-            redrive::sort_out(&mut work, had_ended);
+            redrive::sort_out(&mut work, had_ended, false);
             if self.condemned.front().is_some_and(|(key, _)| *key == work.run.key) {
                 self.condemn(&mut work);
             } else if !alone {

@@ -43,14 +43,18 @@ pub(super) fn wait_for_work(run: &LockedRun) {
 
 /// Drops what facts say of work done before the redrive: it changes nothing. Leaves a redrive that other facts go before
 /// to the next turn, for those may end the run now, and what is held of it cannot be told before.
-pub(super) fn sort_out(work: &mut Work, had_ended: bool) {
+///
+/// `by_hand`: whether somebody redrives the run in this turn.
+pub(super) fn sort_out(work: &mut Work, had_ended: bool, by_hand: bool) {
     let is_redrive = |fact: &Incoming| matches!(fact.fact, Ok(Fact::Redrive(_)));
-    let Some(place) = work.facts.iter().position(is_redrive) else { return };
-    if had_ended {
+    let place = work.facts.iter().position(is_redrive);
+    if had_ended && (by_hand || place.is_some()) {
+        let further = load::further_reports(work);
         work.facts.iter_mut().filter(|fact| is_of_work(fact)).for_each(|fact| {
             (fact.fact, fact.due) = (Err(String::new()), None);
         });
-    } else if place > 0 {
+        work.facts.extend(further);
+    } else if let Some(place @ 1..) = place {
         work.facts.truncate(place);
     }
 }

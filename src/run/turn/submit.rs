@@ -31,7 +31,8 @@ pub fn submit(key: RunKey, fact: &Fact, actor: Role) -> RunState {
     }
     let Some(run) = load::wait_for(key) else { unknown_run(key.run).raise() };
     let had_ended = run.finished;
-    if had_ended || matches!(fact, Fact::Redrive(_)) {
+    let is_redriven = matches!(fact, Fact::Redrive(_));
+    if had_ended || is_redriven {
         redrive::wait_for_work(&run);
     }
     let mut turns = Turns::of(Some(key.project));
@@ -42,7 +43,7 @@ pub fn submit(key: RunKey, fact: &Fact, actor: Role) -> RunState {
     let mut out = Batch::default();
     let mut works = load::with_states(vec![run], facts, &mut turns.cache, &mut turns.cache_bytes);
     let Some(mut work) = works.pop() else { bug("a run that was locked is not there") };
-    redrive::sort_out(&mut work, had_ended);
+    redrive::sort_out(&mut work, had_ended, is_redriven);
     turns.leave_functions(&mut work);
     if !unbegun::join_start(&mut work) {
         work.facts.clear();
@@ -60,7 +61,7 @@ pub fn submit(key: RunKey, fact: &Fact, actor: Role) -> RunState {
     let now = random::now_micros();
     let mut moved = Moved::new(&run, held.unwrap_or_default(), &out);
     moved.take(facts, now, &mut out);
-    let is_over = moved.state.status.is_terminal() && !matches!(fact, Fact::Redrive(_));
+    let is_over = moved.state.status.is_terminal() && !is_redriven;
     let reason = is_over.then(|| "the run has ended".to_owned());
     if let Some(reason) = reason.or_else(|| refusal(&moved.workflow, &moved.state, fact)) {
         refuse(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, reason)

@@ -55,8 +55,10 @@ SELECT meshhook.signal_run(run, 'news') FROM unnest(ARRAY[:'holed', :'cut', :'be
 SELECT meshhook.tick();
 SELECT (run_id = :'holed')::int + 2 * (run_id = :'cut')::int + 3 * (run_id = :'behind')::int AS run, position, path, expected, found
 FROM meshhook.diverging_runs ORDER BY 1;
--- A kill ends a run all the same, and nothing else is decided; it is named no more. Where the log leads nowhere, all stays.
+-- A kill ends a run all the same, though more lies before it than a turn reads, and nothing else is decided; it is named no more. Where the log leads nowhere, all stays.
+SELECT count(meshhook.enqueue_event(:'behind', 'noise')::text) FROM generate_series(1, 1000);
 SELECT meshhook.kill_run(run, 'beyond repair') FROM unnest(ARRAY[:'holed', :'cut', :'behind']::uuid[]) run;
+SELECT meshhook.tick();
 SELECT meshhook.tick();
 SELECT meshhook.tick();
 SELECT type FROM meshhook.run_event WHERE run_id = :'behind' ORDER BY position;
