@@ -86,7 +86,7 @@ impl Work {
     }
 
     /// Whether there may be facts behind those that were read.
-    pub fn has_more(&self) -> bool {
+    fn has_more(&self) -> bool {
         i64::try_from(self.facts.len()).is_ok_and(|read| read >= MAX_FACTS)
     }
 
@@ -259,7 +259,7 @@ fn first_kill(key: RunKey) -> Option<Incoming> {
     kill.map(|(_, fact)| fact)
 }
 
-/// The facts about work that lie behind those that were read, without what they say.
+/// The facts about work (those of `redrive::is_of_work`) that lie behind those that were read, without what they say.
 pub(super) fn further_reports(work: &Work) -> Vec<Incoming> {
     let Some(last) = work.facts.last().filter(|_| work.has_more()) else { return Vec::new() };
     let key = work.run.key;

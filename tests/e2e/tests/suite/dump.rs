@@ -14,11 +14,6 @@ pub fn dump(cluster: &Cluster, database: &str, file: &Path) {
     pg_dump(cluster, database, file, &[]);
 }
 
-/// Dumps a database into a file as a transaction sees it that has exported its snapshot.
-fn dump_as_of(snapshot: &str, cluster: &Cluster, database: &str, file: &Path) {
-    pg_dump(cluster, database, file, &["--snapshot", snapshot]);
-}
-
 fn pg_dump(cluster: &Cluster, database: &str, file: &Path, options: &[&str]) {
     let dumped = cluster
         .command("pg_dump")
@@ -97,7 +92,7 @@ fn a_restored_copy_is_dormant_until_it_is_activated() {
     // The timer may end its run at any moment: what is compared is what was dumped.
     admin.exec("BEGIN ISOLATION LEVEL REPEATABLE READ");
     let snapshot: String = admin.value("SELECT pg_export_snapshot()", &[]);
-    dump_as_of(&snapshot, source.cluster, &source.name, &file);
+    pg_dump(source.cluster, &source.name, &file, &["--snapshot", &snapshot]);
     let before: serde_json::Value = admin.value(runs, &[]);
     admin.exec("COMMIT");
     // The endpoints' secrets in the dump are sealed: the copy needs the same key.
