@@ -125,7 +125,7 @@ impl Row {
         let mut is_null = false;
         // SAFETY: tuple and descriptor belong to the open frame; types are those of the statement.
         unsafe {
-            let datum = pg_sys::SPI_getbinval(self.tuple, self.desc, column, &mut is_null);
+            let datum = pg_sys::heap_getattr(self.tuple, column, self.desc, &mut is_null);
             T::from_datum(datum, is_null)
         }
     }
@@ -147,7 +147,7 @@ impl Row {
         // SAFETY: the value belongs to the open frame; the copy goes to the context that was current when the frame
         // was opened, and outlives it.
         unsafe {
-            let datum = pg_sys::SPI_getbinval(self.tuple, self.desc, column, &mut is_null);
+            let datum = pg_sys::heap_getattr(self.tuple, column, self.desc, &mut is_null);
             (!is_null).then(|| pg_sys::SPI_datumTransfer(datum, by_value, length))
         }
     }

@@ -66,26 +66,57 @@ mod tests {
 
     #[pg_test]
     fn a_document_is_the_jsonb_that_its_text_is() {
-        for text in [
+        let integers =
+            "[0, 1, -1, 9999, 10000, 10001, -10000, 99999999, 100000000, 100010000, 1000000000000000000,
+            9223372036854775807, 9223372036854770000, -9223372036854775808]";
+        let mut documents: Vec<Json> = [
             "null",
+            "false",
             "[]",
             "{}",
             r#""""#,
+            r#""a""#,
             "-9223372036854775808",
-            "[true, 1.10, -0.5, 1e3, 123456789012345678901234567890]",
+            "1.5",
+            integers,
+            "[true, 1.10, -0.5, 1e3, 123456789012345678901234567890, 1e-7, 0.00012]",
             r#"{"b": 1, "aa": 2, "": {"ä": "ö", "z": [[], {}, "\"\\"]}, "a": null, "abc": false}"#,
-        ] {
-            let document = Json::parse(text).unwrap();
-            let text = document.to_string();
-            let told = spi::read_one(
-                "SELECT $1::text, $1 = $2 AND pg_column_size($1) = pg_column_size($2)",
-                &[arg(RawJsonb::of(&document)), arg(RawJsonb::of_text(&text))],
-                |row| (row.must::<String>(1), row.must::<bool>(2)),
-            );
-            let (written, same) = told.unwrap();
-            assert!(same, "{written} {text}");
-            assert_eq!(written, RawJsonb::of_text(&text).text());
+        ]
+        .map(|text| Json::parse(text).unwrap())
+        .into();
+        // Every 32nd entry is another one, and what is aligned follows strings of all lengths.
+        documents.extend((0..140).map(|many| Json::array((0..many).map(|item| mixed(item, many)))));
+        documents.extend(
+            (0..140).map(|many| {
+                Json::object((0..many).map(|key| (format!("{:x}", key * key), mixed(key, many))))
+            }),
+        );
+        documents.push(Json::array([Json::array(documents.clone()), Json::from("z")]));
+        for document in documents {
+            let (built, read) = (RawJsonb::of(&document), RawJsonb::of_text(&document.to_string()));
+            assert_eq!(built.text(), read.text());
+            assert_eq!(bytes(built), bytes(read), "{document}");
         }
+    }
+
+    /// Some value or other of every kind.
+    fn mixed(item: i64, salt: i64) -> Json {
+        let text = "x".repeat((item % 7) as usize);
+        match (item * 31 + salt) % 11 {
+            0 => Json::Null,
+            1 => Json::Bool(item % 2 == 0),
+            2 | 3 => Json::from(item.pow(7) * if salt % 2 == 0 { 1 } else { -1 }),
+            4 => Json::from_f64(item as f64 / 8.0).unwrap(),
+            5 => Json::array([Json::from(item), Json::from(text)]),
+            6 => Json::object([("k", Json::from(text)), ("key", Json::from(salt))]),
+            7 => Json::array(Vec::<Json>::new()),
+            _ => Json::from(text),
+        }
+    }
+
+    fn bytes(jsonb: RawJsonb) -> Vec<u8> {
+        // SAFETY: the datum is a jsonb that was made a moment ago.
+        unsafe { pgrx::varlena_to_byte_slice(jsonb.0.cast_mut_ptr()) }.to_vec()
     }
 
     #[pg_test(error = "\\u0000 cannot be stored in jsonb")]

@@ -448,9 +448,10 @@ pub fn events_after(after: &[(RunKey, u64)]) -> HashMap<RunKey, Unseen> {
 
 /// Reads position, time, type and data from four columns.
 pub fn recorded(row: &Row, first: i32) -> Recorded {
-    let (kind, data): (String, String) = (row.must(first + 2), row.must(first + 3));
+    // Borrowed from the row, whose frame is open.
+    let (kind, data): (&str, &str) = (row.must(first + 2), row.must(first + 3));
     let at: TimestampWithTimeZone = row.must(first + 1);
-    let event = Event::from_parts(&kind, &data).unwrap_or_else(|message| bug(&message));
+    let event = Event::from_parts(kind, data).unwrap_or_else(|message| bug(&message));
     Recorded { position: position(row, first), at: Timestamp::from_micros(unix_micros(at)), event }
 }
 

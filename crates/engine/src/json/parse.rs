@@ -9,6 +9,9 @@ use super::{Json, MAX_DEPTH, Num};
 /// characters that stand for 128 KiB of digits; jsonb would print them all.
 const MAX_EXPANSION: usize = 1 << 20;
 
+/// Digits of an integer that fit an i64 whatever they are.
+const MAX_SHORT: usize = 18;
+
 /// Why a text is not JSON that meshhook accepts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message} at character {}", offset + 1)]
@@ -85,6 +88,9 @@ impl Parser<'_> {
 
     fn number(&mut self) -> Result<Json, Fail> {
         let start = self.at;
+        if let Some(int) = self.short_integer() {
+            return Ok(Json::from(int));
+        }
         while let Some(b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E') = self.peek() {
             self.at += 1;
         }
@@ -99,6 +105,27 @@ impl Parser<'_> {
             }
         }
         Ok(Json::Num(num))
+    }
+
+    /// Steps over an integer of at most 18 digits, which is what most numbers are; over nothing if anything else stands
+    /// there.
+    fn short_integer(&mut self) -> Option<i64> {
+        let negative = self.peek() == Some(b'-');
+        let begin = self.at + usize::from(negative);
+        let digits = self.bytes[begin..].iter().take_while(|byte| byte.is_ascii_digit());
+        let (mut int, mut count) = (0i64, 0);
+        for digit in digits.take(MAX_SHORT + 1) {
+            int = int.wrapping_mul(10).wrapping_add(i64::from(digit - b'0'));
+            count += 1;
+        }
+        let first = *self.bytes.get(begin)?;
+        let goes_on = matches!(self.bytes.get(begin + count), Some(b'-' | b'+' | b'.' | b'e' | b'E'));
+        let plain =
+            (1..=MAX_SHORT).contains(&count) && !goes_on && (first != b'0' || (count == 1 && !negative));
+        plain.then(|| {
+            self.at = begin + count;
+            if negative { -int } else { int }
+        })
     }
 
     fn array(&mut self, depth: usize) -> Result<Json, Fail> {

@@ -64,12 +64,29 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
-        let (key, text): (String, String) =
-            map.next_entry()?.ok_or_else(|| de::Error::custom("expected raw JSON text"))?;
-        if key != RAW_VALUE {
+        if map.next_key::<&str>()? != Some(RAW_VALUE) {
             return Err(de::Error::custom("expected raw JSON text"));
         }
-        Json::parse(&text).map_err(de::Error::custom)
+        map.next_value().map(|Raw(value)| value)
+    }
+}
+
+/// A value read from its raw text, where that stands.
+struct Raw(Json);
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Raw, D::Error> {
+        struct TextVisitor;
+        impl Visitor<'_> for TextVisitor {
+            type Value = Raw;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("JSON text")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Raw, E> {
+                Json::parse(text).map(Raw).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(TextVisitor)
     }
 }
 
