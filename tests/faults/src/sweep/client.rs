@@ -22,10 +22,14 @@ impl<'a> Client<'a> {
         Client { cluster, role, database, session: None }
     }
 
+    /// Whether there is a connection that the server answers on.
+    pub fn is_alive(&mut self) -> bool {
+        self.session.as_mut().is_some_and(|session| session.simple_query("").is_ok())
+    }
+
     /// A live connection.
     pub fn session(&mut self) -> &mut Session {
-        let is_alive = self.session.as_mut().is_some_and(|session| session.simple_query("").is_ok());
-        if !is_alive {
+        if !self.is_alive() {
             self.session = None;
         }
         let (cluster, role, database) = (self.cluster, self.role, self.database);

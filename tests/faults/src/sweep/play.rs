@@ -200,10 +200,7 @@ impl Play<'_> {
         let new = "SELECT run_id FROM meshhook.run ORDER BY created_at DESC, run_id DESC LIMIT $1";
         let runs = self.admin.value::<i64>("SELECT count(*) FROM meshhook.run", &[]) - runs_before;
         for row in self.admin.rows(new, &[&runs]) {
-            let run: Uuid = row.get(0);
-            let session = self.admin.session();
-            catch_unwind(AssertUnwindSafe(|| history::check_run(session, run)))
-                .map_err(|panic| Trouble::new(Kind::Lost, message(&*panic)))?;
+            self.check(row.get(0))?;
         }
         let mut traces = Traces { runs: runs - self.left_out, ..Traces::default() };
         for run in self.runs.clone() {
@@ -226,6 +223,20 @@ impl Play<'_> {
             traces.effects.insert(row.get(0), row.get(1));
         }
         Ok(traces)
+    }
+
+    /// Checks the log of a run: again if the server went away meanwhile, which it does where a point is behind the last
+    /// commit of a play.
+    fn check(&mut self, run: Uuid) -> Result<(), Trouble> {
+        let begun = Instant::now();
+        loop {
+            let session = self.admin.session();
+            match catch_unwind(AssertUnwindSafe(|| history::check_run(session, run))) {
+                Ok(()) => return Ok(()),
+                Err(_) if !self.admin.is_alive() && begun.elapsed() < LIMIT => {}
+                Err(panic) => return Err(Trouble::new(Kind::Lost, message(&*panic))),
+            }
+        }
     }
 
     /// An output without the play's own names and times.

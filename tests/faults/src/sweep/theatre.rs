@@ -1,5 +1,6 @@
 //! A cluster with a stage on it, which is set again after a play that went wrong: that may have left something behind.
 
+use super::client::Client;
 use super::play::{Kind, Traces, Trouble, message, perform};
 use super::stage::{DATABASE, Scenario, Stage, points};
 use super::{Case, Outcome, Undisturbed};
@@ -25,6 +26,9 @@ impl Theatre {
     fn stage(&mut self) -> &Stage {
         let cluster = self.cluster;
         let (stage, _) = self.set.get_or_insert_with(|| {
+            // The one before may have been left because the server was away.
+            let left = format!("DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)");
+            Client::new(cluster, "postgres", "postgres").rows(&left, &[]);
             let database = Database::create(cluster, DATABASE);
             let stage = Stage::set(&database);
             wait::wait_for("an orchestrator", PATIENCE, || cluster.orchestrator(DATABASE).is_some());
