@@ -225,8 +225,8 @@ COMMENT ON FUNCTION meshhook.add_member(text, regrole) IS
 COMMENT ON FUNCTION meshhook.current_project_id() IS
 'The project this session works in (SET meshhook.project), null if the role may not. Row policies ask it.';
 
-COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text) IS
-'Makes an address that starts a run of a workflow''s newest version for each delivery. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
+COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text, jsonb) IS
+'Makes an address that starts a run of a workflow''s newest version for each delivery. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. scheme says how senders sign where preset is "hmac": the header, what is signed, the algorithm (docs/webhooks.md). Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match or a scheme that could be deceived, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
 COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval, text) IS
 'Gives an endpoint a new secret, the one given or a fresh one, and returns it, this once. Older ones verify for the overlap given, so that senders can change over.';
 COMMENT ON FUNCTION meshhook.open_resume_url(text) IS

@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:39
+-- src/lib.rs:40
 -- bootstrap
 -- The roles outlive the extension: they are cluster-wide and not part of a dump, so the script makes
 -- them where they are missing and nothing ever drops them.
@@ -50,7 +50,7 @@ GRANT USAGE ON SCHEMA meshhook TO meshhook_executor;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:40
+-- src/lib.rs:41
 -- requires:
 --   roles
 
@@ -104,7 +104,7 @@ COMMENT ON TABLE meshhook.installation IS 'The cluster and database in which thi
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/lib.rs:42
 -- requires:
 --   schema_project
 
@@ -165,7 +165,7 @@ COMMENT ON TABLE meshhook.workflow_draft IS 'Definitions somebody works on, one 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:42
+-- src/lib.rs:43
 -- requires:
 --   schema_workflow
 
@@ -313,7 +313,7 @@ ALTER TABLE meshhook.timer SET (autovacuum_vacuum_scale_factor = 0, autovacuum_v
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:43
+-- src/lib.rs:44
 -- requires:
 --   schema_run
 
@@ -323,6 +323,7 @@ CREATE TABLE meshhook.endpoint (
     workflow_id bigint NOT NULL,
     preset text NOT NULL,
     tolerance interval NOT NULL,
+    scheme jsonb,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (project_id, endpoint_id),
     FOREIGN KEY (project_id, workflow_id) REFERENCES meshhook.workflow
@@ -330,6 +331,7 @@ CREATE TABLE meshhook.endpoint (
 -- The address is all a sender knows; its 128 random bits make it unique without a constraint.
 CREATE INDEX endpoint_address ON meshhook.endpoint (endpoint_id);
 COMMENT ON TABLE meshhook.endpoint IS 'Addresses that webhooks are received at.';
+COMMENT ON COLUMN meshhook.endpoint.scheme IS 'How senders sign, where the preset is "hmac".';
 
 CREATE TABLE meshhook.endpoint_secret (
     project_id integer NOT NULL,
@@ -370,7 +372,7 @@ COMMENT ON TABLE meshhook.delivery_key IS 'What was delivered already: one run p
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:44
+-- src/lib.rs:45
 -- requires:
 --   schema_webhook
 
@@ -437,7 +439,7 @@ ALTER TABLE meshhook.schedule_firing SET (autovacuum_vacuum_scale_factor = 0, au
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:45
+-- src/lib.rs:46
 -- requires:
 --   schema_schedule
 
@@ -544,7 +546,7 @@ ALTER TABLE meshhook.message SET (autovacuum_vacuum_insert_scale_factor = 0.05, 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:50
+-- src/lib.rs:51
 -- requires:
 --   schema_event_store
 
@@ -668,7 +670,7 @@ COMMENT ON VIEW meshhook.flow_due IS 'When the next start of each workflow can b
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:51
+-- src/lib.rs:52
 -- requires:
 --   schema_flow
 
@@ -726,7 +728,7 @@ COMMENT ON TABLE meshhook.retention IS 'How long runs are kept after their end; 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:52
+-- src/lib.rs:53
 -- requires:
 --   schema_operations
 
@@ -761,7 +763,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:53
+-- src/lib.rs:54
 -- requires:
 --   schema_dump
 
@@ -890,7 +892,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:55
+-- src/lib.rs:56
 -- requires:
 --   schema_leaves
 
@@ -972,45 +974,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:60
--- requires:
---   event_store_functions
-
--- Exempt from a pinned search_path like await_run, and therefore with every name and operator in full.
-CREATE PROCEDURE meshhook.wait_append(category text, ms integer)
-LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_append';
-
-CREATE PROCEDURE meshhook.wait_for_messages(
-    category text, after bigint, timeout interval DEFAULT '30 s', INOUT ready boolean DEFAULT NULL)
-LANGUAGE plpgsql AS $$
-DECLARE
-    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
-    next_position CONSTANT bigint := coalesce(after, 0) OPERATOR(pg_catalog.+) 1;
-    left_ms integer := 0;
-BEGIN
-    IF timeout IS NULL THEN
-        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
-    END IF;
-    LOOP
-        -- Registered before it looks: what commits in between is not missed.
-        CALL meshhook.wait_append(category, left_ms);
-        IF category IS NULL THEN
-            ready := EXISTS (SELECT FROM meshhook.read_all(next_position, 1));
-        ELSE
-            ready := EXISTS (SELECT FROM meshhook.read_category(category, next_position, 1));
-        END IF;
-        EXIT WHEN ready;
-        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
-            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
-        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
-    END LOOP;
-    CALL meshhook.wait_append(category, -1);
-END
-$$;
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:54
+-- src/lib.rs:55
 -- requires:
 --   schema_leaves
 
@@ -1097,6 +1061,44 @@ $$;
 /* <begin connected objects> */
 -- src/lib.rs:61
 -- requires:
+--   event_store_functions
+
+-- Exempt from a pinned search_path like await_run, and therefore with every name and operator in full.
+CREATE PROCEDURE meshhook.wait_append(category text, ms integer)
+LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_append';
+
+CREATE PROCEDURE meshhook.wait_for_messages(
+    category text, after bigint, timeout interval DEFAULT '30 s', INOUT ready boolean DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    next_position CONSTANT bigint := coalesce(after, 0) OPERATOR(pg_catalog.+) 1;
+    left_ms integer := 0;
+BEGIN
+    IF timeout IS NULL THEN
+        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    LOOP
+        -- Registered before it looks: what commits in between is not missed.
+        CALL meshhook.wait_append(category, left_ms);
+        IF category IS NULL THEN
+            ready := EXISTS (SELECT FROM meshhook.read_all(next_position, 1));
+        ELSE
+            ready := EXISTS (SELECT FROM meshhook.read_category(category, next_position, 1));
+        END IF;
+        EXIT WHEN ready;
+        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
+            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
+        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
+    END LOOP;
+    CALL meshhook.wait_append(category, -1);
+END
+$$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:62
+-- requires:
 --   waiting
 
 -- What the functions of schema message_store call, each with its project. The rules are in
@@ -1145,7 +1147,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:66
+-- src/lib.rs:67
 -- requires:
 --   message_store_functions
 
@@ -1360,7 +1362,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:71
+-- src/lib.rs:72
 -- requires:
 --   message_store_install
 
@@ -1736,13 +1738,14 @@ AS 'MODULE_PATHNAME', 'create_bulk_operation_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:55
+-- src/webhook/endpoint.rs:85
 -- meshhook::webhook::endpoint::create_endpoint
 CREATE  FUNCTION "create_endpoint"(
 	"workflow" TEXT, /* & str */
 	"preset" TEXT DEFAULT 'standard', /* & str */
 	"tolerance" interval DEFAULT NULL, /* Option < Interval > */
-	"secret" TEXT DEFAULT NULL /* Option < & str > */
+	"secret" TEXT DEFAULT NULL, /* Option < & str > */
+	"scheme" jsonb DEFAULT NULL /* Option < RawJsonb > */
 ) RETURNS TABLE (
 	"endpoint" TEXT,  /* String */
 	"path" TEXT,  /* String */
@@ -1912,7 +1915,7 @@ AS 'MODULE_PATHNAME', 'fail_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:98
+-- src/lib.rs:99
 -- requires:
 --   job::complete_jobs
 --   job::fail_jobs
@@ -2244,7 +2247,7 @@ AS 'MODULE_PATHNAME', 'purge_stream_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/receive.rs:48
+-- src/webhook/receive.rs:49
 -- meshhook::webhook::receive::receive_webhook
 CREATE  FUNCTION "receive_webhook"(
 	"endpoint" TEXT, /* Option < & str > */
@@ -2402,7 +2405,7 @@ AS 'MODULE_PATHNAME', 'rollback_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:111
+-- src/webhook/endpoint.rs:140
 -- meshhook::webhook::endpoint::rotate_endpoint_secret
 CREATE  FUNCTION "rotate_endpoint_secret"(
 	"endpoint" TEXT, /* & str */
@@ -2515,7 +2518,7 @@ AS 'MODULE_PATHNAME', 'run_status_after_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:76
+-- src/lib.rs:77
 -- requires:
 --   schema_leaves
 --   project::current_project_id
@@ -2783,7 +2786,7 @@ COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:103
+-- src/lib.rs:104
 -- requires:
 --   views
 
@@ -2908,7 +2911,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:104
+-- src/lib.rs:105
 -- requires:
 --   search
 
@@ -3083,7 +3086,7 @@ COMMENT ON VIEW meshhook.bulk_operations IS 'Acts on many runs of your project: 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:105
+-- src/lib.rs:106
 -- requires:
 --   bulk
 
@@ -3209,7 +3212,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:87
+-- src/lib.rs:88
 -- requires:
 --   views
 
@@ -3452,7 +3455,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'stream_category
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:88
+-- src/lib.rs:89
 -- requires:
 --   views
 --   event_store::native::holders_of_positions
@@ -3692,7 +3695,7 @@ AS 'MODULE_PATHNAME', 'workflow_schema_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:106
+-- src/lib.rs:107
 -- finalize
 -- Run last: what every function means (docs/sql-reference.md is generated from these texts), and who may call it.
 
@@ -3921,8 +3924,8 @@ COMMENT ON FUNCTION meshhook.add_member(text, regrole) IS
 COMMENT ON FUNCTION meshhook.current_project_id() IS
 'The project this session works in (SET meshhook.project), null if the role may not. Row policies ask it.';
 
-COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text) IS
-'Makes an address that starts a run of a workflow''s newest version for each delivery. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
+COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text, jsonb) IS
+'Makes an address that starts a run of a workflow''s newest version for each delivery. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. scheme says how senders sign where preset is "hmac": the header, what is signed, the algorithm (docs/webhooks.md). Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match or a scheme that could be deceived, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
 COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval, text) IS
 'Gives an endpoint a new secret, the one given or a fresh one, and returns it, this once. Older ones verify for the overlap given, so that senders can change over.';
 COMMENT ON FUNCTION meshhook.open_resume_url(text) IS

@@ -4,6 +4,7 @@ CREATE TABLE meshhook.endpoint (
     workflow_id bigint NOT NULL,
     preset text NOT NULL,
     tolerance interval NOT NULL,
+    scheme jsonb,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (project_id, endpoint_id),
     FOREIGN KEY (project_id, workflow_id) REFERENCES meshhook.workflow
@@ -11,6 +12,7 @@ CREATE TABLE meshhook.endpoint (
 -- The address is all a sender knows; its 128 random bits make it unique without a constraint.
 CREATE INDEX endpoint_address ON meshhook.endpoint (endpoint_id);
 COMMENT ON TABLE meshhook.endpoint IS 'Addresses that webhooks are received at.';
+COMMENT ON COLUMN meshhook.endpoint.scheme IS 'How senders sign, where the preset is "hmac".';
 
 CREATE TABLE meshhook.endpoint_secret (
     project_id integer NOT NULL,

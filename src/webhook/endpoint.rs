@@ -1,18 +1,20 @@
 //! Endpoints and their secrets.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use meshhook_engine::signature::{KeyForm, PRESETS, Preset};
+use meshhook_engine::signature::{KeyForm, OWN_SCHEME, PRESETS, Preset};
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 use zeroize::Zeroizing;
 
-use super::{path_of, seal_place};
+use super::{path_of, preset_of, seal_place};
 use crate::error::{bad_parameter, refuse};
 use crate::owner::as_owner;
 use crate::project::{self, Project};
 use crate::secret;
-use crate::spi::{self, arg};
+use crate::spi::{self, RawJsonb, arg};
 use crate::{guc, installation, random, workflow};
 
 /// The secret of an endpoint: as given, or a fresh one in the form the preset's senders take. None where the preset has
@@ -40,6 +42,34 @@ fn chosen_secret(preset: &Preset, given: Option<&str>) -> Option<Zeroizing<Strin
     }))
 }
 
+/// The scheme asked for. Raises 22023 for a preset that does not exist, and for a scheme of one's own that is none, or
+/// that comes with another preset.
+fn chosen_preset(name: &str, scheme: Option<&str>) -> Cow<'static, Preset> {
+    match scheme {
+        Some(scheme) if name == OWN_SCHEME => Cow::Owned(Preset::own(scheme).unwrap_or_else(|fault| {
+            bad_parameter("scheme does not say how senders sign").detail(fault.to_string()).raise()
+        })),
+        Some(_) => bad_parameter(format!("preset \"{name}\" has its scheme already"))
+            .hint(format!("A scheme of your own goes with preset => '{OWN_SCHEME}'."))
+            .raise(),
+        None if name == OWN_SCHEME => bad_parameter(format!("preset \"{name}\" needs a scheme"))
+            .hint("Say how senders sign: scheme => '{\"header\": \"X-Signature\"}'.")
+            .raise(),
+        None => Preset::by_name(name).map_or_else(
+            || {
+                let names: Vec<&str> = PRESETS.iter().map(|preset| &*preset.name).collect();
+                bad_parameter(format!("there is no preset \"{name}\""))
+                    .hint(format!(
+                        "There are: {}, and {OWN_SCHEME} with a scheme of your own.",
+                        names.join(", ")
+                    ))
+                    .raise()
+            },
+            Cow::Borrowed,
+        ),
+    }
+}
+
 /// Seals and stores a secret of an endpoint.
 fn keep_secret(project: Project, endpoint: &str, clear: &str) {
     let (id, _) = random::uuid_v7();
@@ -59,13 +89,10 @@ fn create_endpoint(
     preset: default!(&str, "'standard'"),
     tolerance: default!(Option<Interval>, "NULL"),
     secret: default!(Option<&str>, "NULL"),
+    scheme: default!(Option<RawJsonb>, "NULL"),
 ) -> TableIterator<'static, (name!(endpoint, String), name!(path, String), name!(secret, Option<String>))> {
-    let Some(known) = Preset::by_name(preset) else {
-        let names: Vec<&str> = PRESETS.iter().map(|preset| &*preset.name).collect();
-        bad_parameter(format!("there is no preset \"{preset}\""))
-            .hint(format!("There are: {}.", names.join(", ")))
-            .raise()
-    };
+    let scheme = scheme.map(RawJsonb::text);
+    let known = chosen_preset(preset, scheme.as_deref());
     let default = i128::from(known.tolerance_s) * 1_000_000;
     let tolerance = i64::try_from(tolerance.map_or(default, |given| given.as_micros())).unwrap_or(i64::MAX);
     if !(1_000_000..=86_400_000_000).contains(&tolerance) {
@@ -79,7 +106,7 @@ fn create_endpoint(
         .hint("Set meshhook.public_url to the address that senders reach the sidecar at, and reload.")
         .raise();
     }
-    let secret = chosen_secret(known, secret);
+    let secret = chosen_secret(&known, secret);
     if secret.is_none() {
         pgrx::warning!("preset \"{preset}\" verifies nothing: whoever knows the address starts runs");
     }
@@ -89,13 +116,15 @@ fn create_endpoint(
         let version = workflow::find(project, workflow, None);
         let endpoint = URL_SAFE_NO_PAD.encode(random::bytes::<16>());
         spi::exec(
-            "INSERT INTO meshhook.endpoint (project_id, endpoint_id, workflow_id, preset, tolerance) VALUES ($1, $2, $3, $4, $5 * interval '1 microsecond')",
+            "INSERT INTO meshhook.endpoint (project_id, endpoint_id, workflow_id, preset, tolerance, scheme)
+             VALUES ($1, $2, $3, $4, $5 * interval '1 microsecond', $6::jsonb)",
             &[
                 arg(project.0),
                 arg(endpoint.clone()),
                 arg(version.workflow_id),
                 arg(known.name.to_string()),
                 arg(tolerance),
+                arg(scheme),
             ],
         );
         if let Some(secret) = &secret {
@@ -118,11 +147,11 @@ fn rotate_endpoint_secret(
     as_owner(|caller| {
         let project = project::current(caller);
         let preset = spi::run_one(
-            "SELECT preset FROM meshhook.endpoint WHERE project_id = $1 AND endpoint_id = $2 FOR UPDATE",
+            "SELECT preset, scheme::text FROM meshhook.endpoint WHERE project_id = $1 AND endpoint_id = $2 FOR UPDATE",
             &[arg(project.0), arg(endpoint.to_owned())],
-            |row| row.must::<String>(1),
+            |row| preset_of(&row.must::<String>(1), row.get::<String>(2).as_deref()),
         );
-        let Some(preset) = preset.as_deref().and_then(Preset::by_name) else {
+        let Some(preset) = preset.flatten() else {
             refuse(PgSqlErrorCode::ERRCODE_NO_DATA_FOUND, format!("endpoint \"{endpoint}\" does not exist"))
                 .raise()
         };
@@ -135,7 +164,7 @@ fn rotate_endpoint_secret(
              WHERE project_id = $1 AND endpoint_id = $2",
             &[arg(project.0), arg(endpoint.to_owned()), arg(overlap)],
         );
-        let Some(secret) = chosen_secret(preset, secret) else {
+        let Some(secret) = chosen_secret(&preset, secret) else {
             bad_parameter(format!("preset \"{}\" has no secret to rotate", preset.name)).raise()
         };
         keep_secret(project, endpoint, &secret);

@@ -3,7 +3,9 @@
 mod endpoint;
 mod receive;
 
-use meshhook_engine::signature::Preset;
+use std::borrow::Cow;
+
+use meshhook_engine::signature::{OWN_SCHEME, Preset};
 
 use crate::project::Project;
 
@@ -12,9 +14,17 @@ use crate::project::Project;
 struct Endpoint {
     project: Project,
     id: String,
-    preset: &'static Preset,
+    preset: Cow<'static, Preset>,
     tolerance_seconds: i64,
     workflow: String,
+}
+
+/// How an endpoint's senders sign, by what its row says: a preset, or a scheme of its own.
+fn preset_of(name: &str, scheme: Option<&str>) -> Option<Cow<'static, Preset>> {
+    match scheme {
+        Some(scheme) if name == OWN_SCHEME => Preset::own(scheme).ok().map(Cow::Owned),
+        _ => Preset::by_name(name).map(Cow::Borrowed),
+    }
 }
 
 /// Where an endpoint is on the server that senders reach.

@@ -1,15 +1,16 @@
 //! Intake: from raw bytes to one run, or to a reason why not. Everything that is the sender's fault is an
 //! answer, never an ERROR, so that the record of the delivery commits.
 
+use meshhook_engine::body::{self, BodyFault, Document};
 use meshhook_engine::definition::flow::Keys;
-use meshhook_engine::json::{Json, MAX_DOCUMENT_DEPTH};
-use meshhook_engine::signature::{Headers, Preset, Request, Verdict, verify};
+use meshhook_engine::json::MAX_DOCUMENT_DEPTH;
+use meshhook_engine::signature::{Headers, Request, Verdict, verify};
 use pgrx::prelude::*;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::{Endpoint, path_of, seal_place};
+use super::{Endpoint, path_of, preset_of, seal_place};
 use crate::error::required;
 use crate::guc::{self, MAX_PAYLOAD_BYTES};
 use crate::owner::{Role, as_owner};
@@ -78,7 +79,8 @@ fn receive_webhook(
 
 fn find(endpoint: &str) -> Option<Endpoint> {
     spi::read_one(
-        "SELECT e.project_id, e.endpoint_id, e.preset, extract(epoch FROM e.tolerance)::bigint, w.name
+        "SELECT e.project_id, e.endpoint_id, e.preset, extract(epoch FROM e.tolerance)::bigint, w.name,
+                e.scheme::text
          FROM meshhook.endpoint e
          JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
          WHERE e.endpoint_id = $1",
@@ -87,7 +89,7 @@ fn find(endpoint: &str) -> Option<Endpoint> {
             Some(Endpoint {
                 project: Project(row.must(1)),
                 id: row.must(2),
-                preset: Preset::by_name(&row.must::<String>(3))?,
+                preset: preset_of(&row.must::<String>(3), row.get::<String>(6).as_deref())?,
                 tolerance_seconds: row.must(4),
                 workflow: row.must(5),
             })
@@ -103,6 +105,13 @@ fn answer(
     body: &[u8],
     caller: Role,
 ) -> Answer {
+    let challenge = endpoint.preset.challenge.as_ref();
+    let token = challenge.filter(|_| method == "GET").and_then(|asked| asked.echo(query?, &endpoint.id));
+    if let Some(token) = token {
+        let mut answer = Answer::new(200, Value::String(token), "challenge");
+        answer.headers = json!({ "content-type": "text/plain" });
+        return answer;
+    }
     if method != "POST" {
         let mut answer = Answer::error(405, "send a POST request", "method");
         answer.headers = json!({ "allow": "POST" });
@@ -129,10 +138,14 @@ fn answer(
     let now = random::now_micros() / 1_000_000;
     let url = address(endpoint, query);
     let request = Request { headers, url: &url, body };
-    match verify(endpoint.preset, &opened, endpoint.tolerance_seconds, now, &request) {
+    match verify(&endpoint.preset, &opened, endpoint.tolerance_seconds, now, &request) {
         // One text whatever the reason: it must not help to guess.
         Verdict::Rejected(reason) => Answer::error(401, "invalid signature", reason.to_string()),
-        Verdict::Accepted { dedupe_key, signed_id, unsigned_id, .. } => {
+        Verdict::Accepted { dedupe_key, signed_id, unsigned_id, secret_index, .. } => {
+            let secret = secret_index.and_then(|index| opened.get(index));
+            if let Some(reply) = challenge.zip(secret).and_then(|(asked, secret)| asked.reply(body, secret)) {
+                return Answer::new(200, reply, "challenge");
+            }
             let delivery = signed_id.or(unsigned_id);
             accept(endpoint, headers, query, body, caller, dedupe_key, delivery)
         }
@@ -184,25 +197,27 @@ fn accept(
     dedupe_key: String,
     delivery: Option<String>,
 ) -> Answer {
-    let content_type = headers.get("content-type").and_then(Value::as_str).unwrap_or("application/json");
-    let media = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if !(media == "application/json" || media.ends_with("+json") || media == "text/plain") {
-        return Answer::error(415, "send JSON", format!("content type {media}"));
-    }
-    let text = match std::str::from_utf8(body) {
-        Ok(text) => text,
-        Err(_) => return Answer::error(400, "the body is not UTF-8", "not_utf8"),
+    let document = match body::read(Headers::get(headers, "content-type"), body) {
+        Ok(document) => document,
+        Err(BodyFault::ContentType(content_type)) => {
+            return Answer::error(
+                415,
+                "send a body of another content type",
+                format!("content type {content_type}"),
+            );
+        }
+        Err(BodyFault::Malformed(what)) => return Answer::error(400, &what, what.clone()),
     };
-    if let Err(error) = Json::parse(text) {
-        return Answer::error(400, "the body is not JSON", error.to_string());
-    }
-    if nesting(text) > MAX_DOCUMENT_DEPTH {
+    if matches!(document, Document::Text(text) if nesting(text) > MAX_DOCUMENT_DEPTH) {
         return Answer::error(400, "the body is nested too deep", "too_deep");
     }
     let (run, now) = new_run();
     let first = fault::around!("webhook.key", note_key(endpoint, &dedupe_key, run));
     let (status, run, reason) = if first == 1 {
-        let input = RawJsonb::of_text(text);
+        let input = match &document {
+            Document::Text(text) => RawJsonb::of_text(text),
+            Document::Value(value) => RawJsonb::of(value),
+        };
         let trigger = trigger(endpoint, headers, query, delivery.as_deref()).to_string();
         let (version, keys) = match startable(endpoint, input, run, &trigger) {
             Ok(found) => found,

@@ -56,3 +56,42 @@ SELECT meshhook.rotate_endpoint_secret(:'open');
 SELECT meshhook.create_endpoint('taken', 'none', secret => 'x');
 \echo SQLSTATE :LAST_ERROR_SQLSTATE
 SELECT meshhook.tick() > 0 AS moved;
+
+-- A scheme of one's own.
+SELECT endpoint AS own, secret FROM meshhook.create_endpoint('taken', 'hmac', secret => 'of acme', scheme => '{
+    "header": "X-Acme-Signature", "prefix": "sha256=", "signed": "{timestamp}.{body}", "timestamp_header": "X-Acme-Time",
+    "dedupe": "/event/id"}') \gset
+SELECT pg_temp.deliver(:'own', jsonb_build_object('x-acme-time', t, 'x-acme-signature', 'sha256=' || encode(pg_temp.mac(t || '.' || body, key, 'sha256'), 'hex')), body)
+FROM (SELECT extract(epoch FROM now())::bigint::text AS t) s,
+     (VALUES ('{"event": {"id": "e1"}}', 'of acme'), ('{"event": {"id": "e1"}, "again": true}', 'of acme'), ('{"event": {"id": "e2"}}', 'of another')) d (body, key);
+SELECT dedupe_key, count(*) FROM meshhook.delivery WHERE endpoint_id = :'own' GROUP BY dedupe_key ORDER BY dedupe_key;
+SELECT meshhook.rotate_endpoint_secret(:'own', '0 s', 'of acme, newer');
+SELECT meshhook.create_endpoint('taken', 'hmac');
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
+SELECT meshhook.create_endpoint('taken', 'stripe', scheme => '{"header": "x"}');
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
+\set VERBOSITY default
+SELECT meshhook.create_endpoint('taken', 'hmac', scheme => '{"header": "x", "signed": "{timestamp}{body}", "timestamp_header": "t"}');
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
+SELECT meshhook.create_endpoint('taken', 'hmac', scheme => '{"header": "x", "secret": "s"}');
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
+\set VERBOSITY terse
+
+-- Challenges are answered and start nothing.
+SELECT endpoint AS slack FROM meshhook.create_endpoint('taken', 'slack', secret => 'of slack') \gset
+SELECT endpoint AS zoom FROM meshhook.create_endpoint('taken', 'zoom', secret => 'of zoom') \gset
+SELECT endpoint AS meta FROM meshhook.create_endpoint('taken', 'meta', secret => 'of meta') \gset
+CREATE FUNCTION pg_temp.v0(sender text, secret text, body text) RETURNS jsonb LANGUAGE sql AS $$
+    SELECT jsonb_build_object(sender || '-request-timestamp', t, sender || '-signature',
+        'v0=' || encode(pg_temp.mac('v0:' || t || ':' || body, secret, 'sha256'), 'hex'))
+    FROM (SELECT extract(epoch FROM now())::bigint::text AS t) s
+$$;
+SELECT r.status, r.body FROM (VALUES
+    (:'slack', 'x-slack', 'of slack', '{"type": "url_verification", "challenge": "abc"}'),
+    (:'slack', 'x-slack', 'guess', '{"type": "url_verification", "challenge": "abc"}'),
+    (:'zoom', 'x-zm', 'of zoom', '{"event": "endpoint.url_validation", "payload": {"plainToken": "abc"}}')) d (endpoint, sender, secret, sent),
+  LATERAL meshhook.receive_webhook(endpoint, 'POST', pg_temp.v0(sender, secret, sent), '', convert_to(sent, 'UTF8')) r;
+SELECT encode(pg_temp.mac('abc', 'of zoom', 'sha256'), 'hex') AS mac;
+SELECT r.* FROM (VALUES ('POST'), ('GET')) m (method), (VALUES (:'meta'), ('guess')) v (word),
+  LATERAL meshhook.receive_webhook(:'meta', method, '{}', 'hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=' || word, '') r;
+SELECT status, reason, run_id FROM meshhook.delivery WHERE endpoint_id IN (:'slack', :'zoom', :'meta') ORDER BY delivery_id;

@@ -105,3 +105,24 @@ SELECT meshhook.archive_workflow('strict');
 SELECT * FROM pg_temp.deliver(:'strict', pg_temp.standard(:'strict_secret', 's2', '0 s', '{"id": 1}'), '{"id": 1}');
 SELECT * FROM pg_temp.deliver(:'strict', pg_temp.standard(:'strict_secret', 's1', '0 s', '{"id": 1}'), '{"id": 1}');
 SELECT status, reason FROM meshhook.delivery WHERE endpoint_id = :'strict' ORDER BY delivery_id;
+
+-- Bodies become what their content types stand for.
+SELECT endpoint AS bodies, secret AS bodies_secret FROM meshhook.create_endpoint('echo') \gset
+SELECT id, content_type, reply.status, reply.body ->> 'error' AS error
+FROM (VALUES
+    ('b1', 'application/x-www-form-urlencoded', 'a=1&b=x+y&a=%C3%A4'),
+    ('b2', 'application/x-www-form-urlencoded', 'a=%00'),
+    ('b3', 'multipart/form-data; boundary=cut',
+     E'--cut\r\nContent-Disposition: form-data; name="n"\r\n\r\n1\r\n--cut\r\nContent-Disposition: form-data; '
+     'name="f"; filename="a.txt"\r\nContent-Type: text/plain\r\n\r\nabc\r\n--cut--'),
+    ('b4', 'multipart/form-data', ''),
+    ('b5', 'application/xml', '<a b="1"/>'),
+    ('b6', 'application/octet-stream', 'bytes'),
+    ('b7', 'application/json; charset=latin1', '{}'),
+    ('b8', 'application/cloudevents+json', '{"specversion": "1.0"}')) v (id, content_type, sent),
+  LATERAL (SELECT pg_temp.standard(:'bodies_secret', id, '0 s', sent) AS headers) h,
+  LATERAL pg_temp.deliver(:'bodies', h.headers || jsonb_build_object('content-type', content_type), convert_to(sent, 'UTF8')) reply
+ORDER BY id;
+SELECT meshhook.tick();
+SELECT h.data -> 'trigger' ->> 'delivery' AS id, h.data -> 'input' AS input
+FROM meshhook.delivery d, meshhook.run_history(d.run_id) h WHERE d.endpoint_id = :'bodies' AND h.position = 1 ORDER BY 1;

@@ -6,6 +6,7 @@
 //!
 //! No clock, no I/O: the caller passes the time, and looks up, opens and wipes the secrets.
 
+mod challenge;
 mod grammar;
 mod headers;
 mod key;
@@ -13,11 +14,13 @@ mod preset;
 mod presets;
 mod proof;
 mod request;
+mod scheme;
 mod sign;
 #[cfg(test)]
 mod tests;
 mod verify;
 
+pub use challenge::{Challenge, Reply};
 pub use headers::Headers;
 pub use key::{KeyForm, SecretError};
 pub use preset::{
@@ -25,5 +28,6 @@ pub use preset::{
 };
 pub use presets::PRESETS;
 pub use request::Request;
+pub use scheme::{OWN_SCHEME, SchemeFault};
 pub use sign::sign;
 pub use verify::{MAX_CANDIDATES, MAX_ID_BYTES, Reason, Verdict, verify};

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::challenge::Challenge;
 use super::key::{KeyForm, SecretError};
 
 /// Text that is fixed in the table, or comes from an endpoint's own scheme.
@@ -30,6 +31,8 @@ pub struct Preset {
     /// An unsigned header with the sender's delivery id. Kept for people to read and search, never
     /// used to decide: whoever captured one signed message can send it again under a fresh id.
     pub hint: Option<Text>,
+    /// What the sender asks of an address before it sends anything to it.
+    pub challenge: Option<Challenge>,
 }
 
 /// Where one scheme's values are: names of headers in lower case, or of a parameter of the query, with a `?` before it.

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use super::challenge::{Challenge, Reply};
 use super::key::KeyForm;
 use super::preset::{
     Algorithm, Dedupe, Encoding, Grammar, HeaderSet, Part, Preset, Proof, Text, TimestampSource,
@@ -77,7 +78,13 @@ fn of_body(name: &'static str, headers: Vec<HeaderSet>, proof: Proof, hint: Opti
         tolerance_s: TOLERANCE,
         dedupe: Dedupe::BodyDigest,
         hint: hint.map(Text::from),
+        challenge: None,
     }
+}
+
+/// An event of this kind at this place, whose token is to come back.
+fn event(kind: (&'static str, &'static str), token: &'static str, reply: Reply) -> Option<Challenge> {
+    Some(Challenge::Event { kind: (kind.0.into(), kind.1.into()), token: token.into(), reply })
 }
 
 /// Every preset there is, by name.
@@ -184,12 +191,19 @@ fn table() -> Vec<Preset> {
                 Some("linear-delivery"),
             )
         },
-        of_body(
-            "meta",
-            header("x-hub-signature-256"),
-            keyed(Algorithm::HmacSha256, prefix("sha256="), Encoding::Hex),
-            None,
-        ),
+        Preset {
+            challenge: Some(Challenge::Query {
+                mode: ("hub.mode".into(), "subscribe".into()),
+                word: "hub.verify_token".into(),
+                token: "hub.challenge".into(),
+            }),
+            ..of_body(
+                "meta",
+                header("x-hub-signature-256"),
+                keyed(Algorithm::HmacSha256, prefix("sha256="), Encoding::Hex),
+                None,
+            )
+        },
         // Whoever knows the address is taken for the sender.
         Preset { proofs: Vec::new(), ..of_body("none", Vec::new(), standard_hmac(), None) },
         // Paddle Billing.
@@ -234,6 +248,7 @@ fn table() -> Vec<Preset> {
             signed: v0_time_body(),
             timestamp: TimestampSource::Header,
             dedupe: field("/event_id"),
+            challenge: event(("/type", "url_verification"), "/challenge", Reply::Echo("challenge".into())),
             ..of_body(
                 "slack",
                 vec![at("x-slack-signature", None, Some("x-slack-request-timestamp"))],
@@ -308,6 +323,11 @@ fn table() -> Vec<Preset> {
         Preset {
             signed: v0_time_body(),
             timestamp: TimestampSource::Header,
+            challenge: event(
+                ("/event", "endpoint.url_validation"),
+                "/payload/plainToken",
+                Reply::Mac("plainToken".into(), "encryptedToken".into()),
+            ),
             ..of_body(
                 "zoom",
                 vec![at("x-zm-signature", None, Some("x-zm-request-timestamp"))],

@@ -2,7 +2,7 @@
 
 use meshhook_e2e::{Database, SOON, counted, ended, publish, quick, run_id, timeline};
 use meshhook_testkit::sign::{self, unix_now};
-use meshhook_testkit::{Reply, Stub, history};
+use meshhook_testkit::{Reply, Stub, history, request};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -167,6 +167,27 @@ fn github_signs_differently_and_gets_the_same() {
     let again = sidecar.post(&path, &headers, body);
     assert_eq!((again.status, run_id(&again)), (200, run_id(&first)));
     assert_eq!(ended(&mut db.admin(), run_id(&first)).output, Some(json!("refs/heads/main")));
+}
+
+#[test]
+fn a_challenge_comes_back_as_plain_text() {
+    let db = Database::preloaded("challenge");
+    publish(
+        &mut db.app(),
+        &json!({"name": "echo", "nodes": [
+        {"id": "out", "type": "transform", "with": {"output": "{{ .input }}"}}]}),
+    );
+    let (path, _) = db.endpoint("echo", "meta");
+    let sidecar = db.sidecar().start();
+    let ask = |word: &str| {
+        let query = format!("hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token={word}");
+        request(sidecar.address(), "GET", &format!("{path}?{query}"), &[], b"").expect("an answer")
+    };
+    let confirmed = ask(path.trim_start_matches("/hooks/"));
+    assert_eq!((confirmed.status, &*confirmed.text()), (200, "1158201444"));
+    assert_eq!(confirmed.header("content-type"), Some("text/plain"));
+    assert_eq!(ask("guess").status, 405);
+    assert_eq!(counted(&mut db.admin(), "SELECT count(*) FROM meshhook.runs"), 0);
 }
 
 #[test]

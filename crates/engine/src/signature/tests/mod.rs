@@ -3,7 +3,9 @@ use serde_json::json;
 use super::*;
 
 mod cases;
+mod challenge;
 mod every;
+mod own;
 mod properties;
 
 const NOW: i64 = 1_614_265_330;
