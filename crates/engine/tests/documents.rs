@@ -120,6 +120,7 @@ fn every_field_of_an_event_is_in_its_row() {
 #[test]
 fn every_preset_is_in_the_table_with_its_headers_and_no_other() {
     let text = document("webhooks.md");
+    let text = text.split_once("\n## Presets\n").unwrap().1.split("\n## ").next().unwrap();
     let row = |name: &str| text.lines().find(|line| line.starts_with(&format!("| `{name}`")));
     for preset in PRESETS.iter() {
         let row = row(&preset.name).unwrap_or_else(|| panic!("{} has no row", preset.name)).to_lowercase();

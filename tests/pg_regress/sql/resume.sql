@@ -29,7 +29,7 @@ CREATE FUNCTION pg_temp.token(url text) RETURNS text LANGUAGE sql AS $$
 $$;
 
 SELECT meshhook.start_run('ask', '"meshhook:resume:ok:00000000000000000000000000000000"') AS run \gset
-SELECT meshhook.tick();
+SELECT meshhook.tick() > 0 AS turned;
 SELECT job_id, token AS fence, payload FROM meshhook.claim_jobs('mail') \gset
 SELECT :'payload'::jsonb ->> 'url' AS url, pg_temp.token(:'payload'::jsonb ->> 'url') AS token \gset
 -- Both places hold the same URL; what only looks like a placeholder stays.
@@ -80,12 +80,12 @@ SELECT f.what, o.* FROM (VALUES
 -- The first answer counts, and is told to everybody after.
 SELECT * FROM pg_temp.use(:'token', '{"approved": true, "by": "Anna", "payload": {"n": 12345678901234567890.5}}');
 SELECT * FROM pg_temp.use(:'token', '{"approved": false, "by": "Berta"}');
-SELECT meshhook.tick();
+SELECT meshhook.tick() > 0 AS turned;
 SELECT * FROM pg_temp.open(:'token');
 SELECT status, output FROM meshhook.runs WHERE run_id = :'run';
 -- A report on the sender still counts; then the run is over, and a URL that was not used says so.
 SELECT outcome FROM meshhook.complete_jobs(ARRAY[:'job_id'], ARRAY[:fence]::bigint[], ARRAY['1']::jsonb[]);
-SELECT meshhook.tick();
+SELECT meshhook.tick() > 0 AS turned;
 SELECT status, output FROM meshhook.runs WHERE run_id = :'run';
 SELECT * FROM pg_temp.use(pg_temp.forged(0, :'run', now() + '1 min', 'ok:mail'), '{"approved": true}');
 SELECT * FROM meshhook.verify_run(:'run');
@@ -100,7 +100,7 @@ SELECT meshhook.publish_workflow('{"name": "later", "nodes": [
         {"id": "ok", "type": "wait", "with": {"approval": {}}}, {"id": "paid", "type": "wait", "with": {"signal": "paid"}}],
         "edges": [{"from": "mail", "to": "ok"}, {"from": "ok", "port": "approved", "to": "paid"}]}}}]}');
 SELECT meshhook.start_run('later') AS run \gset
-SELECT meshhook.tick();
+SELECT meshhook.tick() > 0 AS turned;
 SELECT array_agg(job_id ORDER BY node) AS jobs, array_agg(token ORDER BY node) AS fences,
        max(pg_temp.token(payload ->> 'ok')) FILTER (WHERE node = 'each/1/mail') AS ok,
        max(pg_temp.token(payload ->> 'paid')) FILTER (WHERE node = 'each/1/mail') AS paid
@@ -111,10 +111,10 @@ SELECT * FROM pg_temp.open(:'paid');
 SELECT * FROM pg_temp.use(:'paid', '{"approved": true, "payload": 7}');
 SELECT * FROM pg_temp.use(:'paid', '{"payload": 8}');
 SELECT outcome FROM meshhook.complete_jobs(:'jobs', :'fences', ARRAY['1', '1']::jsonb[]);
-SELECT meshhook.tick();
+SELECT meshhook.tick() > 0 AS turned;
 SELECT status FROM pg_temp.use(:'ok', '{"approved": true}');
 SELECT meshhook.decide_approval(:'run', 'each/0/ok', true, decided_by => 'resume:mail');
-SELECT meshhook.tick();
+SELECT meshhook.tick() > 0 AS turned;
 -- The signal was for the second item's node, though the first item's waits for that name too.
 SELECT node, status, output FROM meshhook.run_steps WHERE run_id = :'run' AND node LIKE '%/%' ORDER BY node;
 
@@ -129,7 +129,7 @@ SELECT trim(pg_read_file(current_setting('meshhook.kek_file')), E'\n') AS kek, '
 SELECT pg_temp.write_keys(:'new_kek', :'kek');
 SELECT status FROM pg_temp.open(:'ok');
 SELECT meshhook.start_run('ask', '1') AS run \gset
-SELECT meshhook.tick();
+SELECT meshhook.tick() > 0 AS turned;
 SELECT pg_temp.token(payload ->> 'url') AS token FROM meshhook.claim_jobs('mail') \gset
 SELECT substr(pg_temp.bytes(:'token'), 3, 3) AS key, status FROM pg_temp.open(:'token');
 SELECT pg_temp.write_keys(:'new_kek');
@@ -138,7 +138,7 @@ SELECT o.status FROM unnest(ARRAY[:'ok', :'token']) u (token), pg_temp.open(u.to
 SELECT pg_temp.write_keys('');
 SELECT * FROM pg_temp.open(:'token');
 SELECT meshhook.start_run('ask', '2') AS run \gset
-SELECT meshhook.tick();
+SELECT meshhook.tick() > 0 AS turned;
 SELECT count(*) FROM meshhook.claim_jobs('mail');
 SELECT meshhook.publish_workflow('{"name": "keyless", "nodes": [{"id": "a", "type": "task", "with": {"input": "{{ $resume.b }}"}},
     {"id": "b", "type": "wait", "with": {"approval": {}}}], "edges": [{"from": "a", "to": "b"}]}');
@@ -166,6 +166,6 @@ ALTER SYSTEM RESET meshhook.public_url;
 ALTER SYSTEM RESET meshhook.resume_url_lifetime;
 SELECT pg_reload_conf();
 SELECT meshhook.kill_run(run_id) FROM meshhook.runs WHERE workflow IN ('ask', 'later') AND finished_at IS NULL;
-SELECT meshhook.tick();
+SELECT meshhook.tick() > 0 AS turned;
 DROP OWNED BY resume_user;
 DROP ROLE resume_user;
