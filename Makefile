@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-lint build demo demo-stop test test-engine test-sql test-e2e test-long test-faults lint fmt bench docs \
-        bench-event-store bench-replay release-snapshot golden docker-check
+        bench-event-store bench-replay bench-http release-snapshot golden docker-check
 
 help:            ## this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -59,6 +59,9 @@ bench-event-store: setup ## the event store beside Message DB and a bare insert 
 
 bench-replay: setup ## replaying a log of 100,000 events, what snapshots cost, what replays take from runs
 	@scripts/bench.sh replay $(ARGS)
+
+bench-http: setup ## signed webhooks in and HTTP calls out, through the sidecar
+	@scripts/bench.sh http $(ARGS)
 
 docs: build      ## write docs/sql-reference.md from the COMMENTs, docs/workflow.schema.json from the node types
 	@cargo run --quiet --package meshhook-engine --example workflow_schema >docs/workflow.schema.json

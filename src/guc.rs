@@ -30,6 +30,9 @@ static SNAPSHOTS_KEPT: GucSetting<i32> = GucSetting::<i32>::new(2);
 /// `meshhook.retention_days`: how many days runs are kept after their end.
 pub static RETENTION_DAYS: GucSetting<i32> = GucSetting::<i32>::new(30);
 
+/// `meshhook.delivery_days`: how many days the records of webhook deliveries are kept.
+pub static DELIVERY_DAYS: GucSetting<i32> = GucSetting::<i32>::new(30);
+
 /// `message_store.sql_condition`: whether reads through schema `message_store` may have conditions in SQL; `off` refuses.
 pub static SQL_CONDITION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"off"));
 /// `message_store.debug_get`: `on` shows the arguments of reads.
@@ -111,6 +114,16 @@ pub fn init() {
         c"Days that runs are kept after their end where set_retention() says nothing else; -1 keeps them for ever.",
         c"maintain() forgets older ones, a closed leaf at a time.",
         &RETENTION_DAYS,
+        -1,
+        36_500,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"meshhook.delivery_days",
+        c"Days that the records of webhook deliveries are kept; -1 keeps them for ever.",
+        c"maintain() forgets older ones, but none within the dedupe window of its endpoint.",
+        &DELIVERY_DAYS,
         -1,
         36_500,
         GucContext::Sighup,

@@ -86,6 +86,7 @@ extension_sql_file!(
     ]
 );
 extension_sql_file!("../sql/views/schedules.sql", name = "schedule_views", requires = ["views"]);
+extension_sql_file!("../sql/views/endpoints.sql", name = "endpoint_views", requires = ["schedule_views"]);
 extension_sql_file!(
     "../sql/views/event_store.sql",
     name = "event_store_views",

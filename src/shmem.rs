@@ -1,14 +1,16 @@
-//! Shared memory of a preloaded meshhook: who serves which database, and how a commit wakes it.
+//! Shared memory of a preloaded meshhook: who serves which database, how a commit wakes it, and what
+//! is left of the rates of webhooks.
 //!
 //! Decides: which process is woken by which commit, and that at most one orchestrator is attached
 //! to a database. Must not: take locks, allocate or raise inside a transaction callback (an error
 //! there restarts the whole cluster), run SQL, or assume that shared memory exists. Without
-//! `shared_preload_libraries` every function here is a no-op and the poll of the unpreloaded
-//! worker (or `tick()`) does the work.
+//! `shared_preload_libraries` the functions here are no-ops and the poll of the unpreloaded
+//! worker (or `tick()`) does the work; only rates are counted then too, in each process.
 //!
 //! Everything in the segment is an atomic and all zeroes is a valid start. Only the launcher
 //! allocates and frees database slots, so a slot has one owner; everybody else leaves it requests.
 
+pub(crate) mod buckets;
 mod commit;
 pub(crate) mod inflight;
 mod slots;
@@ -136,6 +138,7 @@ struct Shared {
     generations: [AtomicU32; CLASSES],
     databases: [Database; DATABASES_MAX],
     waiters: [Waiter; WAITERS_MAX],
+    buckets: buckets::Table,
 }
 
 static SHARED: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());

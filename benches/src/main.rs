@@ -1,10 +1,12 @@
 //! Benchmarks of meshhook on this machine, over the wire and durably.
 //!
 //! `meshhook-bench runs` (`make bench`) measures workflows, `meshhook-bench event-store` (`make bench-event-store`)
-//! the event store beside Message DB and beside a bare insert, `meshhook-bench replay` (`make bench-replay`) long logs.
+//! the event store beside Message DB and beside a bare insert, `meshhook-bench replay` (`make bench-replay`) long logs,
+//! `meshhook-bench http` (`make bench-http`) webhooks in and calls out.
 
 mod connection;
 mod event_store;
+mod http;
 mod machine;
 mod process;
 mod replay;
@@ -30,6 +32,8 @@ enum Benchmark {
     EventStore(event_store::Options),
     /// Replaying a long log, and what snapshots cost
     Replay(replay::Options),
+    /// Signed webhooks in and HTTP calls out, through the sidecar
+    Http(http::Options),
 }
 
 fn main() -> Result<()> {
@@ -37,6 +41,7 @@ fn main() -> Result<()> {
         Benchmark::Runs(options) => runs::run(&options),
         Benchmark::EventStore(options) => event_store::run(&options),
         Benchmark::Replay(options) => replay::run(&options),
+        Benchmark::Http(options) => http::run(&options),
     }
 }
 

@@ -117,3 +117,42 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- Forgets the oldest deliveries, some at a time, with the keys that nothing is recognised by any more; then endpoints that
+-- were dropped and have none left. Numbers of deliveries go up with time, so each endpoint's oldest come first in its key.
+CREATE FUNCTION meshhook.forget_deliveries(days integer) RETURNS TABLE (step text, target text)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    touched bigint;
+BEGIN
+    IF days < 0 THEN
+        RETURN;
+    END IF;
+    WITH old AS MATERIALIZED (
+        SELECT d.project_id, d.endpoint_id, d.delivery_id, d.dedupe_key, e.dedupe_window
+        FROM meshhook.endpoint e CROSS JOIN LATERAL (
+            SELECT o.* FROM meshhook.delivery o
+            WHERE o.project_id = e.project_id AND o.endpoint_id = e.endpoint_id
+            ORDER BY o.delivery_id LIMIT 20000) d
+        WHERE d.received_at < now() - greatest(make_interval(days => days), e.dedupe_window)
+        LIMIT 200000),
+    keys AS (
+        DELETE FROM meshhook.delivery_key k USING old
+        WHERE k.project_id = old.project_id AND k.endpoint_id = old.endpoint_id AND k.dedupe_key = old.dedupe_key
+          AND k.created_at < now() - old.dedupe_window)
+    DELETE FROM meshhook.delivery d USING old
+    WHERE d.project_id = old.project_id AND d.endpoint_id = old.endpoint_id AND d.delivery_id = old.delivery_id;
+    GET DIAGNOSTICS touched = ROW_COUNT;
+    IF touched > 0 THEN
+        RETURN QUERY SELECT 'forget', format('%s deliveries', touched);
+        RETURN;
+    END IF;
+    DELETE FROM meshhook.endpoint e
+    WHERE e.dropped_at IS NOT NULL AND NOT EXISTS (
+        SELECT FROM meshhook.delivery d WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id);
+    GET DIAGNOSTICS touched = ROW_COUNT;
+    IF touched > 0 THEN
+        RETURN QUERY SELECT 'forget', format('%s dropped endpoints', touched);
+    END IF;
+END
+$$;

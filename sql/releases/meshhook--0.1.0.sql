@@ -324,6 +324,11 @@ CREATE TABLE meshhook.endpoint (
     preset text NOT NULL,
     tolerance interval NOT NULL,
     scheme jsonb,
+    keep text NOT NULL CHECK (keep IN ('nothing', 'refused', 'all')),
+    dedupe_window interval NOT NULL,
+    rate_limit integer,
+    rate_ms bigint,
+    dropped_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (project_id, endpoint_id),
     FOREIGN KEY (project_id, workflow_id) REFERENCES meshhook.workflow
@@ -332,6 +337,17 @@ CREATE TABLE meshhook.endpoint (
 CREATE INDEX endpoint_address ON meshhook.endpoint (endpoint_id);
 COMMENT ON TABLE meshhook.endpoint IS 'Addresses that webhooks are received at.';
 COMMENT ON COLUMN meshhook.endpoint.scheme IS 'How senders sign, where the preset is "hmac".';
+COMMENT ON COLUMN meshhook.endpoint.keep IS 'Of which deliveries of a known sender headers and body are kept.';
+COMMENT ON COLUMN meshhook.endpoint.dedupe_window IS 'How long a delivery is recognised when it comes again.';
+COMMENT ON COLUMN meshhook.endpoint.rate_limit IS 'How many deliveries are taken in rate_ms milliseconds; null is no limit.';
+
+CREATE TABLE meshhook.webhook_rate (
+    project_id integer NOT NULL REFERENCES meshhook.project,
+    rate_limit integer NOT NULL,
+    rate_ms bigint NOT NULL,
+    PRIMARY KEY (project_id)
+);
+COMMENT ON TABLE meshhook.webhook_rate IS 'How many deliveries the endpoints of a project take together in rate_ms milliseconds.';
 
 CREATE TABLE meshhook.endpoint_secret (
     project_id integer NOT NULL,
@@ -354,11 +370,16 @@ CREATE TABLE meshhook.delivery (
     reason text NOT NULL,
     run_id uuid,
     dedupe_key text,
+    sender_id text,
+    redelivery_of bigint,
     body_sha256 bytea NOT NULL,
     body_bytes integer NOT NULL,
+    headers jsonb,
+    query text,
+    body bytea,
     PRIMARY KEY (project_id, endpoint_id, delivery_id)
 );
-COMMENT ON TABLE meshhook.delivery IS 'Every delivery to a known endpoint, with the answer it got and why.';
+COMMENT ON TABLE meshhook.delivery IS 'Every delivery to a known endpoint, with the answer it got and why. headers (without what proves who somebody is), query and body are those of a known sender, as far as the endpoint keeps them.';
 
 CREATE TABLE meshhook.delivery_key (
     project_id integer NOT NULL,
@@ -368,7 +389,7 @@ CREATE TABLE meshhook.delivery_key (
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (project_id, endpoint_id, dedupe_key)
 );
-COMMENT ON TABLE meshhook.delivery_key IS 'What was delivered already: one run per endpoint and delivery.';
+COMMENT ON TABLE meshhook.delivery_key IS 'What was delivered already: one run per endpoint and delivery, within the endpoint''s window.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -974,91 +995,6 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:55
--- requires:
---   schema_leaves
-
--- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
--- pinned search_path, which would forbid that, and therefore qualify every name and operator.
-CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer, moves boolean)
-LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
-
-CREATE PROCEDURE meshhook.await_run(
-    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
-LANGUAGE plpgsql AS $$
-DECLARE
-    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
-    left_ms integer := 0;
-BEGIN
-    IF timeout IS NULL THEN
-        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
-    END IF;
-    LOOP
-        CALL meshhook.wait_turn(run, left_ms, false);
-        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
-        WHERE r.run_id OPERATOR(pg_catalog.=) run;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
-                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
-        END IF;
-        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
-        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
-            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
-        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
-    END LOOP;
-END
-$$;
-
--- Prints what run_log shows as it comes. The status is read before the log: a run that had ended by then is shown whole.
-CREATE PROCEDURE meshhook.wait_for_run(
-    run uuid, timeout interval DEFAULT '30 s', after_position bigint DEFAULT 0,
-    INOUT status text DEFAULT NULL, INOUT last_position bigint DEFAULT NULL)
-LANGUAGE plpgsql AS $$
-DECLARE
-    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
-    left_ms integer := 0;
-    page CONSTANT integer := 1000;
-    lines integer;
-    line record;
-BEGIN
-    IF timeout IS NULL OR after_position IS NULL THEN
-        RAISE EXCEPTION 'timeout and after_position must not be null' USING ERRCODE = 'null_value_not_allowed';
-    END IF;
-    last_position := after_position;
-    LOOP
-        CALL meshhook.wait_turn(run, left_ms, true);
-        SELECT r.status INTO status FROM meshhook.runs r WHERE r.run_id OPERATOR(pg_catalog.=) run;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
-                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
-        END IF;
-        LOOP
-            lines := 0;
-            FOR line IN SELECT * FROM meshhook.run_log(run, last_position, page) LOOP
-                RAISE NOTICE '%', meshhook.run_log_text(
-                    line."position", line."time", line.level, line.node, line.attempt, line.actor, line.message);
-                last_position := line."position";
-                lines := lines OPERATOR(pg_catalog.+) 1;
-            END LOOP;
-            EXIT WHEN lines OPERATOR(pg_catalog.<) page;
-        END LOOP;
-        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
-        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
-            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
-        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
-    END LOOP;
-END
-$$;
-
-CREATE FUNCTION meshhook.run_log_text(
-    log_position bigint, logged_at timestamptz, level text, node text, attempt integer, actor text, message text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT concat_ws('  ', lpad(log_position::text, 5), to_char(logged_at, 'HH24:MI:SS.MS'), rpad(level, 7),
-                     node || coalesce(' #' || attempt, ''), message || coalesce(' (' || actor || ')', ''))
-$$;
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/lib.rs:61
 -- requires:
 --   event_store_functions
@@ -1567,6 +1503,91 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/lib.rs:55
+-- requires:
+--   schema_leaves
+
+-- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
+-- pinned search_path, which would forbid that, and therefore qualify every name and operator.
+CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer, moves boolean)
+LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
+
+CREATE PROCEDURE meshhook.await_run(
+    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    left_ms integer := 0;
+BEGIN
+    IF timeout IS NULL THEN
+        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    LOOP
+        CALL meshhook.wait_turn(run, left_ms, false);
+        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
+        WHERE r.run_id OPERATOR(pg_catalog.=) run;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
+                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
+        END IF;
+        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
+        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
+            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
+        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
+    END LOOP;
+END
+$$;
+
+-- Prints what run_log shows as it comes. The status is read before the log: a run that had ended by then is shown whole.
+CREATE PROCEDURE meshhook.wait_for_run(
+    run uuid, timeout interval DEFAULT '30 s', after_position bigint DEFAULT 0,
+    INOUT status text DEFAULT NULL, INOUT last_position bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    left_ms integer := 0;
+    page CONSTANT integer := 1000;
+    lines integer;
+    line record;
+BEGIN
+    IF timeout IS NULL OR after_position IS NULL THEN
+        RAISE EXCEPTION 'timeout and after_position must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    last_position := after_position;
+    LOOP
+        CALL meshhook.wait_turn(run, left_ms, true);
+        SELECT r.status INTO status FROM meshhook.runs r WHERE r.run_id OPERATOR(pg_catalog.=) run;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
+                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
+        END IF;
+        LOOP
+            lines := 0;
+            FOR line IN SELECT * FROM meshhook.run_log(run, last_position, page) LOOP
+                RAISE NOTICE '%', meshhook.run_log_text(
+                    line."position", line."time", line.level, line.node, line.attempt, line.actor, line.message);
+                last_position := line."position";
+                lines := lines OPERATOR(pg_catalog.+) 1;
+            END LOOP;
+            EXIT WHEN lines OPERATOR(pg_catalog.<) page;
+        END LOOP;
+        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
+        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
+            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
+        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
+    END LOOP;
+END
+$$;
+
+CREATE FUNCTION meshhook.run_log_text(
+    log_position bigint, logged_at timestamptz, level text, node text, attempt integer, actor text, message text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT concat_ws('  ', lpad(log_position::text, 5), to_char(logged_at, 'HH24:MI:SS.MS'), rpad(level, 7),
+                     node || coalesce(' #' || attempt, ''), message || coalesce(' (' || actor || ')', ''))
+$$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/installation.rs:49
 -- meshhook::installation::activate
 CREATE  FUNCTION "activate"() RETURNS bool /* bool */
@@ -1577,7 +1598,7 @@ AS 'MODULE_PATHNAME', 'activate_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/project/mod.rs:131
+-- src/project/mod.rs:143
 -- meshhook::project::add_member
 CREATE  FUNCTION "add_member"(
 	"project" TEXT, /* & str */
@@ -1738,14 +1759,16 @@ AS 'MODULE_PATHNAME', 'create_bulk_operation_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:85
+-- src/webhook/endpoint.rs:126
 -- meshhook::webhook::endpoint::create_endpoint
 CREATE  FUNCTION "create_endpoint"(
 	"workflow" TEXT, /* & str */
 	"preset" TEXT DEFAULT 'standard', /* & str */
 	"tolerance" interval DEFAULT NULL, /* Option < Interval > */
 	"secret" TEXT DEFAULT NULL, /* Option < & str > */
-	"scheme" jsonb DEFAULT NULL /* Option < RawJsonb > */
+	"scheme" jsonb DEFAULT NULL, /* Option < RawJsonb > */
+	"keep" TEXT DEFAULT 'refused', /* & str */
+	"dedupe_window" interval DEFAULT NULL /* Option < Interval > */
 ) RETURNS TABLE (
 	"endpoint" TEXT,  /* String */
 	"path" TEXT,  /* String */
@@ -1757,7 +1780,7 @@ AS 'MODULE_PATHNAME', 'create_endpoint_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/project/mod.rs:100
+-- src/project/mod.rs:112
 -- meshhook::project::create_project
 CREATE  FUNCTION "create_project"(
 	"slug" TEXT, /* Option < & str > */
@@ -1802,7 +1825,7 @@ AS 'MODULE_PATHNAME', 'create_snapshot_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/project/mod.rs:93
+-- src/project/mod.rs:105
 -- meshhook::project::current_project_id
 CREATE  FUNCTION "current_project_id"() RETURNS INT /* Option < i32 > */
 STRICT STABLE PARALLEL UNSAFE
@@ -1857,6 +1880,17 @@ CREATE  FUNCTION "drop_consumer"(
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'drop_consumer_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/webhook/endpoint.rs:229
+-- meshhook::webhook::endpoint::drop_endpoint
+CREATE  FUNCTION "drop_endpoint"(
+	"endpoint" TEXT /* Option < & str > */
+) RETURNS void
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'drop_endpoint_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1915,7 +1949,7 @@ AS 'MODULE_PATHNAME', 'fail_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:99
+-- src/lib.rs:100
 -- requires:
 --   job::complete_jobs
 --   job::fail_jobs
@@ -2247,7 +2281,7 @@ AS 'MODULE_PATHNAME', 'purge_stream_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/receive.rs:49
+-- src/webhook/receive.rs:21
 -- meshhook::webhook::receive::receive_webhook
 CREATE  FUNCTION "receive_webhook"(
 	"endpoint" TEXT, /* Option < & str > */
@@ -2263,6 +2297,23 @@ CREATE  FUNCTION "receive_webhook"(
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'receive_webhook_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/webhook/redeliver.rs:25
+-- meshhook::webhook::redeliver::redeliver
+CREATE  FUNCTION "redeliver"(
+	"endpoint" TEXT, /* Option < & str > */
+	"delivery" bigint, /* Option < i64 > */
+	"again" bool DEFAULT false /* bool */
+) RETURNS TABLE (
+	"delivery" bigint,  /* i64 */
+	"status" INT,  /* i32 */
+	"body" jsonb  /* RawJsonb */
+)
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'redeliver_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2405,7 +2456,7 @@ AS 'MODULE_PATHNAME', 'rollback_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:140
+-- src/webhook/endpoint.rs:193
 -- meshhook::webhook::endpoint::rotate_endpoint_secret
 CREATE  FUNCTION "rotate_endpoint_secret"(
 	"endpoint" TEXT, /* & str */
@@ -2786,7 +2837,83 @@ COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:104
+-- src/lib.rs:88
+-- requires:
+--   views
+
+CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
+SELECT s.name,
+       w.name AS workflow,
+       s.version,
+       s.cron,
+       s.every,
+       s.anchor,
+       s.time_zone,
+       s.input,
+       s.overlap,
+       s.catch_up,
+       s.jitter,
+       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
+       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
+       s.last_time,
+       s.last_run_id,
+       r.status AS last_status,
+       (SELECT count(*) FROM meshhook.schedule_firing f
+        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
+          AND (SELECT run.finished_at IS NULL FROM meshhook.run
+               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
+       s.waiting,
+       s.missed,
+       s.skipped,
+       s.paused_at IS NOT NULL AS paused,
+       s.paused_at,
+       s.paused_by,
+       s.pause_reason,
+       s.created_at,
+       s.created_by
+FROM meshhook.schedule s
+JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
+LEFT JOIN LATERAL (
+    SELECT run.status FROM meshhook.run
+    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
+    OFFSET 0
+) r ON true;
+COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:89
+-- requires:
+--   schedule_views
+
+CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
+SELECT e.endpoint_id AS endpoint,
+       '/hooks/' || e.endpoint_id AS path,
+       w.name AS workflow,
+       e.preset,
+       e.scheme,
+       e.tolerance,
+       e.keep,
+       e.dedupe_window,
+       e.rate_limit,
+       e.rate_ms * interval '1 ms' AS rate_per,
+       e.created_at,
+       last.received_at AS last_received_at,
+       last.status AS last_status,
+       last.reason AS last_reason
+FROM meshhook.endpoint e
+JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
+LEFT JOIN LATERAL (
+    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
+    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
+    ORDER BY d.delivery_id DESC LIMIT 1
+) last ON true
+WHERE e.dropped_at IS NULL;
+COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what they start, how senders sign, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:105
 -- requires:
 --   views
 
@@ -2911,7 +3038,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:105
+-- src/lib.rs:106
 -- requires:
 --   search
 
@@ -3086,7 +3213,7 @@ COMMENT ON VIEW meshhook.bulk_operations IS 'Acts on many runs of your project: 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:106
+-- src/lib.rs:107
 -- requires:
 --   bulk
 
@@ -3209,51 +3336,45 @@ BEGIN
     END LOOP;
 END
 $$;
-/* </end connected objects> */
 
-/* <begin connected objects> */
--- src/lib.rs:88
--- requires:
---   views
-
-CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
-SELECT s.name,
-       w.name AS workflow,
-       s.version,
-       s.cron,
-       s.every,
-       s.anchor,
-       s.time_zone,
-       s.input,
-       s.overlap,
-       s.catch_up,
-       s.jitter,
-       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
-       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
-       s.last_time,
-       s.last_run_id,
-       r.status AS last_status,
-       (SELECT count(*) FROM meshhook.schedule_firing f
-        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
-          AND (SELECT run.finished_at IS NULL FROM meshhook.run
-               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
-       s.waiting,
-       s.missed,
-       s.skipped,
-       s.paused_at IS NOT NULL AS paused,
-       s.paused_at,
-       s.paused_by,
-       s.pause_reason,
-       s.created_at,
-       s.created_by
-FROM meshhook.schedule s
-JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
-LEFT JOIN LATERAL (
-    SELECT run.status FROM meshhook.run
-    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
-    OFFSET 0
-) r ON true;
-COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
+-- Forgets the oldest deliveries, some at a time, with the keys that nothing is recognised by any more; then endpoints that
+-- were dropped and have none left. Numbers of deliveries go up with time, so each endpoint's oldest come first in its key.
+CREATE FUNCTION meshhook.forget_deliveries(days integer) RETURNS TABLE (step text, target text)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    touched bigint;
+BEGIN
+    IF days < 0 THEN
+        RETURN;
+    END IF;
+    WITH old AS MATERIALIZED (
+        SELECT d.project_id, d.endpoint_id, d.delivery_id, d.dedupe_key, e.dedupe_window
+        FROM meshhook.endpoint e CROSS JOIN LATERAL (
+            SELECT o.* FROM meshhook.delivery o
+            WHERE o.project_id = e.project_id AND o.endpoint_id = e.endpoint_id
+            ORDER BY o.delivery_id LIMIT 20000) d
+        WHERE d.received_at < now() - greatest(make_interval(days => days), e.dedupe_window)
+        LIMIT 200000),
+    keys AS (
+        DELETE FROM meshhook.delivery_key k USING old
+        WHERE k.project_id = old.project_id AND k.endpoint_id = old.endpoint_id AND k.dedupe_key = old.dedupe_key
+          AND k.created_at < now() - old.dedupe_window)
+    DELETE FROM meshhook.delivery d USING old
+    WHERE d.project_id = old.project_id AND d.endpoint_id = old.endpoint_id AND d.delivery_id = old.delivery_id;
+    GET DIAGNOSTICS touched = ROW_COUNT;
+    IF touched > 0 THEN
+        RETURN QUERY SELECT 'forget', format('%s deliveries', touched);
+        RETURN;
+    END IF;
+    DELETE FROM meshhook.endpoint e
+    WHERE e.dropped_at IS NOT NULL AND NOT EXISTS (
+        SELECT FROM meshhook.delivery d WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id);
+    GET DIAGNOSTICS touched = ROW_COUNT;
+    IF touched > 0 THEN
+        RETURN QUERY SELECT 'forget', format('%s dropped endpoints', touched);
+    END IF;
+END
+$$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3309,6 +3430,32 @@ CREATE  FUNCTION "seek_consumer"(
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'seek_consumer_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/webhook/rate.rs:122
+-- meshhook::webhook::rate::set_endpoint_rate
+CREATE  FUNCTION "set_endpoint_rate"(
+	"endpoint" TEXT, /* Option < & str > */
+	"deliveries" INT, /* Option < i32 > */
+	"per" interval DEFAULT '1 minute' /* Interval */
+) RETURNS void
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'set_endpoint_rate_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/webhook/rate.rs:147
+-- meshhook::webhook::rate::set_project_webhook_rate
+CREATE  FUNCTION "set_project_webhook_rate"(
+	"project" TEXT, /* Option < & str > */
+	"deliveries" INT, /* Option < i32 > */
+	"per" interval DEFAULT '1 minute' /* Interval */
+) RETURNS void
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'set_project_webhook_rate_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3455,7 +3602,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'stream_category
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:89
+-- src/lib.rs:90
 -- requires:
 --   views
 --   event_store::native::holders_of_positions
@@ -3695,7 +3842,7 @@ AS 'MODULE_PATHNAME', 'workflow_schema_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:107
+-- src/lib.rs:108
 -- finalize
 -- Run last: what every function means (docs/sql-reference.md is generated from these texts), and who may call it.
 
@@ -3845,6 +3992,7 @@ COMMENT ON FUNCTION meshhook.expired_condition(integer) IS 'When a run may be fo
 COMMENT ON FUNCTION meshhook.closed_leaves() IS 'The leaves of runs that nothing is added to any more. For maintenance.';
 COMMENT ON FUNCTION meshhook.retention_plan(integer, bigint) IS 'What is to be forgotten. For preview_retention.';
 COMMENT ON FUNCTION meshhook.apply_retention(integer, bigint) IS 'One step of forgetting. For maintain.';
+COMMENT ON FUNCTION meshhook.forget_deliveries(integer) IS 'One step of forgetting deliveries older than so many days, -1 for none. For maintain.';
 COMMENT ON FUNCTION meshhook.version() IS 'The extension''s version.';
 COMMENT ON FUNCTION meshhook.is_active() IS
 'Whether this installation may act. False in a copy of another database (pg_dump, template, pg_upgrade) until activate().';
@@ -3924,10 +4072,18 @@ COMMENT ON FUNCTION meshhook.add_member(text, regrole) IS
 COMMENT ON FUNCTION meshhook.current_project_id() IS
 'The project this session works in (SET meshhook.project), null if the role may not. Row policies ask it.';
 
-COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text, jsonb) IS
-'Makes an address that starts a run of a workflow''s newest version for each delivery. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. scheme says how senders sign where preset is "hmac": the header, what is signed, the algorithm (docs/webhooks.md). Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match or a scheme that could be deceived, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
+COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text, jsonb, text, interval) IS
+'Makes an address that starts a run of a workflow''s newest version for each delivery. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. scheme says how senders sign where preset is "hmac": the header, what is signed, the algorithm (docs/webhooks.md). keep says of which deliveries of a known sender headers and body are kept, for redeliver(): "refused" (those that started no run), "all" or "nothing". For dedupe_window a delivery that comes again starts nothing: 7 days by default, 90 where no time is signed, one where nothing is. Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match, a scheme that could be deceived or a window in which a signature could be used twice, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
 COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval, text) IS
 'Gives an endpoint a new secret, the one given or a fresh one, and returns it, this once. Older ones verify for the overlap given, so that senders can change over.';
+COMMENT ON FUNCTION meshhook.drop_endpoint(text) IS
+'Takes an endpoint away: its address is unknown from now on and its secrets are gone. Its deliveries stay until retention forgets them. Audited. P0002 if it does not exist.';
+COMMENT ON FUNCTION meshhook.set_endpoint_rate(text, integer, interval) IS
+'Limits the deliveries that an endpoint takes to so many in a period (1 second to 1 day): that many at once after a quiet spell, then one each per / deliveries. Null takes the limit away. One too many is answered 429 with retry-after. Only deliveries whose sender is known count. Counted in shared memory: a restart forgets it, and without preloading each connection counts for itself. Audited. P0002 if the endpoint does not exist.';
+COMMENT ON FUNCTION meshhook.set_project_webhook_rate(text, integer, interval) IS
+'Limits the deliveries that all endpoints of a project take together, beside their own limits; as set_endpoint_rate. Not part of the user API: a tenant must not set its own. 42704 if there is no such project.';
+COMMENT ON FUNCTION meshhook.redeliver(text, bigint, boolean) IS
+'Takes a delivery in once more from what was kept of it (keep of create_endpoint), as the workflow is now, without asking its signature or the rates: it was verified when it came. Returns the number of the new delivery, its status and its answer. A delivery that has started a run starts no other (status 200, "duplicate"), but again => true starts one whatever was before. Audited. P0002 if there is no such delivery, 55000 if its body was not kept.';
 COMMENT ON FUNCTION meshhook.open_resume_url(text) IS
 'What a resume URL (its last segment) is for: the HTTP status to answer with, and a document with its state: "open", "early" (an approval that the run does not wait for yet) or "used" with the answer that counted, each with workflow, run_id, node and the signal or approval; or "over", "expired" (410), "unknown" (404). Changes nothing.';
 COMMENT ON FUNCTION meshhook.use_resume_url(text, jsonb) IS
@@ -4005,7 +4161,7 @@ BEGIN
             'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'create_snapshot',
             'decide_approval', 'delete_stream', 'drop_consumer', 'edit_run', 'enqueue_event', 'fail_jobs', 'fork_run',
             'heartbeat_jobs', 'kill_run', 'last_message_of_run', 'messages_of_run', 'messages_of_runs',
-            'open_resume_url', 'pause_run', 'purge_stream', 'read_consumer', 'receive_webhook', 'release_jobs',
+            'open_resume_url', 'pause_run', 'purge_stream', 'read_consumer', 'receive_webhook', 'redeliver', 'release_jobs',
             'replay_run', 'reset_run', 'resize_consumer', 'resume_run', 'retry_run', 'run_diff', 'run_log',
             'run_state', 'run_state_at', 'run_timeline', 'seek_consumer', 'signal_run', 'skip_node', 'start_run',
             'submit_event', 'tick', 'trigger_schedule', 'use_resume_url'])
@@ -4026,18 +4182,19 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'append_message', 'append_messages', 'archive_workflow', 'await_run', 'backfill_schedule',
         'cancel_bulk_operation', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job', 'complete_jobs',
         'create_bulk_operation', 'create_endpoint', 'create_schedule', 'create_snapshot', 'current_project_id',
-        'decide_approval', 'discard_draft', 'drop_consumer', 'drop_schedule', 'edit_run', 'enqueue_event', 'fail_job',
-        'fail_jobs', 'fork_run', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active', 'kill_run',
-        'last_message', 'log_job', 'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow', 'preview_expression',
-        'preview_schedule', 'preview_template', 'project_is_paused', 'publish_draft', 'publish_workflow', 'read_all',
-        'read_category', 'read_consumer', 'read_stream', 'release_jobs', 'replay_run', 'reset_run', 'resize_consumer',
-        'resume_project', 'resume_run', 'resume_schedule', 'resume_workflow', 'retry_run', 'rollback_workflow',
-        'rotate_endpoint_secret', 'run_diff', 'run_filter', 'run_history', 'run_log', 'run_log_text', 'run_state', 'run_state_at',
-        'run_status_after', 'run_timeline', 'safe_position', 'save_draft', 'search_runs', 'seek_consumer',
-        'set_run_tags', 'signal_run', 'simulate_run', 'skip_node', 'start_run', 'status', 'stream_cardinal_id',
-        'stream_category', 'stream_id', 'stream_version', 'submit_event', 'tick', 'trigger_schedule',
-        'unarchive_workflow', 'uuid_floor', 'uuid_time', 'validate_workflow', 'verify_run', 'verify_runs', 'version',
-        'wait_append', 'wait_for_messages', 'wait_for_run', 'wait_turn', 'workflow_diff', 'workflow_schema'])
+        'decide_approval', 'discard_draft', 'drop_consumer', 'drop_endpoint', 'drop_schedule', 'edit_run',
+        'enqueue_event', 'fail_job', 'fail_jobs', 'fork_run', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active',
+        'kill_run', 'last_message', 'log_job', 'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow',
+        'preview_expression', 'preview_schedule', 'preview_template', 'project_is_paused', 'publish_draft',
+        'publish_workflow', 'read_all', 'read_category', 'read_consumer', 'read_stream', 'redeliver', 'release_jobs',
+        'replay_run', 'reset_run', 'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule',
+        'resume_workflow', 'retry_run', 'rollback_workflow', 'rotate_endpoint_secret', 'run_diff', 'run_filter',
+        'run_history', 'run_log', 'run_log_text', 'run_state', 'run_state_at', 'run_status_after', 'run_timeline',
+        'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_endpoint_rate', 'set_run_tags',
+        'signal_run', 'simulate_run', 'skip_node', 'start_run', 'status', 'stream_cardinal_id', 'stream_category',
+        'stream_id', 'stream_version', 'submit_event', 'tick', 'trigger_schedule', 'unarchive_workflow', 'uuid_floor',
+        'uuid_time', 'validate_workflow', 'verify_run', 'verify_runs', 'version', 'wait_append', 'wait_for_messages',
+        'wait_for_run', 'wait_turn', 'workflow_diff', 'workflow_schema'])
 $$;
 
 CREATE FUNCTION meshhook.grant_api(role regrole) RETURNS void
@@ -4052,7 +4209,7 @@ BEGIN
     END LOOP;
     FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'run_audit_trail', 'stuck_runs', 'diverging_runs', 'run_divergence', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
         'run_slot', 'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
-        'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery',
+        'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery', 'endpoint', 'endpoints',
         'audit_log', 'streams', 'stream', 'message', 'position_holders', 'consumer_lag', 'consumer', 'consumer_position',
         'schedules', 'schedule', 'schedule_firing'] LOOP
         EXECUTE format('GRANT SELECT ON meshhook.%I TO %s', readable, role);

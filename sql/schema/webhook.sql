@@ -5,6 +5,11 @@ CREATE TABLE meshhook.endpoint (
     preset text NOT NULL,
     tolerance interval NOT NULL,
     scheme jsonb,
+    keep text NOT NULL CHECK (keep IN ('nothing', 'refused', 'all')),
+    dedupe_window interval NOT NULL,
+    rate_limit integer,
+    rate_ms bigint,
+    dropped_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (project_id, endpoint_id),
     FOREIGN KEY (project_id, workflow_id) REFERENCES meshhook.workflow
@@ -13,6 +18,17 @@ CREATE TABLE meshhook.endpoint (
 CREATE INDEX endpoint_address ON meshhook.endpoint (endpoint_id);
 COMMENT ON TABLE meshhook.endpoint IS 'Addresses that webhooks are received at.';
 COMMENT ON COLUMN meshhook.endpoint.scheme IS 'How senders sign, where the preset is "hmac".';
+COMMENT ON COLUMN meshhook.endpoint.keep IS 'Of which deliveries of a known sender headers and body are kept.';
+COMMENT ON COLUMN meshhook.endpoint.dedupe_window IS 'How long a delivery is recognised when it comes again.';
+COMMENT ON COLUMN meshhook.endpoint.rate_limit IS 'How many deliveries are taken in rate_ms milliseconds; null is no limit.';
+
+CREATE TABLE meshhook.webhook_rate (
+    project_id integer NOT NULL REFERENCES meshhook.project,
+    rate_limit integer NOT NULL,
+    rate_ms bigint NOT NULL,
+    PRIMARY KEY (project_id)
+);
+COMMENT ON TABLE meshhook.webhook_rate IS 'How many deliveries the endpoints of a project take together in rate_ms milliseconds.';
 
 CREATE TABLE meshhook.endpoint_secret (
     project_id integer NOT NULL,
@@ -35,11 +51,16 @@ CREATE TABLE meshhook.delivery (
     reason text NOT NULL,
     run_id uuid,
     dedupe_key text,
+    sender_id text,
+    redelivery_of bigint,
     body_sha256 bytea NOT NULL,
     body_bytes integer NOT NULL,
+    headers jsonb,
+    query text,
+    body bytea,
     PRIMARY KEY (project_id, endpoint_id, delivery_id)
 );
-COMMENT ON TABLE meshhook.delivery IS 'Every delivery to a known endpoint, with the answer it got and why.';
+COMMENT ON TABLE meshhook.delivery IS 'Every delivery to a known endpoint, with the answer it got and why. headers (without what proves who somebody is), query and body are those of a known sender, as far as the endpoint keeps them.';
 
 CREATE TABLE meshhook.delivery_key (
     project_id integer NOT NULL,
@@ -49,4 +70,4 @@ CREATE TABLE meshhook.delivery_key (
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (project_id, endpoint_id, dedupe_key)
 );
-COMMENT ON TABLE meshhook.delivery_key IS 'What was delivered already: one run per endpoint and delivery.';
+COMMENT ON TABLE meshhook.delivery_key IS 'What was delivered already: one run per endpoint and delivery, within the endpoint''s window.';

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use meshhook_engine::rate::Rate;
 use pgrx::datum::TimestampWithTimeZone;
 
 use super::lock;
@@ -41,8 +42,8 @@ struct Gate {
     workflow: i64,
     concurrency: Option<i64>,
     on_limit: String,
-    /// Starts and the period in microseconds.
-    rate: Option<(i64, i64)>,
+    /// Of starts.
+    rate: Option<Rate>,
     now: i64,
 }
 
@@ -143,7 +144,7 @@ impl Gate {
                 workflow,
                 concurrency: row.get(1),
                 on_limit: row.must(2),
-                rate: row.get(3).zip(row.get(4)),
+                rate: row.get(3).zip(row.get(4)).map(|(limit, period)| Rate::new(limit, period)),
                 now,
             },
         )
@@ -247,21 +248,18 @@ impl Gate {
 
     /// How many starts the rate allows now, and when it allows one more than these.
     fn affordable(&self, lane: &Lane) -> (i64, i64) {
-        let (Some((limit, period)), Some(key)) = (self.rate, &lane.rate_key) else {
-            return (i64::MAX, self.now);
-        };
+        let (Some(rate), Some(key)) = (self.rate, &lane.rate_key) else { return (i64::MAX, self.now) };
         let paid = spi::run_one(
             "SELECT paid_at FROM meshhook.run_rate WHERE project_id = $1 AND workflow_id = $2 AND rate_key = $3",
             &[arg(self.project), arg(self.workflow), arg(key.clone())],
             |row| unix_micros(row.must::<TimestampWithTimeZone>(1)),
         );
-        let (paid, step) = (paid.unwrap_or(self.now).max(self.now), step(limit, period));
-        let tokens = (self.now + period - paid) / step;
-        (tokens, paid + (tokens + 1) * step - period)
+        let level = rate.level(paid.unwrap_or(self.now), self.now);
+        (level.tokens, level.more_at)
     }
 
     fn pay(&self, lane: &Lane, begun: i64) {
-        let (Some((limit, period)), Some(key)) = (self.rate, &lane.rate_key) else { return };
+        let (Some(rate), Some(key)) = (self.rate, &lane.rate_key) else { return };
         fault::around!("admit.pay");
         spi::exec(
             "INSERT INTO meshhook.run_rate AS r (project_id, workflow_id, rate_key, paid_at)
@@ -273,7 +271,7 @@ impl Gate {
                 arg(self.workflow),
                 arg(key.clone()),
                 arg(timestamptz(self.now)),
-                arg(step(limit, period) * begun),
+                arg(rate.step() * begun),
             ],
         );
     }
@@ -383,11 +381,6 @@ impl Gate {
             &[arg(self.project), arg(self.workflow), arg(lane.id.clone()), arg(next.map(timestamptz))],
         );
     }
-}
-
-/// What one start costs, in microseconds of the period.
-fn step(limit: i64, period: i64) -> i64 {
-    (period / limit).max(1)
 }
 
 /// When the next start can be looked at, in microseconds since 1970.

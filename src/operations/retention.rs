@@ -80,6 +80,14 @@ fn preview_retention() -> TableIterator<
 
 /// The next step of forgetting. Called as the owner role.
 pub(super) fn step() -> Vec<(String, String)> {
+    let deliveries = spi::run(
+        "SELECT step, target FROM meshhook.forget_deliveries($1)",
+        &[arg(guc::DELIVERY_DAYS.get())],
+        |row| (row.must(1), row.must(2)),
+    );
+    if !deliveries.is_empty() {
+        return deliveries;
+    }
     spi::run(
         "SELECT step, target FROM meshhook.apply_retention($1, $2)",
         &[arg(guc::RETENTION_DAYS.get()), arg(MAX_SURVIVORS)],

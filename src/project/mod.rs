@@ -81,6 +81,18 @@ pub fn served(caller: Role) -> Option<i32> {
     }
 }
 
+/// The project of a slug, whoever asks. Raises 42704 if there is none.
+pub fn named(slug: &str) -> Project {
+    let found = spi::read_one(
+        "SELECT project_id FROM meshhook.project WHERE slug = $1",
+        &[arg(slug.to_owned())],
+        |row| Project(row.must(1)),
+    );
+    found.unwrap_or_else(|| {
+        refuse(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("project \"{slug}\" does not exist")).raise()
+    })
+}
+
 /// Writes a line of the audit log.
 pub fn audit(project: Project, actor: Role, action: &str, target: &str, details: Option<String>) {
     spi::exec(
@@ -133,15 +145,7 @@ fn create_project(slug: Option<&str>, name: default!(Option<&str>, "NULL")) -> p
 fn add_member(project: &str, role: crate::types::RegRole) {
     let member = role.0;
     as_owner(|caller| {
-        let found = spi::read_one(
-            "SELECT project_id FROM meshhook.project WHERE slug = $1",
-            &[arg(project.to_owned())],
-            |row| Project(row.must(1)),
-        );
-        let Some(found) = found else {
-            refuse(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("project \"{project}\" does not exist"))
-                .raise()
-        };
+        let found = named(project);
         if found == DEFAULT {
             bad_parameter(
                 "the default project has no members: it is open to every role that may use the API",

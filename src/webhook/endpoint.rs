@@ -4,18 +4,31 @@ use std::borrow::Cow;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use meshhook_engine::signature::{KeyForm, OWN_SCHEME, PRESETS, Preset};
+use meshhook_engine::signature::{KeyForm, OWN_SCHEME, PRESETS, Preset, TimestampSource};
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 use zeroize::Zeroizing;
 
-use super::{path_of, preset_of, seal_place};
-use crate::error::{bad_parameter, refuse};
+use super::{Keep, path_of, preset_of, seal_place, unknown};
+use crate::error::{bad_parameter, refuse, required};
 use crate::owner::as_owner;
 use crate::project::{self, Project};
 use crate::secret;
 use crate::spi::{self, RawJsonb, arg};
 use crate::{guc, installation, random, workflow};
+
+/// In microseconds.
+const SECOND: i64 = 1_000_000;
+const MINUTE: i64 = 60 * SECOND;
+const DAY: i64 = 1_440 * MINUTE;
+/// How long deliveries with a signed time are recognised: longer than any sender tries.
+const TIMED_WINDOW: i64 = 7 * DAY;
+/// How long those without are, whose signature never ages.
+const UNTIMED_WINDOW: i64 = 90 * DAY;
+/// How long those are that come with a token: no longer than senders try, for the same body may well be sent again.
+const TOKEN_WINDOW: i64 = DAY;
+const KEEPS: &str = "'refused' keeps headers and body of a known sender's deliveries that started no run, 'all' of every \
+                     one, 'nothing' of none.";
 
 /// The secret of an endpoint: as given, or a fresh one in the form the preset's senders take. None where the preset has
 /// none. Raises 22023 for one that can never match, and where the sender alone can make it.
@@ -81,6 +94,34 @@ fn keep_secret(project: Project, endpoint: &str, clear: &str) {
     );
 }
 
+/// How long deliveries are recognised, in microseconds. Raises 22023 for a time in which a signature could be used twice.
+fn window(preset: &Preset, tolerance: i64, given: Option<Interval>) -> i64 {
+    let is_timed = preset.timestamp != TimestampSource::None;
+    let Some(given) = given else {
+        return match (is_timed, preset.signs()) {
+            (true, _) => TIMED_WINDOW,
+            (false, true) => UNTIMED_WINDOW,
+            (false, false) => TOKEN_WINDOW,
+        };
+    };
+    let given = i64::try_from(given.as_micros()).unwrap_or(i64::MAX);
+    let least = match (is_timed, preset.signs()) {
+        // A signed time may be that much in the future and is taken until that much later; the rest is for fractions of
+        // seconds and for how long a transaction may take.
+        (true, _) => 2 * tolerance + MINUTE,
+        (false, true) => DAY,
+        // Whoever has a token can send whatever they like anyway.
+        (false, false) => 0,
+    };
+    if !(least..=36_500 * DAY).contains(&given) {
+        let least = least / SECOND;
+        bad_parameter(format!("dedupe_window must be from {least} seconds to 36500 days"))
+            .detail("Within less a signature that somebody has caught could start a second run.")
+            .raise();
+    }
+    given
+}
+
 /// Makes an address for a workflow; see the COMMENT.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
@@ -90,14 +131,22 @@ fn create_endpoint(
     tolerance: default!(Option<Interval>, "NULL"),
     secret: default!(Option<&str>, "NULL"),
     scheme: default!(Option<RawJsonb>, "NULL"),
+    keep: default!(&str, "'refused'"),
+    dedupe_window: default!(Option<Interval>, "NULL"),
 ) -> TableIterator<'static, (name!(endpoint, String), name!(path, String), name!(secret, Option<String>))> {
     let scheme = scheme.map(RawJsonb::text);
     let known = chosen_preset(preset, scheme.as_deref());
-    let default = i128::from(known.tolerance_s) * 1_000_000;
+    let default = i128::from(known.tolerance_s) * i128::from(SECOND);
     let tolerance = i64::try_from(tolerance.map_or(default, |given| given.as_micros())).unwrap_or(i64::MAX);
-    if !(1_000_000..=86_400_000_000).contains(&tolerance) {
+    if !(SECOND..=DAY).contains(&tolerance) {
         bad_parameter("tolerance must be from 1 second to 1 day").raise();
     }
+    // Signed times are whole seconds.
+    let tolerance = (tolerance + SECOND - 1) / SECOND * SECOND;
+    if Keep::of(keep).is_none() {
+        bad_parameter(format!("keep cannot be \"{keep}\"")).hint(KEEPS).raise();
+    }
+    let dedupe_window = window(&known, tolerance, dedupe_window);
     if known.signs_url() && guc::public_url().is_none() {
         refuse(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -116,8 +165,10 @@ fn create_endpoint(
         let version = workflow::find(project, workflow, None);
         let endpoint = URL_SAFE_NO_PAD.encode(random::bytes::<16>());
         spi::exec(
-            "INSERT INTO meshhook.endpoint (project_id, endpoint_id, workflow_id, preset, tolerance, scheme)
-             VALUES ($1, $2, $3, $4, $5 * interval '1 microsecond', $6::jsonb)",
+            "INSERT INTO meshhook.endpoint (project_id, endpoint_id, workflow_id, preset, tolerance, scheme, keep,
+                                            dedupe_window)
+             VALUES ($1, $2, $3, $4, $5 * interval '1 us', $6::jsonb, $7,
+                     justify_hours($8 * interval '1 us'))",
             &[
                 arg(project.0),
                 arg(endpoint.clone()),
@@ -125,6 +176,8 @@ fn create_endpoint(
                 arg(known.name.to_string()),
                 arg(tolerance),
                 arg(scheme),
+                arg(keep.to_owned()),
+                arg(dedupe_window),
             ],
         );
         if let Some(secret) = &secret {
@@ -147,14 +200,13 @@ fn rotate_endpoint_secret(
     as_owner(|caller| {
         let project = project::current(caller);
         let preset = spi::run_one(
-            "SELECT preset, scheme::text FROM meshhook.endpoint WHERE project_id = $1 AND endpoint_id = $2 FOR UPDATE",
+            "SELECT preset, scheme::text FROM meshhook.endpoint
+             WHERE project_id = $1 AND endpoint_id = $2
+               AND dropped_at IS NULL FOR UPDATE",
             &[arg(project.0), arg(endpoint.to_owned())],
             |row| preset_of(&row.must::<String>(1), row.get::<String>(2).as_deref()),
         );
-        let Some(preset) = preset.flatten() else {
-            refuse(PgSqlErrorCode::ERRCODE_NO_DATA_FOUND, format!("endpoint \"{endpoint}\" does not exist"))
-                .raise()
-        };
+        let Some(preset) = preset.flatten() else { unknown(endpoint) };
         spi::exec(
             "DELETE FROM meshhook.endpoint_secret WHERE project_id = $1 AND endpoint_id = $2 AND expires_at < now()",
             &[arg(project.0), arg(endpoint.to_owned())],
@@ -171,4 +223,28 @@ fn rotate_endpoint_secret(
         project::audit(project, caller, "endpoint.secret_rotated", endpoint, None);
         secret.to_string()
     })
+}
+
+/// Takes an endpoint away; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn drop_endpoint(endpoint: Option<&str>) {
+    let endpoint = required("endpoint", endpoint);
+    as_owner(|caller| {
+        let project = project::current(caller);
+        installation::ensure();
+        let dropped = spi::exec(
+            "UPDATE meshhook.endpoint SET dropped_at = now()
+             WHERE project_id = $1 AND endpoint_id = $2 AND dropped_at IS NULL",
+            &[arg(project.0), arg(endpoint.to_owned())],
+        );
+        if dropped == 0 {
+            unknown(endpoint);
+        }
+        spi::exec(
+            "DELETE FROM meshhook.endpoint_secret WHERE project_id = $1 AND endpoint_id = $2",
+            &[arg(project.0), arg(endpoint.to_owned())],
+        );
+        project::audit(project, caller, "endpoint.dropped", endpoint, None);
+    });
 }

@@ -1,13 +1,22 @@
 //! Webhooks: endpoints and what arrives at them.
 
+mod accept;
+mod answer;
 mod endpoint;
+mod rate;
 mod receive;
+mod record;
+mod redeliver;
 
 use std::borrow::Cow;
 
 use meshhook_engine::signature::{OWN_SCHEME, Preset};
+use pgrx::PgSqlErrorCode;
+use serde_json::{Map, Value};
 
+use crate::error::refuse;
 use crate::project::Project;
+use crate::spi::{self, arg};
 
 /// An endpoint as intake needs it.
 #[derive(Debug)]
@@ -17,6 +26,78 @@ struct Endpoint {
     preset: Cow<'static, Preset>,
     tolerance_seconds: i64,
     workflow: String,
+    /// How long a delivery is recognised, in microseconds.
+    dedupe_window: i64,
+    keep: Keep,
+    limits: Vec<rate::Limit>,
+    secrets: Vec<Sealed>,
+}
+
+/// A secret that verifies senders, by its number.
+type Sealed = (pgrx::Uuid, Vec<u8>);
+
+/// A request as it came.
+#[derive(Clone, Copy, Debug)]
+struct Came<'a> {
+    headers: &'a Map<String, Value>,
+    query: Option<&'a str>,
+    body: &'a [u8],
+}
+
+/// Of which deliveries headers and body are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keep {
+    Nothing,
+    Refused,
+    All,
+}
+
+impl Keep {
+    /// By its name in SQL.
+    fn of(name: &str) -> Option<Self> {
+        match name {
+            "nothing" => Some(Self::Nothing),
+            "refused" => Some(Self::Refused),
+            "all" => Some(Self::All),
+            _ => None,
+        }
+    }
+}
+
+/// The endpoint at an address, with its active secrets, the newest first: one statement, because each delivery asks.
+fn find(endpoint: &str) -> Option<Endpoint> {
+    spi::read_one(
+        "SELECT e.project_id, e.endpoint_id, e.preset, extract(epoch FROM e.tolerance)::bigint, w.name,
+                e.scheme::text, (extract(epoch FROM e.dedupe_window) * 1000000)::bigint, e.keep,
+                e.rate_limit, e.rate_ms, r.rate_limit, r.rate_ms, s.ids, s.sealed
+         FROM meshhook.endpoint e
+         JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
+         LEFT JOIN meshhook.webhook_rate r ON r.project_id = e.project_id
+         CROSS JOIN LATERAL (
+             SELECT array_agg(s.secret_id ORDER BY s.created_at DESC) AS ids,
+                    array_agg(encode(s.sealed, 'hex') ORDER BY s.created_at DESC) AS sealed
+             FROM meshhook.endpoint_secret s
+             WHERE s.project_id = e.project_id AND s.endpoint_id = e.endpoint_id
+               AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())) s
+         WHERE e.endpoint_id = $1 AND e.dropped_at IS NULL",
+        &[arg(endpoint.to_owned())],
+        |row| {
+            let (project, id) = (Project(row.must(1)), row.must::<String>(2));
+            let limits =
+                rate::Limit::of(project, &id, row.get(9).zip(row.get(10)), row.get(11).zip(row.get(12)));
+            Some(Endpoint {
+                project,
+                preset: preset_of(&row.must::<String>(3), row.get::<String>(6).as_deref())?,
+                tolerance_seconds: row.must(4),
+                workflow: row.must(5),
+                dedupe_window: row.must(7),
+                keep: Keep::of(&row.must::<String>(8)).unwrap_or(Keep::Nothing),
+                limits,
+                secrets: sealed(row.get(13), row.get(14)),
+                id,
+            })
+        },
+    )?
 }
 
 /// How an endpoint's senders sign, by what its row says: a preset, or a scheme of its own.
@@ -25,6 +106,17 @@ fn preset_of(name: &str, scheme: Option<&str>) -> Option<Cow<'static, Preset>> {
         Some(scheme) if name == OWN_SCHEME => Preset::own(scheme).ok().map(Cow::Owned),
         _ => Preset::by_name(name).map(Cow::Borrowed),
     }
+}
+
+/// Secrets by their numbers and what is sealed of them, in hexadecimal: arrays of bytes are not to be had by value.
+fn sealed(ids: Option<Vec<pgrx::Uuid>>, texts: Option<Vec<String>>) -> Vec<Sealed> {
+    let texts = texts.unwrap_or_default().into_iter().filter_map(|text| hex::decode(text).ok());
+    ids.unwrap_or_default().into_iter().zip(texts).collect()
+}
+
+/// Raises P0002 for an endpoint that the project does not have.
+fn unknown(endpoint: &str) -> ! {
+    refuse(PgSqlErrorCode::ERRCODE_NO_DATA_FOUND, format!("endpoint \"{endpoint}\" does not exist")).raise()
 }
 
 /// Where an endpoint is on the server that senders reach.

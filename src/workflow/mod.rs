@@ -119,9 +119,12 @@ pub fn startable(project: Project, workflow: &str, version: Option<i32>) -> Opti
                 w.pause_mode IS NOT NULL OR p.pause_mode IS NOT NULL, 'reject' IN (w.pause_mode, p.pause_mode)
          FROM meshhook.workflow w
          JOIN meshhook.project p ON p.project_id = w.project_id
-         JOIN meshhook.workflow_version v ON v.project_id = w.project_id AND v.workflow_id = w.workflow_id
-         WHERE w.project_id = $1 AND w.name = $2 AND ($3 IS NULL OR v.version = $3) AND v.archived_at IS NULL
-         ORDER BY v.version DESC LIMIT 1",
+         CROSS JOIN LATERAL (
+             SELECT * FROM meshhook.workflow_version v
+             WHERE v.project_id = w.project_id AND v.workflow_id = w.workflow_id
+               AND ($3 IS NULL OR v.version = $3) AND v.archived_at IS NULL
+             ORDER BY v.version DESC LIMIT 1) v
+         WHERE w.project_id = $1 AND w.name = $2",
         &[arg(project.0), arg(workflow.to_owned()), arg(version)],
         |row| Version {
             workflow_id: row.must(1),

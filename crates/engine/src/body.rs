@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use percent_encoding::percent_decode_str;
 use sha2::{Digest as _, Sha256};
 
 use crate::json::Json;
@@ -44,7 +45,8 @@ fn malformed<T>(message: impl Into<String>) -> Result<T, BodyFault> {
 
 /// Reads a body as its content type says.
 ///
-/// - JSON (`application/json`, `…+json`, `text/plain`, or none): as it is.
+/// - JSON (`application/json`, `…+json`, `text/plain`, or none): as it is, without a byte order mark before it; nothing
+///   at all, without a content type, is null.
 /// - `application/x-www-form-urlencoded`: an object of strings; a name that comes more than once has an array.
 /// - `multipart/form-data`: likewise; of a file its `filename`, `content_type`, `bytes` and `sha256`, not what is in it.
 /// - XML (`application/xml`, `text/xml`, `…+xml`): its text, a string.
@@ -54,6 +56,9 @@ fn malformed<T>(message: impl Into<String>) -> Result<T, BodyFault> {
 /// A content type that is none, text that is not UTF-8 or says that it is not, more than [`MAX_FIELDS`] fields, U+0000 in a
 /// text, and whatever is not what its content type says.
 pub fn read<'b>(content_type: Option<&str>, body: &'b [u8]) -> Result<Document<'b>, BodyFault> {
+    if body.is_empty() && content_type.is_none() {
+        return Ok(Document::Text("null"));
+    }
     let content_type = content_type.unwrap_or("application/json");
     let (media, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
     let media = media.trim().to_ascii_lowercase();
@@ -65,14 +70,11 @@ pub fn read<'b>(content_type: Option<&str>, body: &'b [u8]) -> Result<Document<'
         }
         std::str::from_utf8(body).or_else(|_| malformed("the body is not UTF-8"))
     };
-    match media.split_once('/').ok_or_else(refused)? {
+    let halves = media.split_once('/').filter(|(kind, subtype)| is_token(kind) && is_token(subtype));
+    match halves.ok_or_else(refused)? {
         ("application", "json") | ("text", "plain") => json(utf8()?),
         (_, subtype) if subtype.ends_with("+json") => json(utf8()?),
-        ("application", "x-www-form-urlencoded") => {
-            let pairs =
-                form_urlencoded::parse(body).map(|(name, value)| (name.into_owned(), Json::from(&*value)));
-            fields(pairs.map(Ok)).map(Document::Value)
-        }
+        ("application", "x-www-form-urlencoded") => fields(form(utf8()?)).map(Document::Value),
         ("multipart", "form-data") => {
             let boundary = parameter(parameters, "boundary").filter(|boundary| is_boundary(boundary));
             multipart(&boundary.ok_or_else(refused)?, body).map(Document::Value)
@@ -87,6 +89,7 @@ pub fn read<'b>(content_type: Option<&str>, body: &'b [u8]) -> Result<Document<'
 }
 
 fn json(text: &str) -> Result<Document<'_>, BodyFault> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     match Json::parse(text) {
         Ok(_) => Ok(Document::Text(text)),
         Err(error) => malformed(format!("the body is not JSON: {error}")),
@@ -95,6 +98,21 @@ fn json(text: &str) -> Result<Document<'_>, BodyFault> {
 
 fn text(text: &str) -> Result<Json, BodyFault> {
     if text.contains('\0') { malformed("the body has U+0000 in a text") } else { Ok(Json::from(text)) }
+}
+
+/// The pairs of a form. Not by `form_urlencoded`, which puts U+FFFD for what is not UTF-8 where this refuses it.
+fn form(body: &str) -> impl Iterator<Item = Result<(String, Json), BodyFault>> {
+    let decoded = |text: &str| {
+        let spaced = text.replace('+', " ");
+        match percent_decode_str(&spaced).decode_utf8() {
+            Ok(decoded) => Ok(decoded.into_owned()),
+            Err(_) => malformed("a field of the body is not UTF-8"),
+        }
+    };
+    body.split('&').filter(|pair| !pair.is_empty()).map(move |pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        Ok((decoded(name)?, Json::from(decoded(value)?)))
+    })
 }
 
 /// An object of fields; one that comes more than once has an array, in the order of the body.
@@ -149,6 +167,11 @@ fn unquoted(text: &str) -> Option<(Cow<'_, str>, &str)> {
         }
     }
     None
+}
+
+/// Whether this is a token of HTTP (RFC 9110, section 5.6.2).
+pub(crate) fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
 /// RFC 2046, section 5.1.1.

@@ -17,6 +17,7 @@ pub mod journal;
 pub mod json;
 pub mod node;
 pub mod path;
+pub mod rate;
 pub mod replay;
 pub mod resume;
 pub mod retry;

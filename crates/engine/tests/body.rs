@@ -40,7 +40,26 @@ fn forms_are_objects_of_strings() {
     let many = "a=1&".repeat(MAX_FIELDS);
     assert!(read(Some(form), many.as_bytes()).is_ok());
     assert!(matches!(read(Some(form), format!("{many}a=1").as_bytes()), Err(BodyFault::Malformed(_))));
-    assert!(matches!(read(Some(form), b"a=%00"), Err(BodyFault::Malformed(_))));
+    for broken in [&b"a=%00"[..], b"a=%E9", b"\xe9=1"] {
+        assert!(matches!(read(Some(form), broken), Err(BodyFault::Malformed(_))));
+    }
+    let latin = "application/x-www-form-urlencoded; charset=windows-1252";
+    assert!(matches!(read(Some(latin), b"name=Jos%E9"), Err(BodyFault::ContentType(_))));
+}
+
+#[test]
+fn nothing_is_null_and_a_byte_order_mark_is_no_part() {
+    assert_eq!(read(None, b""), Ok(Document::Text("null")));
+    assert!(matches!(read(Some("application/json"), b""), Err(BodyFault::Malformed(_))));
+    assert_eq!(read(None, b"\xef\xbb\xbf{}"), Ok(Document::Text("{}")));
+    assert!(matches!(read(None, b"\xef\xbb\xbf\xef\xbb\xbf{}"), Err(BodyFault::Malformed(_))));
+}
+
+#[test]
+fn a_content_type_that_is_none_is_refused() {
+    for none in ["json", "/", "application/", "/json", "application/json, application/json", "a b/c", ""] {
+        assert!(matches!(read(Some(none), b"{}"), Err(BodyFault::ContentType(_))), "{none}");
+    }
 }
 
 #[test]

@@ -104,7 +104,7 @@ pub struct Config {
     pub max_webhooks: usize,
 
     /// Most database connections for webhooks; the executor uses two more
-    #[arg(long, env = "MESHHOOK_DB_POOL", default_value_t = 8, value_parser = at_least_one, value_name = "N")]
+    #[arg(long, env = "MESHHOOK_DB_POOL", default_value_t = 16, value_parser = at_least_one, value_name = "N")]
     pub db_pool: usize,
 
     /// Name of this executor in the database [default: host name and process id]

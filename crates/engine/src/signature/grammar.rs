@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 
-use super::key::BASE64;
+use super::key::{BASE64, SecretError};
 use super::preset::{Encoding, Grammar};
 
 /// Longest text of a proof: a token's. Signatures are shorter.
@@ -77,6 +77,14 @@ impl Encoding {
             Encoding::Base64 => BASE64.decode(text).ok(),
             Encoding::Plain => Some(text.as_bytes().to_vec()),
         }
+    }
+
+    /// Whether a token can be in a header: of white space around it, of control characters and of what is too long the
+    /// verifier never sees all.
+    pub(super) fn check_token(self, token: &[u8]) -> Result<(), SecretError> {
+        let written = self.encode(token);
+        let is_whole = written.trim() == written && !written.chars().any(char::is_control);
+        if is_whole && written.len() <= MAX_PROOF_BYTES { Ok(()) } else { Err(SecretError::NotAToken) }
     }
 
     pub(super) fn encode(self, bytes: &[u8]) -> String {

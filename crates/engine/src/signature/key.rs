@@ -72,6 +72,11 @@ pub enum SecretError {
     /// It is not a public key of the kind that the scheme verifies with.
     #[error("secret must be the sender's public key: {0}")]
     NotAPublicKey(&'static str),
+    /// A header cannot hold it.
+    #[error(
+        "secret must be at most 1024 bytes in the header, without control characters and space around it"
+    )]
+    NotAToken,
     /// The scheme takes whatever comes.
     #[error("this scheme has no secret")]
     NoneNeeded,

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use serde_json::{Map, Value};
+
 use super::challenge::Challenge;
 use super::key::{KeyForm, SecretError};
 
@@ -146,12 +148,36 @@ pub enum TimestampSource {
 pub enum Dedupe {
     /// The signed delivery id.
     SignedId,
-    /// What stands at this place of the signed body, a JSON pointer; where nothing does, as [`Dedupe::BodyDigest`].
+    /// What stands at this place of the signed body, a JSON pointer: a text or a number; where none does, as
+    /// [`Dedupe::BodyDigest`].
     BodyField(Text),
+    /// SHA-256 of what is signed, for schemes that sign more than the body, or the body in other words: the same
+    /// signature fits several bodies there.
+    SignedContent,
     /// SHA-256 of the raw body, for schemes that sign nothing else. Not the MAC: a sender that
-    /// repeats a delivery after its secret was rotated signs the same body differently.
+    /// repeats a delivery after its secret was rotated signs the same body differently. Of the query too where nothing
+    /// is signed.
     BodyDigest,
 }
+
+/// What stands for the value of a header that proves something.
+pub const REDACTED: &str = "[redacted]";
+/// Parts of names of headers that prove something, whatever the scheme.
+const TELLING: [&str; 13] = [
+    "access-key",
+    "api-key",
+    "apikey",
+    "auth",
+    "cookie",
+    "credential",
+    "hmac",
+    "jwt",
+    "password",
+    "secret",
+    "session",
+    "signature",
+    "token",
+];
 
 impl Preset {
     /// Whether the address is part of what is signed, so that it must be known as the sender has it.
@@ -160,10 +186,32 @@ impl Preset {
         self.signed.contains(&Part::Url)
     }
 
+    /// Whether what proves the sender says anything about the delivery. A token does not: whoever has it can send whatever
+    /// they like, so that recognising a delivery protects from repeats only.
+    #[must_use]
+    pub fn signs(&self) -> bool {
+        self.proofs.iter().any(|proof| proof.algorithm != Algorithm::Token)
+    }
+
     /// Whether the query holds the secret, so that it must not be kept.
     #[must_use]
     pub fn is_secret_in_query(&self) -> bool {
         self.headers.iter().any(|set| set.signature.starts_with('?'))
+    }
+
+    /// A request's headers as they may be kept: what proves who somebody is reads [`REDACTED`].
+    #[must_use]
+    pub fn redacted(&self, headers: &Map<String, Value>) -> Map<String, Value> {
+        let is_proof = |name: &str| self.headers.iter().any(|set| set.signature.eq_ignore_ascii_case(name));
+        let is_told = |name: &str| {
+            let name = name.to_ascii_lowercase();
+            TELLING.iter().any(|part| name.contains(part))
+        };
+        let kept = |(name, value): (&String, &Value)| {
+            let hidden = is_proof(name) || is_told(name);
+            (name.clone(), if hidden { Value::from(REDACTED) } else { value.clone() })
+        };
+        headers.iter().map(kept).collect()
     }
 
     /// Whether `secret` (its text, as the user holds it) can be a key of this scheme. To be asked
@@ -172,8 +220,34 @@ impl Preset {
     /// # Errors
     /// Why it cannot, by the first way the scheme has to prove something.
     pub fn check_secret(&self, secret: &[u8]) -> Result<(), SecretError> {
-        let mut reasons = self.proofs.iter().map(|proof| proof.key.decode(secret).map(|_| ()));
+        let mut reasons = self.proofs.iter().map(|proof| {
+            proof.key.decode(secret)?;
+            if proof.algorithm == Algorithm::Token { proof.encoding.check_token(secret) } else { Ok(()) }
+        });
         let first = reasons.next().unwrap_or(Err(SecretError::NoneNeeded));
         if first.is_ok() || reasons.any(|other| other.is_ok()) { Ok(()) } else { first }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_proves_something_is_not_kept() {
+        let headers = serde_json::json!({
+            "content-type": "application/json", "x-gitlab-token": "a", "authorization": "b", "Cookie": "c",
+            "x-github-event": "push", "idempotency-key": "k"
+        });
+        let kept = Preset::by_name("gitlab_token").unwrap().redacted(headers.as_object().unwrap());
+        let mut expected = headers.clone();
+        for name in ["x-gitlab-token", "authorization", "Cookie"] {
+            expected[name] = Value::from(REDACTED);
+        }
+        assert_eq!(Value::Object(kept), expected);
+        // Names that tell nothing are hidden where they hold the proof.
+        let own = Preset::own(r#"{"header": "X-Proof"}"#).unwrap();
+        let kept = own.redacted(serde_json::json!({"x-proof": "a"}).as_object().unwrap());
+        assert_eq!(kept["x-proof"], REDACTED);
     }
 }

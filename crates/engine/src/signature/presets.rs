@@ -306,6 +306,7 @@ fn table() -> Vec<Preset> {
         Preset {
             signed: vec![Part::Url, Part::Form],
             any_port: true,
+            dedupe: Dedupe::SignedContent,
             ..of_body(
                 "twilio",
                 header("x-twilio-signature"),

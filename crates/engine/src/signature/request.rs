@@ -46,12 +46,18 @@ impl<H: Headers + ?Sized> Request<'_, H> {
         media.is_some_and(|media| media.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"))
     }
 
-    /// The pairs of a form, sorted by name, each once, one after the other. Of anything else nothing, if the address
-    /// has the body's digest.
+    /// The pairs of a form, sorted by name, each once, one after the other; of anything else nothing. Where the address
+    /// has the body's digest that must be right, whatever the headers say the body is: they are not signed. None where
+    /// it is not, and where there is neither a form nor a digest.
     fn form(&self) -> Option<Vec<u8>> {
+        let named = self.parameter("bodySHA256");
+        if let Some(named) = &named
+            && !named.eq_ignore_ascii_case(&hex::encode(Sha256::digest(self.body)))
+        {
+            return None;
+        }
         if !self.is_form() {
-            let named = self.parameter("bodySHA256")?;
-            return named.eq_ignore_ascii_case(&hex::encode(Sha256::digest(self.body))).then(Vec::new);
+            return named.map(|_| Vec::new());
         }
         let pairs: BTreeSet<_> = form_urlencoded::parse(self.body).take(MAX_PAIRS + 1).collect();
         (pairs.len() <= MAX_PAIRS).then(|| {

@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::body::is_token;
+
 use super::key::KeyForm;
 use super::preset::{
     Algorithm, Dedupe, Encoding, Grammar, HeaderSet, Part, Preset, Proof, Text, TimestampSource,
@@ -113,6 +115,9 @@ impl Preset {
         let grammar = grammar(&written)?;
         let timestamp = timestamp(&written, signs(&Part::Timestamp))?;
         let id = written.id_header.as_deref().map(|name| header("/id_header", name)).transpose()?;
+        if signs(&Part::Id) && id.is_none() {
+            return fault("/id_header", "the header of the {id} that is signed must be named");
+        }
         let dedupe = match (&written.dedupe, &id) {
             (Some(_), Some(_)) if signs(&Part::Id) => {
                 return fault(
@@ -124,20 +129,30 @@ impl Preset {
                 Dedupe::BodyField(place.clone().into())
             }
             (Some(_), _) => return fault("/dedupe", "must be a JSON pointer into the body, such as \"/id\""),
-            (None, None) if signs(&Part::Id) => {
-                return fault("/id_header", "the header of the {id} that is signed must be named");
-            }
             (None, Some(_)) if signs(&Part::Id) => Dedupe::SignedId,
             (None, _) => Dedupe::BodyDigest,
         };
         let (signed_id, hint) = if signs(&Part::Id) { (id, None) } else { (None, id) };
         let is_header = timestamp == TimestampSource::Header;
         let timestamp_header = written.timestamp_header.as_deref().filter(|_| is_header);
-        let headers = vec![HeaderSet {
+        let set = HeaderSet {
             signature: header("/header", &written.header)?,
             id: signed_id,
             timestamp: timestamp_header.map(|name| header("/timestamp_header", name)).transpose()?,
-        }];
+        };
+        if set.timestamp.as_ref() == Some(&set.signature) {
+            return fault(
+                "/timestamp_header",
+                "is the header of the signature: no request can have both in one",
+            );
+        }
+        if set.id.as_ref().is_some_and(|id| *id == set.signature || Some(id) == set.timestamp.as_ref()) {
+            return fault(
+                "/id_header",
+                "is the header of the signature or of the time: no request can have both in one",
+            );
+        }
+        let headers = vec![set];
         Ok(Preset {
             name: OWN_SCHEME.into(),
             headers,
@@ -187,7 +202,13 @@ fn grammar(written: &Written) -> Result<Grammar, SchemeFault> {
     if pairs.separator.is_ascii_alphanumeric() || "=+/ ".contains(pairs.separator) {
         return fault("/pairs/separator", "must be a character that no signature and no name has in it");
     }
-    Ok(Grammar::Kv { separator: pairs.separator, signature_key: text("/pairs/signature", &pairs.signature)? })
+    if pairs.timestamp.as_ref() == Some(&pairs.signature) {
+        return fault("/pairs/timestamp", "is the key of the signature: no pair can have both");
+    }
+    Ok(Grammar::Kv {
+        separator: pairs.separator,
+        signature_key: key("/pairs/signature", &pairs.signature, pairs.separator)?,
+    })
 }
 
 /// Where the time is: it must be signed, or whoever captured a delivery could write another one.
@@ -205,8 +226,19 @@ fn timestamp(written: &Written, is_signed: bool) -> Result<TimestampSource, Sche
             fault("/signed", "a time that is not signed proves nothing: {timestamp} is missing")
         }
         (Some(_), None) => Ok(TimestampSource::Header),
-        (None, Some(key)) => text("/pairs/timestamp", key).map(TimestampSource::Kv),
+        (None, Some(name)) => {
+            let separator = written.pairs.as_ref().map_or(',', |pairs| pairs.separator);
+            key("/pairs/timestamp", name, separator).map(TimestampSource::Kv)
+        }
     }
+}
+
+/// The key of a pair: it ends where its value begins.
+fn key(pointer: &'static str, key: &str, separator: char) -> Result<Text, SchemeFault> {
+    if key.contains(['=', separator]) {
+        return fault(pointer, "must have neither = nor the separator in it");
+    }
+    text(pointer, key)
 }
 
 fn text(pointer: &'static str, text: &str) -> Result<Text, SchemeFault> {
@@ -218,8 +250,7 @@ fn text(pointer: &'static str, text: &str) -> Result<Text, SchemeFault> {
 
 /// The name of a header (RFC 9110, section 5.1), in lower case.
 fn header(pointer: &'static str, name: &str) -> Result<Text, SchemeFault> {
-    let is_token = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
-    if is_token && (1..=MAX_TEXT_BYTES).contains(&name.len()) {
+    if is_token(name) && name.len() <= MAX_TEXT_BYTES {
         return Ok(Text::from(name.to_ascii_lowercase()));
     }
     fault(pointer, "must be the name of a header")

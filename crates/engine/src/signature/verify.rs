@@ -151,7 +151,7 @@ fn judge<H: Headers + ?Sized>(
     }
     let hint = preset.hint.as_ref().and_then(|name| request.headers.get(name)).and_then(clean_id);
     Ok(Verdict::Accepted {
-        dedupe_key: dedupe_key(preset, &claim, &body, request.body),
+        dedupe_key: dedupe_key(preset, &claim, &body, request),
         unsigned_id: hint.map(str::to_owned),
         signed_id: claim.id,
         secret_index,
@@ -271,15 +271,35 @@ impl Body {
     }
 }
 
-fn dedupe_key(preset: &Preset, claim: &Claim, body: &Body, bytes: &[u8]) -> String {
-    let digest = || format!("sha256:{}", hex::encode(Sha256::digest(bytes)));
+fn dedupe_key<H: Headers + ?Sized>(
+    preset: &Preset,
+    claim: &Claim,
+    body: &Body,
+    request: &Request<'_, H>,
+) -> String {
+    let digest = |bytes: &[u8]| format!("sha256:{}", hex::encode(Sha256::digest(bytes)));
     match (&preset.dedupe, &claim.id) {
         (Dedupe::SignedId, Some(id)) => format!("id:{id}"),
-        (Dedupe::BodyField(place), _) => match body.at(place).and_then(Json::as_str).and_then(clean_id) {
-            Some(id) => format!("body:{id}"),
-            None => digest(),
+        (Dedupe::BodyField(place), _) => match body.at(place) {
+            Some(Json::Str(id)) => match clean_id(id) {
+                Some(id) => format!("body:{id}"),
+                None => format!("body:{}", digest(id.as_bytes())),
+            },
+            Some(Json::Num(id)) => format!("body:{id}"),
+            _ => digest(request.body),
         },
-        _ => digest(),
+        (Dedupe::SignedContent, _) => {
+            let time = claim.timestamp.as_ref().map_or("", |(text, _)| text);
+            let contents = request.contents(preset, claim.id.as_deref().unwrap_or_default(), time);
+            // The first is that of the address as it is configured, whichever way the sender wrote it.
+            digest(contents.first().map_or(request.body, Vec::as_slice))
+        }
+        _ => match request.url.split_once('?') {
+            Some((_, query)) if !preset.signs() && !preset.is_secret_in_query() => {
+                digest(&[request.body, b"?", query.as_bytes()].concat())
+            }
+            _ => digest(request.body),
+        },
     }
 }
 

@@ -1,11 +1,17 @@
 //! The main job: a signed webhook becomes one finished run, and nothing else becomes any.
 
-use meshhook_e2e::{Database, SOON, counted, ended, publish, quick, run_id, timeline};
+use meshhook_e2e::{Database, SOON, all_succeeded, counted, ended, publish, quick, run_id, timeline};
 use meshhook_testkit::sign::{self, unix_now};
-use meshhook_testkit::{Reply, Stub, history, request};
+use meshhook_testkit::wait::wait_some;
+use meshhook_testkit::{Reply, Response, Sidecar, Stub, history, request};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Barrier;
 use std::time::Duration;
+use uuid::Uuid;
+
+/// A secret that no endpoint has.
+const WRONG: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// Charges an order over HTTP, decides by its amount, and says what became of it.
 fn order(url: &str) -> Value {
@@ -83,11 +89,7 @@ fn a_signed_webhook_becomes_one_finished_run() {
 #[test]
 fn twenty_deliveries_at_once_are_one_run() {
     let db = Database::preloaded("twenty");
-    publish(
-        &mut db.app(),
-        &json!({"name": "echo", "nodes": [
-        {"id": "out", "type": "transform", "with": {"output": "{{ .input }}"}}]}),
-    );
+    publish(&mut db.app(), &echo());
     let (path, secret) = db.endpoint("echo", "standard");
     let sidecar = db.sidecar().start();
     let body = br#"{"n": 1}"#;
@@ -110,14 +112,97 @@ fn twenty_deliveries_at_once_are_one_run() {
     assert_eq!(sidecar.post(&path, &again, body).status, 202);
 }
 
+/// A workflow that does nothing but end.
+fn echo() -> Value {
+    json!({"name": "echo", "nodes": [{"id": "out", "type": "transform", "with": {"output": "{{ .input }}"}}]})
+}
+
+/// Delivers `count` events at once, each by a sender of its own who comes again while it is told to; `event` tells the
+/// id of the nth.
+fn storm(
+    sidecar: &Sidecar,
+    path: &str,
+    secret: &str,
+    count: usize,
+    event: fn(usize) -> usize,
+) -> Vec<Response> {
+    let start = Barrier::new(count);
+    std::thread::scope(|scope| {
+        let send = |n: usize| {
+            let body = format!("{{\"n\": {}}}", event(n)).into_bytes();
+            let headers = sign::standard(secret, &format!("msg_{}", event(n)), unix_now(), &body);
+            start.wait();
+            wait_some("an answer", SOON, || {
+                let answer = sidecar.post(path, &headers, &body);
+                (answer.status != 503).then_some(answer)
+            })
+        };
+        let senders: Vec<_> = (0..count).map(|n| scope.spawn(move || send(n))).collect();
+        senders.into_iter().map(|sender| sender.join().expect("a sender does not panic")).collect()
+    })
+}
+
+#[test]
+fn a_thousand_deliveries_of_a_hundred_events_are_a_hundred_runs() {
+    let db = Database::preloaded("thousand");
+    publish(&mut db.app(), &echo());
+    let (path, secret) = db.endpoint("echo", "standard");
+    let sidecar = db.sidecar().start();
+    let answers = storm(&sidecar, &path, &secret, 1_000, |n| n % 100);
+    assert_eq!(answers.iter().filter(|answer| answer.status == 202).count(), 100);
+    assert_eq!(answers.iter().filter(|answer| answer.status == 200).count(), 900);
+    let mut runs: BTreeMap<usize, BTreeSet<Uuid>> = BTreeMap::new();
+    for (n, answer) in answers.iter().enumerate() {
+        runs.entry(n % 100).or_default().insert(run_id(answer));
+    }
+    assert!(runs.values().all(|runs| runs.len() == 1), "every answer names its event's run");
+    let mut admin = db.admin();
+    all_succeeded(&mut admin, 100, SOON);
+    assert_eq!(counted(&mut admin, "SELECT count(DISTINCT input) FROM meshhook.runs"), 100);
+    assert_eq!(counted(&mut admin, "SELECT count(*) FROM meshhook.runs"), 100);
+}
+
+#[test]
+fn one_delivery_too_many_is_told_when_to_come_again() {
+    let db = Database::preloaded("rate");
+    publish(&mut db.app(), &echo());
+    let (path, secret) = db.endpoint("echo", "standard");
+    db.admin().exec("SELECT meshhook.set_endpoint_rate(endpoint, 20, '1 hour') FROM meshhook.endpoints");
+    let sidecar = db.sidecar().start();
+    // Over all of its connections together.
+    let answers = storm(&sidecar, &path, &secret, 200, |n| n);
+    let (taken, told): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 202);
+    assert_eq!(taken.len(), 20);
+    let left: BTreeSet<_> = taken.iter().map(|answer| answer.header("ratelimit").map(left)).collect();
+    assert_eq!(left, (0..20).map(Some).collect(), "every place was given once");
+    for answer in told {
+        assert_eq!(answer.status, 429);
+        assert_eq!(answer.header("ratelimit-policy"), Some("\"endpoint\";q=20;w=3600"));
+        let seconds: u32 =
+            answer.header("retry-after").and_then(|value| value.parse().ok()).expect("seconds");
+        assert!((170..=180).contains(&seconds), "{seconds}");
+    }
+    // Whoever cannot prove who they are is not counted, and told nothing.
+    let guess = sidecar.post(&path, &sign::standard(WRONG, "msg_x", unix_now(), b"{}"), b"{}");
+    assert_eq!((guess.status, guess.header("ratelimit")), (401, None));
+    let mut admin = db.admin();
+    all_succeeded(&mut admin, 20, SOON);
+    assert_eq!(
+        counted(&mut admin, "SELECT count(*) FROM meshhook.delivery WHERE reason = 'rate of the endpoint'"),
+        180
+    );
+}
+
+/// How many a `ratelimit` header leaves.
+fn left(header: &str) -> u32 {
+    let item = header.split(';').find_map(|part| part.strip_prefix("r="));
+    item.and_then(|left| left.parse().ok()).expect("a number that are left")
+}
+
 #[test]
 fn a_delivery_nobody_signed_starts_nothing() {
     let db = Database::preloaded("unsigned");
-    publish(
-        &mut db.app(),
-        &json!({"name": "echo", "nodes": [
-        {"id": "out", "type": "transform", "with": {"output": "{{ .input }}"}}]}),
-    );
+    publish(&mut db.app(), &echo());
     let (path, secret) = db.endpoint("echo", "standard");
     let sidecar = db.sidecar().start();
     let body = b"{}";
@@ -172,11 +257,7 @@ fn github_signs_differently_and_gets_the_same() {
 #[test]
 fn a_challenge_comes_back_as_plain_text() {
     let db = Database::preloaded("challenge");
-    publish(
-        &mut db.app(),
-        &json!({"name": "echo", "nodes": [
-        {"id": "out", "type": "transform", "with": {"output": "{{ .input }}"}}]}),
-    );
+    publish(&mut db.app(), &echo());
     let (path, _) = db.endpoint("echo", "meta");
     let sidecar = db.sidecar().start();
     let ask = |word: &str| {
@@ -193,11 +274,7 @@ fn a_challenge_comes_back_as_plain_text() {
 #[test]
 fn a_rotated_secret_is_good_beside_the_old_one_for_a_while() {
     let db = Database::preloaded("rotated");
-    publish(
-        &mut db.app(),
-        &json!({"name": "echo", "nodes": [
-        {"id": "out", "type": "transform", "with": {"output": "{{ .input }}"}}]}),
-    );
+    publish(&mut db.app(), &echo());
     let (path, old) = db.endpoint("echo", "standard");
     let endpoint = path.rsplit('/').next().unwrap_or_default();
     let mut admin = db.admin();
@@ -217,11 +294,7 @@ fn a_secret_is_nowhere_in_clear() {
     let cluster = meshhook_e2e::own_cluster(true);
     cluster.set("log_statement", "all");
     let db = Database::create(&cluster, "canary");
-    publish(
-        &mut db.app(),
-        &json!({"name": "echo", "nodes": [
-        {"id": "out", "type": "transform", "with": {"output": "{{ .input }}"}}]}),
-    );
+    publish(&mut db.app(), &echo());
     let (path, secret) = db.endpoint("echo", "standard");
     let sidecar = db.sidecar().start();
     let body = b"{}";
@@ -256,11 +329,7 @@ fn nothing_is_verified_without_the_key() {
     let cluster = meshhook_testkit::Cluster::builder().preload(true).kek(true).fast().start();
     let cluster = meshhook_e2e::prepare(cluster);
     let db = Database::create(&cluster, "keyless");
-    publish(
-        &mut db.app(),
-        &json!({"name": "echo", "nodes": [
-        {"id": "out", "type": "transform", "with": {"output": "{{ .input }}"}}]}),
-    );
+    publish(&mut db.app(), &echo());
     let (path, secret) = db.endpoint("echo", "standard");
     let sidecar = db.sidecar().start();
     let body = b"{}";

@@ -189,9 +189,39 @@ fn deliveries_are_known_by_what_is_signed() {
     };
     assert_eq!(key("stripe", br#"{"id":"evt_1","n":1}"#), "body:evt_1");
     assert_eq!(key("slack", br#"{"event_id":"Ev1"}"#), "body:Ev1");
-    for body in [&br#"{"id":7}"#[..], b"{}", br#"{"id":"with a space"}"#, b"nonsense"] {
+    // Ids that are numbers, and ids that are no text for a log, are ids all the same.
+    assert_eq!(key("stripe", br#"{"id":7,"try":1}"#), "body:7");
+    let spaced = key("stripe", br#"{"id":"with a space","try":1}"#);
+    assert!(spaced.starts_with("body:sha256:"));
+    assert_eq!(spaced, key("stripe", br#"{"id":"with a space","try":2}"#));
+    for body in [&b"{}"[..], br#"{"id":null}"#, br#"{"id":{"n":1}}"#, b"nonsense"] {
         assert!(key("stripe", body).starts_with("sha256:"));
     }
+}
+
+/// What a token comes with is told apart by all that may differ, as nothing of it is signed.
+#[test]
+fn with_a_token_the_query_counts_too() {
+    let key = |name: &str, query: &str| {
+        let secret: &[u8] = b"key:of a sender";
+        let (url, headers) = (format!("{URL}?{query}"), signed(name, secret, NOW, BODY));
+        match verify(
+            preset(name),
+            &[secret],
+            TOLERANCE,
+            NOW,
+            &Request { headers: &headers, url: &url, body: BODY },
+        ) {
+            Verdict::Accepted { dedupe_key, .. } => dedupe_key,
+            rejected => panic!("{rejected:?}"),
+        }
+    };
+    for name in ["basic", "bearer", "gitlab_token"] {
+        assert_ne!(key(name, "step=1"), key(name, "step=2"));
+        assert_eq!(key(name, "step=1"), key(name, "step=1"));
+    }
+    // Whoever caught a signed body could put any query to it.
+    assert_eq!(key("github", "step=1"), key("github", "step=2"));
 }
 
 /// https://www.twilio.com/docs/usage/security#validating-requests
@@ -242,6 +272,40 @@ fn twilio_signs_the_address_and_the_form() {
         Err("no_match"),
         "no digest in the address"
     );
+    // What the headers say the body is counts for nothing: they are not signed.
+    for body in [&b""[..], b"&", b"=", BODY] {
+        assert_eq!(
+            judge(&of_json, form_type, &signature, body),
+            Err("no_match"),
+            "{:?}",
+            String::from_utf8_lossy(body)
+        );
+    }
+}
+
+/// One signature is one delivery, however the form is written; two addresses are two.
+#[test]
+fn what_twilio_signs_is_what_it_is_known_by() {
+    let secret: &[u8] = b"12345";
+    let key = |url: &str, form: &[u8]| {
+        let mut headers = sign(preset("twilio"), secret, ID, NOW, url, form).unwrap();
+        headers.push(("content-type".into(), "application/x-www-form-urlencoded".into()));
+        match verify(
+            preset("twilio"),
+            &[secret],
+            TOLERANCE,
+            NOW,
+            &Request { headers: &headers, url, body: form },
+        ) {
+            Verdict::Accepted { dedupe_key, .. } => dedupe_key,
+            rejected => panic!("{rejected:?}"),
+        }
+    };
+    let first = key("https://a.example/?step=1", b"A=1&B=2");
+    for again in [&b"A=1&B=2&"[..], b"B=2&A=1", b"A=1&A=1&B=2", b"A=%31&B=2", b"A=1B2"] {
+        assert_eq!(key("https://a.example/?step=1", again), first, "{}", String::from_utf8_lossy(again));
+    }
+    assert_ne!(key("https://a.example/?step=2", b"A=1&B=2"), first);
 }
 
 #[test]

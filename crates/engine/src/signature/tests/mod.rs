@@ -152,6 +152,13 @@ fn secrets_are_checked() {
     for bad in 65..200 {
         assert_eq!(of(bad), Err(SecretError::WrongLength), "{bad}");
     }
+    // What a header cannot hold never comes.
+    let long = vec![b'a'; 1025];
+    for bad in [&b"token\n"[..], b" token", b"to\x01ken", &long] {
+        assert_eq!(preset("bearer").check_secret(bad), Err(SecretError::NotAToken));
+    }
+    assert_eq!(preset("bearer").check_secret(&long[1..]), Ok(()));
+    assert_eq!(preset("basic").check_secret(b"user: pass word "), Ok(()));
     let github = preset("github");
     assert_eq!(github.check_secret(b""), Err(SecretError::Empty));
     assert_eq!(github.check_secret(b"whsec_"), Err(SecretError::Empty));

@@ -83,7 +83,19 @@ fn a_scheme_that_proves_less_than_it_seems_to_is_refused() {
             r#"{"header": "x", "signed": "{timestamp}.{body}", "timestamp_header": "t",
                 "pairs": {"signature": "v", "timestamp": "t"}}"#,
         ),
+        ("/timestamp_header", r#"{"header": "x", "signed": "{timestamp}.{body}", "timestamp_header": "X"}"#),
+        (
+            "/pairs/timestamp",
+            r#"{"header": "x", "signed": "{timestamp}.{body}", "pairs": {"signature": "v", "timestamp": "v"}}"#,
+        ),
+        (
+            "/pairs/timestamp",
+            r#"{"header": "x", "signed": "{timestamp}.{body}", "pairs": {"signature": "v", "timestamp": "a,b"}}"#,
+        ),
+        ("/pairs/signature", r#"{"header": "x", "pairs": {"signature": "v1="}}"#),
         ("/id_header", r#"{"header": "x", "signed": "{id}.{body}"}"#),
+        ("/id_header", r#"{"header": "x", "signed": "{id}.{body}", "dedupe": "/id"}"#),
+        ("/id_header", r#"{"header": "x", "signed": "{id}.{body}", "id_header": "X"}"#),
         ("/dedupe", r#"{"header": "x", "signed": "{id}.{body}", "id_header": "i", "dedupe": "/id"}"#),
         ("/dedupe", r#"{"header": "x", "dedupe": "id"}"#),
     ] {

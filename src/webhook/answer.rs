@@ -1,0 +1,37 @@
+//! What senders are answered.
+
+use serde_json::{Map, Value, json};
+
+/// What the sender is told, and what the record says.
+pub(super) struct Answer {
+    pub(super) status: i32,
+    pub(super) headers: Map<String, Value>,
+    pub(super) body: Value,
+    pub(super) reason: String,
+    pub(super) run: Option<pgrx::Uuid>,
+}
+
+impl Answer {
+    pub(super) fn new(status: i32, body: Value, reason: impl Into<String>) -> Self {
+        Self { status, headers: Map::new(), body, reason: reason.into(), run: None }
+    }
+
+    pub(super) fn error(status: i32, message: &str, reason: impl Into<String>) -> Self {
+        Self::new(status, json!({ "error": message }), reason)
+    }
+
+    /// To what can be taken when something here has changed.
+    pub(super) fn later(reason: &str) -> Self {
+        Self::error(503, "try again later", reason).with("retry-after", "60")
+    }
+
+    pub(super) fn of_run(mut self, run: pgrx::Uuid) -> Self {
+        self.run = Some(run);
+        self
+    }
+
+    pub(super) fn with(mut self, header: &str, value: &str) -> Self {
+        self.headers.insert(header.to_owned(), Value::String(value.to_owned()));
+        self
+    }
+}
