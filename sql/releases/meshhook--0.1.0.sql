@@ -326,6 +326,8 @@ CREATE TABLE meshhook.endpoint (
     scheme jsonb,
     keep text NOT NULL CHECK (keep IN ('nothing', 'refused', 'all')),
     dedupe_window interval NOT NULL,
+    filter text,
+    route text,
     rate_limit integer,
     rate_ms bigint,
     dropped_at timestamptz,
@@ -339,6 +341,8 @@ COMMENT ON TABLE meshhook.endpoint IS 'Addresses that webhooks are received at.'
 COMMENT ON COLUMN meshhook.endpoint.scheme IS 'How senders sign, where the preset is "hmac".';
 COMMENT ON COLUMN meshhook.endpoint.keep IS 'Of which deliveries of a known sender headers and body are kept.';
 COMMENT ON COLUMN meshhook.endpoint.dedupe_window IS 'How long a delivery is recognised when it comes again.';
+COMMENT ON COLUMN meshhook.endpoint.filter IS 'An expression over the event; where it says false or null the delivery starts nothing.';
+COMMENT ON COLUMN meshhook.endpoint.route IS 'An expression over the event that names the workflow to start; null is the endpoint''s own.';
 COMMENT ON COLUMN meshhook.endpoint.rate_limit IS 'How many deliveries are taken in rate_ms milliseconds; null is no limit.';
 
 CREATE TABLE meshhook.webhook_rate (
@@ -909,6 +913,91 @@ BEGIN
         RETURN QUERY SELECT 'open', format('meshhook.run from %s', meshhook.uuid_time(bound));
     END IF;
 END
+$$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:55
+-- requires:
+--   schema_leaves
+
+-- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
+-- pinned search_path, which would forbid that, and therefore qualify every name and operator.
+CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer, moves boolean)
+LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
+
+CREATE PROCEDURE meshhook.await_run(
+    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    left_ms integer := 0;
+BEGIN
+    IF timeout IS NULL THEN
+        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    LOOP
+        CALL meshhook.wait_turn(run, left_ms, false);
+        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
+        WHERE r.run_id OPERATOR(pg_catalog.=) run;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
+                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
+        END IF;
+        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
+        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
+            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
+        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
+    END LOOP;
+END
+$$;
+
+-- Prints what run_log shows as it comes. The status is read before the log: a run that had ended by then is shown whole.
+CREATE PROCEDURE meshhook.wait_for_run(
+    run uuid, timeout interval DEFAULT '30 s', after_position bigint DEFAULT 0,
+    INOUT status text DEFAULT NULL, INOUT last_position bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    left_ms integer := 0;
+    page CONSTANT integer := 1000;
+    lines integer;
+    line record;
+BEGIN
+    IF timeout IS NULL OR after_position IS NULL THEN
+        RAISE EXCEPTION 'timeout and after_position must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    last_position := after_position;
+    LOOP
+        CALL meshhook.wait_turn(run, left_ms, true);
+        SELECT r.status INTO status FROM meshhook.runs r WHERE r.run_id OPERATOR(pg_catalog.=) run;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
+                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
+        END IF;
+        LOOP
+            lines := 0;
+            FOR line IN SELECT * FROM meshhook.run_log(run, last_position, page) LOOP
+                RAISE NOTICE '%', meshhook.run_log_text(
+                    line."position", line."time", line.level, line.node, line.attempt, line.actor, line.message);
+                last_position := line."position";
+                lines := lines OPERATOR(pg_catalog.+) 1;
+            END LOOP;
+            EXIT WHEN lines OPERATOR(pg_catalog.<) page;
+        END LOOP;
+        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
+        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
+            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
+        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
+    END LOOP;
+END
+$$;
+
+CREATE FUNCTION meshhook.run_log_text(
+    log_position bigint, logged_at timestamptz, level text, node text, attempt integer, actor text, message text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT concat_ws('  ', lpad(log_position::text, 5), to_char(logged_at, 'HH24:MI:SS.MS'), rpad(level, 7),
+                     node || coalesce(' #' || attempt, ''), message || coalesce(' (' || actor || ')', ''))
 $$;
 /* </end connected objects> */
 
@@ -1503,91 +1592,6 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:55
--- requires:
---   schema_leaves
-
--- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
--- pinned search_path, which would forbid that, and therefore qualify every name and operator.
-CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer, moves boolean)
-LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
-
-CREATE PROCEDURE meshhook.await_run(
-    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
-LANGUAGE plpgsql AS $$
-DECLARE
-    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
-    left_ms integer := 0;
-BEGIN
-    IF timeout IS NULL THEN
-        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
-    END IF;
-    LOOP
-        CALL meshhook.wait_turn(run, left_ms, false);
-        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
-        WHERE r.run_id OPERATOR(pg_catalog.=) run;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
-                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
-        END IF;
-        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
-        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
-            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
-        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
-    END LOOP;
-END
-$$;
-
--- Prints what run_log shows as it comes. The status is read before the log: a run that had ended by then is shown whole.
-CREATE PROCEDURE meshhook.wait_for_run(
-    run uuid, timeout interval DEFAULT '30 s', after_position bigint DEFAULT 0,
-    INOUT status text DEFAULT NULL, INOUT last_position bigint DEFAULT NULL)
-LANGUAGE plpgsql AS $$
-DECLARE
-    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
-    left_ms integer := 0;
-    page CONSTANT integer := 1000;
-    lines integer;
-    line record;
-BEGIN
-    IF timeout IS NULL OR after_position IS NULL THEN
-        RAISE EXCEPTION 'timeout and after_position must not be null' USING ERRCODE = 'null_value_not_allowed';
-    END IF;
-    last_position := after_position;
-    LOOP
-        CALL meshhook.wait_turn(run, left_ms, true);
-        SELECT r.status INTO status FROM meshhook.runs r WHERE r.run_id OPERATOR(pg_catalog.=) run;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
-                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
-        END IF;
-        LOOP
-            lines := 0;
-            FOR line IN SELECT * FROM meshhook.run_log(run, last_position, page) LOOP
-                RAISE NOTICE '%', meshhook.run_log_text(
-                    line."position", line."time", line.level, line.node, line.attempt, line.actor, line.message);
-                last_position := line."position";
-                lines := lines OPERATOR(pg_catalog.+) 1;
-            END LOOP;
-            EXIT WHEN lines OPERATOR(pg_catalog.<) page;
-        END LOOP;
-        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
-        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
-            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
-        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
-    END LOOP;
-END
-$$;
-
-CREATE FUNCTION meshhook.run_log_text(
-    log_position bigint, logged_at timestamptz, level text, node text, attempt integer, actor text, message text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT concat_ws('  ', lpad(log_position::text, 5), to_char(logged_at, 'HH24:MI:SS.MS'), rpad(level, 7),
-                     node || coalesce(' #' || attempt, ''), message || coalesce(' (' || actor || ')', ''))
-$$;
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/installation.rs:49
 -- meshhook::installation::activate
 CREATE  FUNCTION "activate"() RETURNS bool /* bool */
@@ -1759,7 +1763,7 @@ AS 'MODULE_PATHNAME', 'create_bulk_operation_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:126
+-- src/webhook/endpoint.rs:135
 -- meshhook::webhook::endpoint::create_endpoint
 CREATE  FUNCTION "create_endpoint"(
 	"workflow" TEXT, /* & str */
@@ -1768,7 +1772,9 @@ CREATE  FUNCTION "create_endpoint"(
 	"secret" TEXT DEFAULT NULL, /* Option < & str > */
 	"scheme" jsonb DEFAULT NULL, /* Option < RawJsonb > */
 	"keep" TEXT DEFAULT 'refused', /* & str */
-	"dedupe_window" interval DEFAULT NULL /* Option < Interval > */
+	"dedupe_window" interval DEFAULT NULL, /* Option < Interval > */
+	"filter" TEXT DEFAULT NULL, /* Option < & str > */
+	"route" TEXT DEFAULT NULL /* Option < & str > */
 ) RETURNS TABLE (
 	"endpoint" TEXT,  /* String */
 	"path" TEXT,  /* String */
@@ -1883,7 +1889,7 @@ AS 'MODULE_PATHNAME', 'drop_consumer_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:229
+-- src/webhook/endpoint.rs:246
 -- meshhook::webhook::endpoint::drop_endpoint
 CREATE  FUNCTION "drop_endpoint"(
 	"endpoint" TEXT /* Option < & str > */
@@ -2456,7 +2462,7 @@ AS 'MODULE_PATHNAME', 'rollback_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:193
+-- src/webhook/endpoint.rs:210
 -- meshhook::webhook::endpoint::rotate_endpoint_secret
 CREATE  FUNCTION "rotate_endpoint_secret"(
 	"endpoint" TEXT, /* & str */
@@ -2895,6 +2901,8 @@ SELECT e.endpoint_id AS endpoint,
        e.tolerance,
        e.keep,
        e.dedupe_window,
+       e.filter,
+       e.route,
        e.rate_limit,
        e.rate_ms * interval '1 ms' AS rate_per,
        e.created_at,
@@ -2909,7 +2917,7 @@ LEFT JOIN LATERAL (
     ORDER BY d.delivery_id DESC LIMIT 1
 ) last ON true
 WHERE e.dropped_at IS NULL;
-COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what they start, how senders sign, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
+COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what they start, how senders sign, which deliveries are wanted and what each starts, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -4072,8 +4080,8 @@ COMMENT ON FUNCTION meshhook.add_member(text, regrole) IS
 COMMENT ON FUNCTION meshhook.current_project_id() IS
 'The project this session works in (SET meshhook.project), null if the role may not. Row policies ask it.';
 
-COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text, jsonb, text, interval) IS
-'Makes an address that starts a run of a workflow''s newest version for each delivery. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. scheme says how senders sign where preset is "hmac": the header, what is signed, the algorithm (docs/webhooks.md). keep says of which deliveries of a known sender headers and body are kept, for redeliver(): "refused" (those that started no run), "all" or "nothing". For dedupe_window a delivery that comes again starts nothing: 7 days by default, 90 where no time is signed, one where nothing is. Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match, a scheme that could be deceived or a window in which a signature could be used twice, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
+COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text, jsonb, text, interval, text, text) IS
+'Makes an address that starts a run of a workflow''s newest version for each delivery. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. scheme says how senders sign where preset is "hmac": the header, what is signed, the algorithm (docs/webhooks.md). keep says of which deliveries of a known sender headers and body are kept, for redeliver(): "refused" (those that started no run), "all" or "nothing". For dedupe_window a delivery that comes again starts nothing: 7 days by default, 90 where no time is signed, one where nothing is. filter and route are expressions over the event, {"input", "headers", "query"}: where filter says false or null the delivery starts nothing (204), and route names the workflow to start, null the endpoint''s own. Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match, a scheme that could be deceived, a window in which a signature could be used twice or an expression that is none, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
 COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval, text) IS
 'Gives an endpoint a new secret, the one given or a fresh one, and returns it, this once. Older ones verify for the overlap given, so that senders can change over.';
 COMMENT ON FUNCTION meshhook.drop_endpoint(text) IS

@@ -7,6 +7,8 @@ CREATE TABLE meshhook.endpoint (
     scheme jsonb,
     keep text NOT NULL CHECK (keep IN ('nothing', 'refused', 'all')),
     dedupe_window interval NOT NULL,
+    filter text,
+    route text,
     rate_limit integer,
     rate_ms bigint,
     dropped_at timestamptz,
@@ -20,6 +22,8 @@ COMMENT ON TABLE meshhook.endpoint IS 'Addresses that webhooks are received at.'
 COMMENT ON COLUMN meshhook.endpoint.scheme IS 'How senders sign, where the preset is "hmac".';
 COMMENT ON COLUMN meshhook.endpoint.keep IS 'Of which deliveries of a known sender headers and body are kept.';
 COMMENT ON COLUMN meshhook.endpoint.dedupe_window IS 'How long a delivery is recognised when it comes again.';
+COMMENT ON COLUMN meshhook.endpoint.filter IS 'An expression over the event; where it says false or null the delivery starts nothing.';
+COMMENT ON COLUMN meshhook.endpoint.route IS 'An expression over the event that names the workflow to start; null is the endpoint''s own.';
 COMMENT ON COLUMN meshhook.endpoint.rate_limit IS 'How many deliveries are taken in rate_ms milliseconds; null is no limit.';
 
 CREATE TABLE meshhook.webhook_rate (

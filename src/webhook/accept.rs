@@ -1,8 +1,11 @@
 //! From a delivery whose sender is known to one run, however often it comes.
 
+use std::borrow::Cow;
+
 use meshhook_engine::body::{self, BodyFault, Document};
 use meshhook_engine::definition::flow::Keys;
-use meshhook_engine::json::MAX_DOCUMENT_DEPTH;
+use meshhook_engine::json::{Json, MAX_DOCUMENT_DEPTH};
+use meshhook_engine::selection::{Selected, Selection, SelectionFault};
 use meshhook_engine::signature::Headers;
 use serde_json::{Value, json};
 
@@ -43,6 +46,13 @@ pub(super) fn accept(endpoint: &Endpoint, delivery: &Delivery<'_>, caller: Role)
     if matches!(document, Document::Text(text) if nesting(text) > MAX_DOCUMENT_DEPTH) {
         return Answer::error(400, "the body is nested too deep", "too_deep");
     }
+    let workflow = match selected(endpoint, delivery.came, &document) {
+        Ok(Selected::Ignored) => return Answer::new(204, Value::Null, "filtered out"),
+        Ok(Selected::Default) => Cow::Borrowed(&*endpoint.workflow),
+        Ok(Selected::Named(name)) => Cow::Owned(name),
+        // The expression is the endpoint's affair; what it met stands in the record.
+        Err(fault) => return Answer::error(422, "the event cannot be handled here", fault.to_string()),
+    };
     let (run, now) = new_run();
     let key = delivery.dedupe_key.as_deref();
     if let Some(earlier) = fault::around!("webhook.key", key.and_then(|key| note_key(endpoint, key, run))) {
@@ -54,7 +64,7 @@ pub(super) fn accept(endpoint: &Endpoint, delivery: &Delivery<'_>, caller: Role)
         Document::Value(value) => RawJsonb::of(value),
     };
     let trigger = trigger(endpoint, delivery).to_string();
-    let (version, keys) = match startable(endpoint, input, run, &trigger) {
+    let (version, keys) = match startable(endpoint, &workflow, input, run, &trigger) {
         Ok(found) => found,
         Err(answer) => {
             // It may come again once the workflow takes it.
@@ -69,7 +79,7 @@ pub(super) fn accept(endpoint: &Endpoint, delivery: &Delivery<'_>, caller: Role)
         run,
         now,
         version,
-        workflow: &endpoint.workflow,
+        workflow: &workflow,
         input,
         key: None,
         trigger,
@@ -80,15 +90,45 @@ pub(super) fn accept(endpoint: &Endpoint, delivery: &Delivery<'_>, caller: Role)
     Answer::new(202, json!({ "run_id": run.to_string() }), "accepted").of_run(run)
 }
 
+/// What is to become of a delivery, by the endpoint's expressions.
+fn selected(
+    endpoint: &Endpoint,
+    came: &Came<'_>,
+    document: &Document<'_>,
+) -> Result<Selected, SelectionFault> {
+    let selection = Selection::parse(endpoint.filter.as_deref(), endpoint.route.as_deref())?;
+    if selection.is_trivial() {
+        return Ok(Selected::Default);
+    }
+    let input = match document {
+        // Checked when it was read.
+        Document::Text(text) => Json::parse(text).unwrap_or(Json::Null),
+        Document::Value(value) => value.clone(),
+    };
+    let query = came.query.filter(|_| !endpoint.preset.is_secret_in_query());
+    let headers = Json::encode(&endpoint.preset.redacted(came.headers)).unwrap_or(Json::Null);
+    selection.of(&Json::object([
+        ("input", input),
+        ("headers", headers),
+        ("query", Json::from(query.unwrap_or_default())),
+    ]))
+}
+
 /// The version that a delivery starts and what the start is counted under, or the answer to one that starts nothing.
 fn startable(
     endpoint: &Endpoint,
+    workflow: &str,
     input: RawJsonb,
     run: pgrx::Uuid,
     trigger: &str,
 ) -> Result<(Version, Keys), Box<Answer>> {
-    let version = workflow::startable(endpoint.project, &endpoint.workflow, None)
-        .ok_or_else(|| Answer::error(410, "no new runs are taken here", "archived"))?;
+    let version = workflow::startable(endpoint.project, workflow, None).ok_or_else(|| {
+        if workflow == endpoint.workflow {
+            return Answer::error(410, "no new runs are taken here", "archived");
+        }
+        let reason = format!("route: no workflow \"{workflow}\" takes new runs");
+        Answer::error(422, "the event cannot be handled here", reason)
+    })?;
     if version.pause == Some(Pause::Reject) {
         return Err(Answer::later("paused").into());
     }

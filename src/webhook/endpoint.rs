@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use meshhook_engine::selection::{Selection, SelectionFault};
 use meshhook_engine::signature::{KeyForm, OWN_SCHEME, PRESETS, Preset, TimestampSource};
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
@@ -122,9 +123,18 @@ fn window(preset: &Preset, tolerance: i64, given: Option<Interval>) -> i64 {
     given
 }
 
+fn refuse_expression(fault: SelectionFault) -> ! {
+    let refusal = bad_parameter(format!("{} cannot be used: {}", fault.expression, fault.message));
+    match fault.marker {
+        Some(marker) => refusal.detail(format!("The place:\n{marker}")).raise(),
+        None => refusal.raise(),
+    }
+}
+
 /// Makes an address for a workflow; see the COMMENT.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::too_many_arguments, reason = "the arguments are the SQL contract")]
 fn create_endpoint(
     workflow: &str,
     preset: default!(&str, "'standard'"),
@@ -133,6 +143,8 @@ fn create_endpoint(
     scheme: default!(Option<RawJsonb>, "NULL"),
     keep: default!(&str, "'refused'"),
     dedupe_window: default!(Option<Interval>, "NULL"),
+    filter: default!(Option<&str>, "NULL"),
+    route: default!(Option<&str>, "NULL"),
 ) -> TableIterator<'static, (name!(endpoint, String), name!(path, String), name!(secret, Option<String>))> {
     let scheme = scheme.map(RawJsonb::text);
     let known = chosen_preset(preset, scheme.as_deref());
@@ -145,6 +157,9 @@ fn create_endpoint(
     let tolerance = (tolerance + SECOND - 1) / SECOND * SECOND;
     if Keep::of(keep).is_none() {
         bad_parameter(format!("keep cannot be \"{keep}\"")).hint(KEEPS).raise();
+    }
+    if let Err(fault) = Selection::parse(filter, route) {
+        refuse_expression(fault);
     }
     let dedupe_window = window(&known, tolerance, dedupe_window);
     if known.signs_url() && guc::public_url().is_none() {
@@ -166,9 +181,9 @@ fn create_endpoint(
         let endpoint = URL_SAFE_NO_PAD.encode(random::bytes::<16>());
         spi::exec(
             "INSERT INTO meshhook.endpoint (project_id, endpoint_id, workflow_id, preset, tolerance, scheme, keep,
-                                            dedupe_window)
+                                            dedupe_window, filter, route)
              VALUES ($1, $2, $3, $4, $5 * interval '1 us', $6::jsonb, $7,
-                     justify_hours($8 * interval '1 us'))",
+                     justify_hours($8 * interval '1 us'), $9, $10)",
             &[
                 arg(project.0),
                 arg(endpoint.clone()),
@@ -178,6 +193,8 @@ fn create_endpoint(
                 arg(scheme),
                 arg(keep.to_owned()),
                 arg(dedupe_window),
+                arg(filter.map(str::to_owned)),
+                arg(route.map(str::to_owned)),
             ],
         );
         if let Some(secret) = &secret {

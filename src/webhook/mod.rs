@@ -29,6 +29,9 @@ struct Endpoint {
     /// How long a delivery is recognised, in microseconds.
     dedupe_window: i64,
     keep: Keep,
+    /// The expressions that say what is wanted and what it starts.
+    filter: Option<String>,
+    route: Option<String>,
     limits: Vec<rate::Limit>,
     secrets: Vec<Sealed>,
 }
@@ -69,7 +72,7 @@ fn find(endpoint: &str) -> Option<Endpoint> {
     spi::read_one(
         "SELECT e.project_id, e.endpoint_id, e.preset, extract(epoch FROM e.tolerance)::bigint, w.name,
                 e.scheme::text, (extract(epoch FROM e.dedupe_window) * 1000000)::bigint, e.keep,
-                e.rate_limit, e.rate_ms, r.rate_limit, r.rate_ms, s.ids, s.sealed
+                e.rate_limit, e.rate_ms, r.rate_limit, r.rate_ms, s.ids, s.sealed, e.filter, e.route
          FROM meshhook.endpoint e
          JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
          LEFT JOIN meshhook.webhook_rate r ON r.project_id = e.project_id
@@ -94,6 +97,8 @@ fn find(endpoint: &str) -> Option<Endpoint> {
                 keep: Keep::of(&row.must::<String>(8)).unwrap_or(Keep::Nothing),
                 limits,
                 secrets: sealed(row.get(13), row.get(14)),
+                filter: row.get(15),
+                route: row.get(16),
                 id,
             })
         },

@@ -50,8 +50,8 @@ pub(super) fn record(
 fn is_kept(keep: Keep, answer: &Answer) -> bool {
     match keep {
         Keep::All => true,
-        // Whoever sends too much is told to send it again.
-        Keep::Refused => answer.run.is_none() && answer.status != 429,
+        // Nobody wants what was filtered out, and whoever sends too much is told to send it again.
+        Keep::Refused => answer.run.is_none() && ![204, 429].contains(&answer.status),
         Keep::Nothing => false,
     }
 }

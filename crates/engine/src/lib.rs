@@ -22,6 +22,7 @@ pub mod replay;
 pub mod resume;
 pub mod retry;
 pub mod schedule;
+pub mod selection;
 pub mod signature;
 pub mod simulate;
 pub mod snapshot;

@@ -161,7 +161,7 @@ fn respond(reply: WebhookReply) -> Response {
     }
     let type_is_json = headers.get(CONTENT_TYPE).map(|value| value.to_str().is_ok_and(is_json));
     let body = match (reply.body, type_is_json) {
-        (None, _) => Body::empty(),
+        (None | Some(Value::Null), _) => Body::empty(),
         // A challenge is echoed as plain text.
         (Some(Value::String(text)), Some(false)) => Body::from(text),
         (Some(value), given) => {
@@ -230,6 +230,8 @@ mod tests {
         let plain = json!({"content-type": "text/plain"});
         assert_eq!(of(200, Some(plain), Some(json!("echo"))).await.2, "echo");
         assert_eq!(of(200, None, Some(json!("echo"))).await.2, r#""echo""#);
+        let (status, headers, body) = of(204, Some(json!({})), Some(Value::Null)).await;
+        assert_eq!((status, headers.len(), body.as_str()), (204, 0, ""));
         for impossible in [0, 99, 100, 1000, -1] {
             assert_eq!(of(impossible, None, None).await.0, 500);
         }

@@ -1,19 +1,19 @@
 -- What is kept of deliveries, how long they are recognised, how many are taken, and taking one in once more.
 SET client_min_messages = warning;
 \set VERBOSITY sqlstate
-SELECT meshhook.publish_workflow('{"name": "kept", "nodes": [
+SELECT meshhook.publish_workflow('{"name": "noted", "nodes": [
     {"id": "out", "type": "transform", "with": {"output": "{{ .input }}"}}],
     "input_schema": {"required": ["id"]}}');
 CREATE FUNCTION pg_temp.deliver(endpoint text, token text, body text, headers jsonb DEFAULT '{}') RETURNS SETOF record LANGUAGE sql AS $$
-    SELECT status, r.headers, r.body - 'run_id' FROM meshhook.receive_webhook(endpoint, 'POST',
+    SELECT status, r.headers, CASE jsonb_typeof(r.body) WHEN 'object' THEN r.body - 'run_id' ELSE r.body END FROM meshhook.receive_webhook(endpoint, 'POST',
         jsonb_build_object('content-type', 'application/json', 'authorization', 'Bearer ' || token) || headers,
         'source=psql', convert_to(body, 'UTF8')) r
 $$;
 
 -- By default what a known sender's delivery came with is kept if it started no run, without what proves who it is.
-SELECT endpoint AS refused, secret AS token FROM meshhook.create_endpoint('kept', 'bearer') \gset
-SELECT endpoint AS everything FROM meshhook.create_endpoint('kept', 'bearer', secret => :'token', keep => 'all') \gset
-SELECT endpoint AS nothing FROM meshhook.create_endpoint('kept', 'bearer', secret => :'token', keep => 'nothing') \gset
+SELECT endpoint AS refused, secret AS token FROM meshhook.create_endpoint('noted', 'bearer') \gset
+SELECT endpoint AS everything FROM meshhook.create_endpoint('noted', 'bearer', secret => :'token', keep => 'all') \gset
+SELECT endpoint AS nothing FROM meshhook.create_endpoint('noted', 'bearer', secret => :'token', keep => 'nothing') \gset
 SELECT kept, sent.*
 FROM (VALUES ('1', :'refused'), ('2', :'everything'), ('3', :'nothing')) e (kept, id),
     LATERAL (SELECT n, status FROM (VALUES (1, :'token', '{"id": 1}'), (2, :'token', '{"n": 2}'), (3, 'guess', '{"id": 3}')) v (n, token, body),
@@ -27,7 +27,7 @@ SELECT count(*) FROM meshhook.delivery d WHERE d::text LIKE '%canary%' OR d::tex
 -- Taken in once more: as the workflow is now, and no second run of what has started one.
 SELECT delivery_id AS broken FROM meshhook.delivery WHERE endpoint_id = :'refused' AND status = 422 \gset
 SELECT status, body ->> 'error' AS error FROM meshhook.redeliver(:'refused', :broken);
-SELECT meshhook.publish_workflow('{"name": "kept", "nodes": [
+SELECT meshhook.publish_workflow('{"name": "noted", "nodes": [
     {"id": "out", "type": "transform", "with": {"output": "{{ .input }}"}}]}');
 SELECT status FROM meshhook.redeliver(:'refused', :broken);
 SELECT status, body -> 'duplicate' AS duplicate FROM meshhook.redeliver(:'refused', :broken);
@@ -48,11 +48,11 @@ SELECT status FROM pg_temp.deliver(:'refused', :'token', '{"id": 1}') AS (status
 UPDATE meshhook.delivery_key SET created_at = now() - interval '25 hours' WHERE endpoint_id = :'refused';
 SELECT n, status FROM generate_series(1, 2) n, pg_temp.deliver(:'refused', :'token', '{"id": 1}', jsonb_build_object('n', n)) AS (status integer, headers jsonb, body jsonb);
 SELECT count(DISTINCT run_id) FROM meshhook.delivery WHERE endpoint_id = :'refused' AND reason = 'accepted' AND redelivery_of IS NULL;
-SELECT meshhook.create_endpoint('kept', 'github', dedupe_window => '23 hours');
-SELECT meshhook.create_endpoint('kept', 'bearer', dedupe_window => '0 s') IS NOT NULL AS made;
-SELECT meshhook.create_endpoint('kept', 'standard', '1 hour', dedupe_window => '121 min') IS NOT NULL AS made;
-SELECT meshhook.create_endpoint('kept', 'standard', '1 hour', dedupe_window => '2 hours');
-SELECT meshhook.create_endpoint('kept', keep => 'some');
+SELECT meshhook.create_endpoint('noted', 'github', dedupe_window => '23 hours');
+SELECT meshhook.create_endpoint('noted', 'bearer', dedupe_window => '0 s') IS NOT NULL AS made;
+SELECT meshhook.create_endpoint('noted', 'standard', '1 hour', dedupe_window => '121 min') IS NOT NULL AS made;
+SELECT meshhook.create_endpoint('noted', 'standard', '1 hour', dedupe_window => '2 hours');
+SELECT meshhook.create_endpoint('noted', keep => 'some');
 
 -- So many at once, and only those of known senders count.
 SELECT meshhook.set_endpoint_rate(:'everything', 2, '1 hour');
@@ -83,6 +83,23 @@ SELECT action, details FROM meshhook.audit_log WHERE action LIKE '%rate_set' ORD
 SELECT workflow, preset, keep, tolerance, dedupe_window, rate_limit, rate_per, last_status, last_reason, path = '/hooks/' || endpoint AS has_path
 FROM meshhook.endpoints WHERE endpoint IN (:'everything', :'nothing') ORDER BY keep;
 
+-- What is wanted, and what it starts.
+SELECT meshhook.publish_workflow('{"name": "push", "nodes": [{"id": "out", "type": "transform", "with": {"output": "{{ .input.n }}"}}]}');
+SELECT endpoint AS chosen FROM meshhook.create_endpoint('noted', 'bearer', secret => :'token',
+    filter => '.input.n > 0', route => 'if .headers["x-event"] == "push" then "push" elif .query == "source=psql" and .input.n > 5 then .input.to else null end') \gset
+SELECT n, event, status, body FROM (VALUES (1, 'push', 1, NULL), (2, 'push', 0, NULL), (3, 'made', 3, NULL), (4, 'made', 6, 'push'), (5, 'made', 7, 'nowhere'), (6, 'made', 8, NULL)) v (n, event, value, "to"),
+    LATERAL pg_temp.deliver(:'chosen', :'token', jsonb_build_object('n', value, 'to', "to", 'id', n)::text, jsonb_build_object('x-event', event))
+        AS (status integer, headers jsonb, body jsonb) ORDER BY n;
+SELECT status FROM pg_temp.deliver(:'chosen', :'token', '{"n": 1, "id": 7, "to": 7}') AS (status integer, headers jsonb, body jsonb);
+SELECT status FROM pg_temp.deliver(:'chosen', :'token', '[]') AS (status integer, headers jsonb, body jsonb);
+SELECT d.status, d.reason, d.body IS NOT NULL AS is_kept, r.workflow FROM meshhook.delivery d LEFT JOIN meshhook.runs r USING (run_id)
+WHERE d.endpoint_id = :'chosen' ORDER BY d.delivery_id;
+SELECT filter, route IS NOT NULL AS has_route FROM meshhook.endpoints WHERE endpoint = :'chosen';
+\set VERBOSITY default
+SELECT meshhook.create_endpoint('noted', filter => '.input.n >');
+SELECT meshhook.create_endpoint('noted', route => '.body.name');
+\set VERBOSITY sqlstate
+
 -- Retention takes what is older than delivery_days and than the window, and keys that nothing is recognised by any more.
 SELECT count(*) FROM meshhook.forget_deliveries(-1);
 SELECT * FROM meshhook.forget_deliveries(0);
@@ -108,3 +125,7 @@ SELECT * FROM meshhook.forget_deliveries(30);
 SELECT * FROM meshhook.forget_deliveries(30);
 SELECT count(*) FROM meshhook.endpoint WHERE endpoint_id = :'refused';
 SELECT * FROM meshhook.forget_deliveries(30);
+
+-- What was started is worked off, so that it moves in no other test.
+SELECT meshhook.tick() > 0 AS turned;
+SELECT count(*) FROM meshhook.runs WHERE finished_at IS NULL AND workflow IN ('noted', 'push');

@@ -193,6 +193,32 @@ fn one_delivery_too_many_is_told_when_to_come_again() {
     );
 }
 
+#[test]
+fn an_event_that_is_not_wanted_is_answered_with_nothing() {
+    let db = Database::preloaded("filtered");
+    publish(&mut db.app(), &echo());
+    let made = db.admin().rows(
+        "SELECT path, secret FROM meshhook.create_endpoint('echo', 'github', filter => $1)",
+        &[&r#".headers["x-github-event"] == "push" and (.query == "deploy=1")"#],
+    );
+    let (path, secret): (String, String) = (made[0].get(0), made[0].get(1));
+    let sidecar = db.sidecar().start();
+    let send = |event: &str, query: &str, body: &[u8]| {
+        sidecar.post(&format!("{path}{query}"), &sign::github_event(&secret, "d", event, body), body)
+    };
+    for (event, query) in [("ping", "?deploy=1"), ("push", "?deploy=0"), ("push", "")] {
+        let answer = send(event, query, b"{}");
+        assert_eq!((answer.status, answer.body.len(), answer.header("content-type")), (204, 0, None));
+    }
+    assert_eq!(send("push", "?deploy=1", b"{}").status, 202);
+    let mut admin = db.admin();
+    all_succeeded(&mut admin, 1, SOON);
+    assert_eq!(
+        counted(&mut admin, "SELECT count(*) FROM meshhook.delivery WHERE reason = 'filtered out'"),
+        3
+    );
+}
+
 /// How many a `ratelimit` header leaves.
 fn left(header: &str) -> u32 {
     let item = header.split(';').find_map(|part| part.strip_prefix("r="));
