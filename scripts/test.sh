@@ -106,7 +106,8 @@ long() {
     install_release
     heading "build: everything, release"
     prepare "all tests" cargo test --release --no-run --workspace --exclude meshhook
-    layer properties env PROPTEST_CASES=100000 cargo test --release --package meshhook-engine
+    layer properties env PROPTEST_CASES=100000 MESHHOOK_FUZZ_CASES=10000000 MESHHOOK_FUZZ_SEED="$(date +%s)" \
+        cargo test --release --package meshhook-engine
     layer differential env MESHHOOK_DIFFERENTIAL_CASES=100000 cargo test --release --package meshhook-engine \
         --test differential
     layer simulation env PROPTEST_CASES=1000000 MESHHOOK_SIMULATION_SEED="$(date +%s)" cargo test --release \

@@ -9,12 +9,12 @@ use super::*;
 use crate::signature::sign::{content, headers};
 
 /// Somebody who holds a key of one scheme.
-struct Sender {
+pub(super) struct Sender {
     preset: &'static Preset,
     /// Which of the scheme's proofs it makes.
     proof: &'static Proof,
     /// What the receiver is given.
-    secret: Vec<u8>,
+    pub(super) secret: Vec<u8>,
     signer: Signer,
 }
 
@@ -25,7 +25,7 @@ enum Signer {
 }
 
 impl Sender {
-    fn new(preset: &'static Preset, proof: &'static Proof, seed: u8) -> Self {
+    pub(super) fn new(preset: &'static Preset, proof: &'static Proof, seed: u8) -> Self {
         let (secret, signer) = match proof.key {
             KeyForm::Raw => (format!("secret number {seed}").into_bytes(), Signer::Shared),
             KeyForm::Pair => (format!("user{seed}:pass:word").into_bytes(), Signer::Shared),
@@ -56,7 +56,7 @@ impl Sender {
         Self { preset, proof, secret, signer }
     }
 
-    fn send(&self, ts: i64, body: &[u8]) -> Pairs {
+    pub(super) fn send(&self, ts: i64, body: &[u8]) -> Pairs {
         let mut sent = match &self.signer {
             Signer::Shared => sign(self.preset, &self.secret, ID, ts, URL, body).unwrap(),
             Signer::Ed25519(pair) => {
@@ -75,7 +75,7 @@ impl Sender {
 }
 
 /// A body that has what any scheme looks for.
-fn body(ts: i64, n: u32) -> Vec<u8> {
+pub(super) fn body(ts: i64, n: u32) -> Vec<u8> {
     format!(r#"{{"webhookTimestamp":{},"id":"evt_1","event_id":"evt_1","n":{n}}}"#, ts * 1000).into_bytes()
 }
 

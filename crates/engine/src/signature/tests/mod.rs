@@ -5,6 +5,7 @@ use super::*;
 mod cases;
 mod challenge;
 mod every;
+mod fuzz;
 mod own;
 mod properties;
 
