@@ -118,37 +118,59 @@ BEGIN
 END
 $$;
 
--- Forgets the oldest deliveries, some at a time, with the keys that nothing is recognised by any more; then endpoints that
--- were dropped and have none left. Numbers of deliveries go up with time, so each endpoint's oldest come first in its key.
+-- Forgets the oldest deliveries, so many and so many bytes of them at a time, with the keys that nothing is recognised by
+-- any more; then endpoints that were dropped and have none left. Numbers of deliveries go up with time, so each endpoint's
+-- oldest come first in its key.
 CREATE FUNCTION meshhook.forget_deliveries(days integer) RETURNS TABLE (step text, target text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    most CONSTANT integer := 2000;
+    rows_left integer := most;
+    bytes_left bigint := 16 * 1024 * 1024;
+    place record;
+    oldest record;
+    last bigint;
     touched bigint;
 BEGIN
     IF days < 0 THEN
         RETURN;
     END IF;
-    WITH old AS MATERIALIZED (
-        SELECT d.project_id, d.endpoint_id, d.delivery_id, d.dedupe_key, e.dedupe_window
-        FROM meshhook.endpoint e CROSS JOIN LATERAL (
-            SELECT o.* FROM meshhook.delivery o
-            WHERE o.project_id = e.project_id AND o.endpoint_id = e.endpoint_id
-            ORDER BY o.delivery_id LIMIT 20000) d
-        WHERE d.received_at < now() - greatest(make_interval(days => days), e.dedupe_window)
-        LIMIT 200000),
-    keys AS (
-        DELETE FROM meshhook.delivery_key k USING old
-        WHERE k.project_id = old.project_id AND k.endpoint_id = old.endpoint_id AND k.dedupe_key = old.dedupe_key
-          AND k.created_at < now() - old.dedupe_window)
-    DELETE FROM meshhook.delivery d USING old
-    WHERE d.project_id = old.project_id AND d.endpoint_id = old.endpoint_id AND d.delivery_id = old.delivery_id;
-    GET DIAGNOSTICS touched = ROW_COUNT;
-    IF touched > 0 THEN
-        RETURN QUERY SELECT 'forget', format('%s deliveries', touched);
+    FOR place IN
+        SELECT e.project_id, e.endpoint_id, e.dedupe_window, x.before
+        FROM meshhook.endpoint e,
+             LATERAL (SELECT now() - greatest(make_interval(days => days), e.dedupe_window) AS before) x
+        WHERE (SELECT d.received_at FROM meshhook.delivery d
+               WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
+               ORDER BY d.delivery_id LIMIT 1) < x.before
+    LOOP
+        last := NULL;
+        FOR oldest IN
+            SELECT d.delivery_id, d.received_at, CASE WHEN d.body IS NULL THEN 0 ELSE d.body_bytes END AS bytes
+            FROM meshhook.delivery d
+            WHERE d.project_id = place.project_id AND d.endpoint_id = place.endpoint_id
+            ORDER BY d.delivery_id LIMIT rows_left
+        LOOP
+            EXIT WHEN oldest.received_at >= place.before OR bytes_left <= 0;
+            last := oldest.delivery_id;
+            rows_left := rows_left - 1;
+            bytes_left := bytes_left - oldest.bytes;
+        END LOOP;
+        WITH gone AS (
+            DELETE FROM meshhook.delivery d
+            WHERE d.project_id = place.project_id AND d.endpoint_id = place.endpoint_id AND d.delivery_id <= last
+            RETURNING d.dedupe_key)
+        DELETE FROM meshhook.delivery_key k USING (SELECT DISTINCT dedupe_key FROM gone WHERE dedupe_key IS NOT NULL) g
+        WHERE k.project_id = place.project_id AND k.endpoint_id = place.endpoint_id AND k.dedupe_key = g.dedupe_key
+          AND k.created_at < now() - place.dedupe_window;
+        EXIT WHEN rows_left <= 0 OR bytes_left <= 0;
+    END LOOP;
+    IF rows_left < most THEN
+        RETURN QUERY SELECT 'forget', format('%s deliveries', most - rows_left);
         RETURN;
     END IF;
+    -- Whoever had found it before it was dropped has long recorded what it took in.
     DELETE FROM meshhook.endpoint e
-    WHERE e.dropped_at IS NOT NULL AND NOT EXISTS (
+    WHERE e.dropped_at < now() - interval '1 day' AND NOT EXISTS (
         SELECT FROM meshhook.delivery d WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id);
     GET DIAGNOSTICS touched = ROW_COUNT;
     IF touched > 0 THEN

@@ -383,6 +383,7 @@ CREATE TABLE meshhook.delivery (
     body bytea,
     PRIMARY KEY (project_id, endpoint_id, delivery_id)
 );
+CREATE INDEX delivery_again ON meshhook.delivery (project_id, redelivery_of) WHERE redelivery_of IS NOT NULL;
 COMMENT ON TABLE meshhook.delivery IS 'Every delivery to a known endpoint, with the answer it got and why. headers (without what proves who somebody is), query and body are those of a known sender, as far as the endpoint keeps them.';
 
 CREATE TABLE meshhook.delivery_key (
@@ -2306,7 +2307,7 @@ AS 'MODULE_PATHNAME', 'receive_webhook_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/redeliver.rs:25
+-- src/webhook/redeliver.rs:28
 -- meshhook::webhook::redeliver::redeliver
 CREATE  FUNCTION "redeliver"(
 	"endpoint" TEXT, /* Option < & str > */
@@ -2843,84 +2844,6 @@ COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:88
--- requires:
---   views
-
-CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
-SELECT s.name,
-       w.name AS workflow,
-       s.version,
-       s.cron,
-       s.every,
-       s.anchor,
-       s.time_zone,
-       s.input,
-       s.overlap,
-       s.catch_up,
-       s.jitter,
-       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
-       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
-       s.last_time,
-       s.last_run_id,
-       r.status AS last_status,
-       (SELECT count(*) FROM meshhook.schedule_firing f
-        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
-          AND (SELECT run.finished_at IS NULL FROM meshhook.run
-               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
-       s.waiting,
-       s.missed,
-       s.skipped,
-       s.paused_at IS NOT NULL AS paused,
-       s.paused_at,
-       s.paused_by,
-       s.pause_reason,
-       s.created_at,
-       s.created_by
-FROM meshhook.schedule s
-JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
-LEFT JOIN LATERAL (
-    SELECT run.status FROM meshhook.run
-    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
-    OFFSET 0
-) r ON true;
-COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:89
--- requires:
---   schedule_views
-
-CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
-SELECT e.endpoint_id AS endpoint,
-       '/hooks/' || e.endpoint_id AS path,
-       w.name AS workflow,
-       e.preset,
-       e.scheme,
-       e.tolerance,
-       e.keep,
-       e.dedupe_window,
-       e.filter,
-       e.route,
-       e.rate_limit,
-       e.rate_ms * interval '1 ms' AS rate_per,
-       e.created_at,
-       last.received_at AS last_received_at,
-       last.status AS last_status,
-       last.reason AS last_reason
-FROM meshhook.endpoint e
-JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
-LEFT JOIN LATERAL (
-    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
-    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
-    ORDER BY d.delivery_id DESC LIMIT 1
-) last ON true
-WHERE e.dropped_at IS NULL;
-COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what they start, how senders sign, which deliveries are wanted and what each starts, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/lib.rs:105
 -- requires:
 --   views
@@ -3345,37 +3268,59 @@ BEGIN
 END
 $$;
 
--- Forgets the oldest deliveries, some at a time, with the keys that nothing is recognised by any more; then endpoints that
--- were dropped and have none left. Numbers of deliveries go up with time, so each endpoint's oldest come first in its key.
+-- Forgets the oldest deliveries, so many and so many bytes of them at a time, with the keys that nothing is recognised by
+-- any more; then endpoints that were dropped and have none left. Numbers of deliveries go up with time, so each endpoint's
+-- oldest come first in its key.
 CREATE FUNCTION meshhook.forget_deliveries(days integer) RETURNS TABLE (step text, target text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    most CONSTANT integer := 2000;
+    rows_left integer := most;
+    bytes_left bigint := 16 * 1024 * 1024;
+    place record;
+    oldest record;
+    last bigint;
     touched bigint;
 BEGIN
     IF days < 0 THEN
         RETURN;
     END IF;
-    WITH old AS MATERIALIZED (
-        SELECT d.project_id, d.endpoint_id, d.delivery_id, d.dedupe_key, e.dedupe_window
-        FROM meshhook.endpoint e CROSS JOIN LATERAL (
-            SELECT o.* FROM meshhook.delivery o
-            WHERE o.project_id = e.project_id AND o.endpoint_id = e.endpoint_id
-            ORDER BY o.delivery_id LIMIT 20000) d
-        WHERE d.received_at < now() - greatest(make_interval(days => days), e.dedupe_window)
-        LIMIT 200000),
-    keys AS (
-        DELETE FROM meshhook.delivery_key k USING old
-        WHERE k.project_id = old.project_id AND k.endpoint_id = old.endpoint_id AND k.dedupe_key = old.dedupe_key
-          AND k.created_at < now() - old.dedupe_window)
-    DELETE FROM meshhook.delivery d USING old
-    WHERE d.project_id = old.project_id AND d.endpoint_id = old.endpoint_id AND d.delivery_id = old.delivery_id;
-    GET DIAGNOSTICS touched = ROW_COUNT;
-    IF touched > 0 THEN
-        RETURN QUERY SELECT 'forget', format('%s deliveries', touched);
+    FOR place IN
+        SELECT e.project_id, e.endpoint_id, e.dedupe_window, x.before
+        FROM meshhook.endpoint e,
+             LATERAL (SELECT now() - greatest(make_interval(days => days), e.dedupe_window) AS before) x
+        WHERE (SELECT d.received_at FROM meshhook.delivery d
+               WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
+               ORDER BY d.delivery_id LIMIT 1) < x.before
+    LOOP
+        last := NULL;
+        FOR oldest IN
+            SELECT d.delivery_id, d.received_at, CASE WHEN d.body IS NULL THEN 0 ELSE d.body_bytes END AS bytes
+            FROM meshhook.delivery d
+            WHERE d.project_id = place.project_id AND d.endpoint_id = place.endpoint_id
+            ORDER BY d.delivery_id LIMIT rows_left
+        LOOP
+            EXIT WHEN oldest.received_at >= place.before OR bytes_left <= 0;
+            last := oldest.delivery_id;
+            rows_left := rows_left - 1;
+            bytes_left := bytes_left - oldest.bytes;
+        END LOOP;
+        WITH gone AS (
+            DELETE FROM meshhook.delivery d
+            WHERE d.project_id = place.project_id AND d.endpoint_id = place.endpoint_id AND d.delivery_id <= last
+            RETURNING d.dedupe_key)
+        DELETE FROM meshhook.delivery_key k USING (SELECT DISTINCT dedupe_key FROM gone WHERE dedupe_key IS NOT NULL) g
+        WHERE k.project_id = place.project_id AND k.endpoint_id = place.endpoint_id AND k.dedupe_key = g.dedupe_key
+          AND k.created_at < now() - place.dedupe_window;
+        EXIT WHEN rows_left <= 0 OR bytes_left <= 0;
+    END LOOP;
+    IF rows_left < most THEN
+        RETURN QUERY SELECT 'forget', format('%s deliveries', most - rows_left);
         RETURN;
     END IF;
+    -- Whoever had found it before it was dropped has long recorded what it took in.
     DELETE FROM meshhook.endpoint e
-    WHERE e.dropped_at IS NOT NULL AND NOT EXISTS (
+    WHERE e.dropped_at < now() - interval '1 day' AND NOT EXISTS (
         SELECT FROM meshhook.delivery d WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id);
     GET DIAGNOSTICS touched = ROW_COUNT;
     IF touched > 0 THEN
@@ -3383,6 +3328,84 @@ BEGIN
     END IF;
 END
 $$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:88
+-- requires:
+--   views
+
+CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
+SELECT s.name,
+       w.name AS workflow,
+       s.version,
+       s.cron,
+       s.every,
+       s.anchor,
+       s.time_zone,
+       s.input,
+       s.overlap,
+       s.catch_up,
+       s.jitter,
+       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
+       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
+       s.last_time,
+       s.last_run_id,
+       r.status AS last_status,
+       (SELECT count(*) FROM meshhook.schedule_firing f
+        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
+          AND (SELECT run.finished_at IS NULL FROM meshhook.run
+               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
+       s.waiting,
+       s.missed,
+       s.skipped,
+       s.paused_at IS NOT NULL AS paused,
+       s.paused_at,
+       s.paused_by,
+       s.pause_reason,
+       s.created_at,
+       s.created_by
+FROM meshhook.schedule s
+JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
+LEFT JOIN LATERAL (
+    SELECT run.status FROM meshhook.run
+    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
+    OFFSET 0
+) r ON true;
+COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:89
+-- requires:
+--   schedule_views
+
+CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
+SELECT e.endpoint_id AS endpoint,
+       '/hooks/' || e.endpoint_id AS path,
+       w.name AS workflow,
+       e.preset,
+       e.scheme,
+       e.tolerance,
+       e.keep,
+       e.dedupe_window,
+       e.filter,
+       e.route,
+       e.rate_limit,
+       e.rate_ms * interval '1 ms' AS rate_per,
+       e.created_at,
+       last.received_at AS last_received_at,
+       last.status AS last_status,
+       last.reason AS last_reason
+FROM meshhook.endpoint e
+JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
+LEFT JOIN LATERAL (
+    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
+    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
+    ORDER BY d.delivery_id DESC LIMIT 1
+) last ON true
+WHERE e.dropped_at IS NULL;
+COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what they start, how senders sign, which deliveries are wanted and what each starts, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -4097,7 +4120,7 @@ COMMENT ON FUNCTION meshhook.open_resume_url(text) IS
 COMMENT ON FUNCTION meshhook.use_resume_url(text, jsonb) IS
 'Answers a wait node in the name of a resume URL: {"approved": true, "payload": …, "by": "…"}, without approved for a signal. The first answer counts (status 200, "used": false) and is told to everybody after (200, "used": true). 400 if the answer is malformed, 404 if nobody signed the URL, 409 before the run waits for an approval, 410 after it has ended, gone on or the URL has expired, 503 without the key file or in a dormant copy.';
 COMMENT ON FUNCTION meshhook.receive_webhook(text, text, jsonb, text, bytea) IS
-'Takes a delivery in: verifies the signature over the raw body, starts one run per delivery in this transaction, records the delivery. headers is an object with lower-case names. Answer with the status, headers and body it returns, after the commit: 202 with run_id, 200 for a repeat with the first run_id, 400, 401, 404, 405, 413, 415, 410 where the workflow is archived, 422 with the violations where the body breaks its input schema, or 503 where no key file is set. Never raises for a sender''s fault.';
+'Takes a delivery in: verifies the signature over the raw body, starts one run per delivery in this transaction, records the delivery. headers is an object with lower-case names. Answer with the status, headers and body it returns, after the commit: 202 with run_id, 200 for a repeat with the first run_id or a challenge, 204 where the filter does not want it, 400, 401, 404, 405, 413, 415, 410 where the workflow is archived, 422 with the violations where the body breaks its input schema or an expression of the endpoint fails on it, 429 with retry-after over a rate, or 503 where no key file is set. Never raises for a sender''s fault.';
 
 COMMENT ON FUNCTION meshhook.create_schedule(text, text, text, interval, text, jsonb, text, interval, interval, integer, timestamptz, boolean) IS
 'Starts a workflow by the clock and returns the first time. Either cron (minute, hour, day of month, month, day of week; with seconds before them, names, L, W, #, @daily, …) or every (1 second to 36500 days of 24 hours, counted from anchor, by default from now). time_zone is an IANA name; docs/schedules.md says what happens when clocks are changed. overlap says what becomes of a time while an earlier run has not ended: "skip" it, "queue_one", "queue_all", "cancel_other" (starts when that has ended) or "allow". Times that were due longer ago than catch_up (at least 10 seconds) are left out and counted. jitter puts each time off by up to that much, never up to the next one. version picks one other than the newest. A run sees .run.trigger = {"type":"schedule","schedule","nominal_time","origin"}; each time has one run at most. 23505 if the name (1 to 255 bytes) is taken, but with replace => true the schedule is changed: what waits, counters and pause stay, and if its times are the same it goes on where it was. 22023 for a pattern, zone or policy that is none, P0002 if the workflow is not published.';

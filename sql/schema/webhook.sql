@@ -64,6 +64,7 @@ CREATE TABLE meshhook.delivery (
     body bytea,
     PRIMARY KEY (project_id, endpoint_id, delivery_id)
 );
+CREATE INDEX delivery_again ON meshhook.delivery (project_id, redelivery_of) WHERE redelivery_of IS NOT NULL;
 COMMENT ON TABLE meshhook.delivery IS 'Every delivery to a known endpoint, with the answer it got and why. headers (without what proves who somebody is), query and body are those of a known sender, as far as the endpoint keeps them.';
 
 CREATE TABLE meshhook.delivery_key (

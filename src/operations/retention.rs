@@ -78,19 +78,20 @@ fn preview_retention() -> TableIterator<
     TableIterator::new(rows)
 }
 
-/// The next step of forgetting. Called as the owner role.
+/// The next step of forgetting: of runs, and then of deliveries, of which some may expire every moment. Called as the
+/// owner role.
 pub(super) fn step() -> Vec<(String, String)> {
-    let deliveries = spi::run(
-        "SELECT step, target FROM meshhook.forget_deliveries($1)",
-        &[arg(guc::DELIVERY_DAYS.get())],
-        |row| (row.must(1), row.must(2)),
-    );
-    if !deliveries.is_empty() {
-        return deliveries;
-    }
-    spi::run(
+    let of_runs = spi::run(
         "SELECT step, target FROM meshhook.apply_retention($1, $2)",
         &[arg(guc::RETENTION_DAYS.get()), arg(MAX_SURVIVORS)],
+        |row| (row.must(1), row.must(2)),
+    );
+    if !of_runs.is_empty() {
+        return of_runs;
+    }
+    spi::run(
+        "SELECT step, target FROM meshhook.forget_deliveries($1)",
+        &[arg(guc::DELIVERY_DAYS.get())],
         |row| (row.must(1), row.must(2)),
     )
 }

@@ -54,10 +54,10 @@ pub(super) fn accept(endpoint: &Endpoint, delivery: &Delivery<'_>, caller: Role)
         Err(fault) => return Answer::error(422, "the event cannot be handled here", fault.to_string()),
     };
     let (run, now) = new_run();
-    let key = delivery.dedupe_key.as_deref();
+    // Without a window nothing is recognised, not even what comes at the same moment.
+    let key = delivery.dedupe_key.as_deref().filter(|_| endpoint.dedupe_window > 0);
     if let Some(earlier) = fault::around!("webhook.key", key.and_then(|key| note_key(endpoint, key, run))) {
-        let told = json!({ "run_id": earlier.to_string(), "duplicate": true });
-        return Answer::new(200, told, "duplicate").of_run(earlier);
+        return Answer::duplicate(earlier);
     }
     let input = match &document {
         Document::Text(text) => RawJsonb::of_text(text),

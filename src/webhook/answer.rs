@@ -20,6 +20,11 @@ impl Answer {
         Self::new(status, json!({ "error": message }), reason)
     }
 
+    /// To what has started a run already.
+    pub(super) fn duplicate(run: pgrx::Uuid) -> Self {
+        Self::new(200, json!({ "run_id": run.to_string(), "duplicate": true }), "duplicate").of_run(run)
+    }
+
     /// To what can be taken when something here has changed.
     pub(super) fn later(reason: &str) -> Self {
         Self::error(503, "try again later", reason).with("retry-after", "60")

@@ -31,8 +31,9 @@ const BUSY_POLL: Duration = Duration::from_secs(1);
 const INSTALL_LIMIT: Duration = Duration::from_secs(10);
 /// How often maintenance is looked at.
 const MAINTENANCE_PERIOD: Duration = Duration::from_secs(600);
-/// Most steps of maintenance in a row.
+/// Most steps of maintenance in a row, and how soon it is looked at again where these were not enough.
 const MAINTENANCE_STEPS: usize = 8;
+const MAINTENANCE_BREAK: Duration = Duration::from_secs(2);
 const FAILURE_INITIAL: Duration = Duration::from_millis(100);
 const FAILURE_CAP: Duration = Duration::from_secs(30);
 
@@ -66,7 +67,8 @@ struct Orchestrator {
     last_failure: Option<String>,
     /// Cycles in a row that found something due and could not take it (another session has it).
     fruitless: u32,
-    maintained: Option<Instant>,
+    /// Not before this.
+    maintenance_due: Option<Instant>,
     announcer: Announcer,
     /// Whether the last cycle could take turns: only then is anything announced.
     ready: bool,
@@ -101,7 +103,7 @@ pub extern "C-unwind" fn meshhook_orchestrator_main(argument: pg_sys::Datum) {
         busy: 0,
         last_failure: None,
         fruitless: 0,
-        maintained: None,
+        maintenance_due: None,
         announcer: Announcer::new(),
         ready: false,
     }
@@ -220,10 +222,11 @@ impl Orchestrator {
 
     /// Maintenance, now and then, when there is nothing else to do: each step in a transaction of its own.
     fn maintain(&mut self) {
-        if self.maintained.is_some_and(|last| last.elapsed() < MAINTENANCE_PERIOD) {
+        let begun = Instant::now();
+        if self.maintenance_due.is_some_and(|due| begun < due) {
             return;
         }
-        self.maintained = Some(Instant::now());
+        self.maintenance_due = Some(begun + MAINTENANCE_PERIOD);
         for _ in 0..MAINTENANCE_STEPS {
             let step = transaction::run(c"meshhook: maintenance", TURN_LIMIT, || match probe::probe() {
                 Probe::Ready { owner, .. } => {
@@ -242,6 +245,7 @@ impl Orchestrator {
                 }
             }
         }
+        self.maintenance_due = Some(Instant::now() + MAINTENANCE_BREAK);
     }
 
     fn not_ready(&mut self, probe: Probe) -> Next {

@@ -37,6 +37,10 @@ SELECT d.status, d.redelivery_of - :broken AS again_of, r.input, h.data -> 'trig
 FROM meshhook.delivery d JOIN meshhook.runs r USING (run_id), meshhook.run_history(d.run_id) h
 WHERE d.endpoint_id = :'refused' AND d.redelivery_of IS NOT NULL AND h.position = 1 ORDER BY d.delivery_id;
 SELECT count(DISTINCT run_id) FROM meshhook.delivery WHERE redelivery_of = :broken;
+-- Nor when its key is forgotten.
+DELETE FROM meshhook.delivery_key WHERE endpoint_id IN (:'refused', :'everything') AND run_id IN (SELECT run_id FROM meshhook.delivery WHERE body IS NOT NULL OR redelivery_of = :broken);
+SELECT status, body -> 'duplicate' AS duplicate FROM meshhook.redeliver(:'refused', :broken);
+SELECT status, body -> 'duplicate' AS duplicate FROM meshhook.redeliver(:'everything', (SELECT min(delivery_id) FROM meshhook.delivery WHERE endpoint_id = :'everything'));
 SELECT meshhook.redeliver(:'refused', (SELECT min(delivery_id) FROM meshhook.delivery WHERE endpoint_id = :'refused'));
 SELECT meshhook.redeliver(:'everything', :broken);
 SELECT meshhook.redeliver('none', :broken);
@@ -49,7 +53,9 @@ UPDATE meshhook.delivery_key SET created_at = now() - interval '25 hours' WHERE 
 SELECT n, status FROM generate_series(1, 2) n, pg_temp.deliver(:'refused', :'token', '{"id": 1}', jsonb_build_object('n', n)) AS (status integer, headers jsonb, body jsonb);
 SELECT count(DISTINCT run_id) FROM meshhook.delivery WHERE endpoint_id = :'refused' AND reason = 'accepted' AND redelivery_of IS NULL;
 SELECT meshhook.create_endpoint('noted', 'github', dedupe_window => '23 hours');
-SELECT meshhook.create_endpoint('noted', 'bearer', dedupe_window => '0 s') IS NOT NULL AS made;
+SELECT endpoint AS every FROM meshhook.create_endpoint('noted', 'bearer', dedupe_window => '0 s', secret => :'token') \gset
+SELECT count(DISTINCT r.body ->> 'run_id') AS runs FROM generate_series(1, 3) n,
+    meshhook.receive_webhook(:'every', 'POST', jsonb_build_object('authorization', 'Bearer ' || :'token', 'n', n), '', '{}') r;
 SELECT meshhook.create_endpoint('noted', 'standard', '1 hour', dedupe_window => '121 min') IS NOT NULL AS made;
 SELECT meshhook.create_endpoint('noted', 'standard', '1 hour', dedupe_window => '2 hours');
 SELECT meshhook.create_endpoint('noted', keep => 'some');
@@ -104,7 +110,8 @@ SELECT meshhook.create_endpoint('noted', route => '.body.name');
 SELECT count(*) FROM meshhook.forget_deliveries(-1);
 SELECT * FROM meshhook.forget_deliveries(0);
 UPDATE meshhook.endpoint SET dedupe_window = '1 day' WHERE endpoint_id = :'refused';
-UPDATE meshhook.delivery SET received_at = now() - interval '40 days' WHERE endpoint_id = :'refused' AND status = 202;
+UPDATE meshhook.delivery SET received_at = now() - interval '40 days' WHERE endpoint_id = :'refused'
+    AND delivery_id < (SELECT max(delivery_id) FROM meshhook.delivery WHERE endpoint_id = :'refused');
 UPDATE meshhook.delivery_key k SET created_at = now() - interval '40 days' FROM meshhook.delivery d
 WHERE k.endpoint_id = :'refused' AND d.endpoint_id = :'refused' AND d.dedupe_key = k.dedupe_key AND k.run_id = d.run_id AND d.redelivery_of IS NOT NULL;
 SELECT * FROM meshhook.forget_deliveries(41);
@@ -122,6 +129,8 @@ SELECT meshhook.rotate_endpoint_secret(:'refused');
 SELECT meshhook.redeliver(:'refused', :broken);
 UPDATE meshhook.delivery SET received_at = now() - interval '40 days' WHERE endpoint_id = :'refused';
 SELECT * FROM meshhook.forget_deliveries(30);
+SELECT * FROM meshhook.forget_deliveries(30);
+UPDATE meshhook.endpoint SET dropped_at = now() - interval '25 hours' WHERE endpoint_id = :'refused';
 SELECT * FROM meshhook.forget_deliveries(30);
 SELECT count(*) FROM meshhook.endpoint WHERE endpoint_id = :'refused';
 SELECT * FROM meshhook.forget_deliveries(30);

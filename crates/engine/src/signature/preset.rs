@@ -207,8 +207,13 @@ impl Preset {
             let name = name.to_ascii_lowercase();
             TELLING.iter().any(|part| name.contains(part))
         };
+        // A proxy may have put the address, and with it the secret, into a header of its own.
+        let is_address = |value: &Value| {
+            let holds = |text: &str| text.contains('?') || text.contains("secret=");
+            self.is_secret_in_query() && value.as_str().is_some_and(holds)
+        };
         let kept = |(name, value): (&String, &Value)| {
-            let hidden = is_proof(name) || is_told(name);
+            let hidden = is_proof(name) || is_told(name) || is_address(value);
             (name.clone(), if hidden { Value::from(REDACTED) } else { value.clone() })
         };
         headers.iter().map(kept).collect()
@@ -245,6 +250,13 @@ mod tests {
             expected[name] = Value::from(REDACTED);
         }
         assert_eq!(Value::Object(kept), expected);
+        // The address holds the secret.
+        let proxied = serde_json::json!({"x-original-uri": "/hooks/e?secret=s", "x-request-id": "r"});
+        let kept = Preset::by_name("url_secret").unwrap().redacted(proxied.as_object().unwrap());
+        assert_eq!(
+            (&kept["x-original-uri"], &kept["x-request-id"]),
+            (&Value::from(REDACTED), &proxied["x-request-id"])
+        );
         // Names that tell nothing are hidden where they hold the proof.
         let own = Preset::own(r#"{"header": "X-Proof"}"#).unwrap();
         let kept = own.redacted(serde_json::json!({"x-proof": "a"}).as_object().unwrap());

@@ -271,6 +271,14 @@ impl Body {
     }
 }
 
+/// An id of a body as a key: itself where it can be text of a log, else its digest.
+fn body_id(id: &str) -> String {
+    match clean_id(id) {
+        Some(id) => format!("body:{id}"),
+        None => format!("body:sha256:{}", hex::encode(Sha256::digest(id))),
+    }
+}
+
 fn dedupe_key<H: Headers + ?Sized>(
     preset: &Preset,
     claim: &Claim,
@@ -281,11 +289,8 @@ fn dedupe_key<H: Headers + ?Sized>(
     match (&preset.dedupe, &claim.id) {
         (Dedupe::SignedId, Some(id)) => format!("id:{id}"),
         (Dedupe::BodyField(place), _) => match body.at(place) {
-            Some(Json::Str(id)) => match clean_id(id) {
-                Some(id) => format!("body:{id}"),
-                None => format!("body:{}", digest(id.as_bytes())),
-            },
-            Some(Json::Num(id)) => format!("body:{id}"),
+            Some(Json::Str(id)) if !id.is_empty() => body_id(id),
+            Some(Json::Num(id)) => body_id(&id.to_string()),
             _ => digest(request.body),
         },
         (Dedupe::SignedContent, _) => {
@@ -294,13 +299,22 @@ fn dedupe_key<H: Headers + ?Sized>(
             // The first is that of the address as it is configured, whichever way the sender wrote it.
             digest(contents.first().map_or(request.body, Vec::as_slice))
         }
-        _ => match request.url.split_once('?') {
-            Some((_, query)) if !preset.signs() && !preset.is_secret_in_query() => {
-                digest(&[request.body, b"?", query.as_bytes()].concat())
-            }
-            _ => digest(request.body),
+        _ if preset.signs() => digest(request.body),
+        _ => match unproven(preset, request.url) {
+            query if query.is_empty() => digest(request.body),
+            query => digest(&[request.body, b"?", query.as_bytes()].concat()),
         },
     }
+}
+
+/// The query without the parameter that holds the secret, if one does.
+fn unproven(preset: &Preset, url: &str) -> String {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let is_secret = |pair: &str| {
+        let name = form_urlencoded::parse(pair.as_bytes()).next().map(|(name, _)| format!("?{name}"));
+        name.is_some_and(|name| preset.headers.iter().any(|set| set.signature == name))
+    };
+    query.split('&').filter(|pair| !is_secret(pair)).collect::<Vec<_>>().join("&")
 }
 
 /// The first set that is there in full; else the set most likely meant, so that the reason names

@@ -194,7 +194,9 @@ fn deliveries_are_known_by_what_is_signed() {
     let spaced = key("stripe", br#"{"id":"with a space","try":1}"#);
     assert!(spaced.starts_with("body:sha256:"));
     assert_eq!(spaced, key("stripe", br#"{"id":"with a space","try":2}"#));
-    for body in [&b"{}"[..], br#"{"id":null}"#, br#"{"id":{"n":1}}"#, b"nonsense"] {
+    let digits = format!(r#"{{"id":{}}}"#, "7".repeat(10_000));
+    assert_eq!(key("stripe", digits.as_bytes()).len(), "body:sha256:".len() + 64);
+    for body in [&b"{}"[..], br#"{"id":null}"#, br#"{"id":""}"#, br#"{"id":{"n":1}}"#, b"nonsense"] {
         assert!(key("stripe", body).starts_with("sha256:"));
     }
 }
@@ -220,6 +222,23 @@ fn with_a_token_the_query_counts_too() {
         assert_ne!(key(name, "step=1"), key(name, "step=2"));
         assert_eq!(key(name, "step=1"), key(name, "step=1"));
     }
+    // The secret is no part of what came.
+    let by_url = |query: &str| {
+        let url = format!("{URL}?{query}");
+        match verify(
+            preset("url_secret"),
+            &[b"s", b"t"],
+            TOLERANCE,
+            NOW,
+            &Request { headers: &Pairs::new(), url: &url, body: BODY },
+        ) {
+            Verdict::Accepted { dedupe_key, .. } => dedupe_key,
+            rejected => panic!("{rejected:?}"),
+        }
+    };
+    assert_eq!(by_url("secret=s&event=a"), by_url("secret=t&event=a"));
+    assert_ne!(by_url("secret=s&event=a"), by_url("secret=s&event=b"));
+    assert_eq!(by_url("secret=s"), by_url("secret=t"));
     // Whoever caught a signed body could put any query to it.
     assert_eq!(key("github", "step=1"), key("github", "step=2"));
 }
