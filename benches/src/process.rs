@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use anyhow::{Context as _, Result};
+
 /// Clock ticks per second in `/proc/<pid>/stat`: fixed by Linux, whatever its timer's rate.
 const TICKS: f64 = 100.0;
 
@@ -27,6 +29,14 @@ pub fn stat(pid: u32) -> Option<Stat> {
         parent: fields.get(1)?.parse().ok()?,
         seconds: (ticks(11)? + ticks(12)?) / TICKS,
     })
+}
+
+/// Memory that a process holds, in MiB.
+pub fn resident(pid: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|text| text.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
+    Ok(kib.context("the process has no memory")? / 1024.0)
 }
 
 /// CPU seconds of the living children of a process: for a postmaster, of the whole server but for backends that ended.

@@ -10,7 +10,7 @@ use pgrx::datum::Interval;
 use pgrx::prelude::*;
 use zeroize::Zeroizing;
 
-use super::{Keep, path_of, preset_of, seal_place, unknown};
+use super::{DAY, Keep, MINUTE, SECOND, micros, path_of, preset_of, seal_place, unknown};
 use crate::error::{bad_parameter, refuse, required};
 use crate::owner::as_owner;
 use crate::project::{self, Project};
@@ -18,10 +18,6 @@ use crate::secret;
 use crate::spi::{self, RawJsonb, arg};
 use crate::{guc, installation, random, workflow};
 
-/// In microseconds.
-const SECOND: i64 = 1_000_000;
-const MINUTE: i64 = 60 * SECOND;
-const DAY: i64 = 1_440 * MINUTE;
 /// How long deliveries with a signed time are recognised: longer than any sender tries.
 const TIMED_WINDOW: i64 = 7 * DAY;
 /// How long those without are, whose signature never ages.
@@ -105,7 +101,7 @@ fn window(preset: &Preset, tolerance: i64, given: Option<Interval>) -> i64 {
             (false, false) => TOKEN_WINDOW,
         };
     };
-    let given = i64::try_from(given.as_micros()).unwrap_or(i64::MAX);
+    let given = micros(&given);
     let least = match (is_timed, preset.signs()) {
         // A signed time may be that much in the future and is taken until that much later; the rest is for fractions of
         // seconds and for how long a transaction may take.
@@ -148,8 +144,7 @@ fn create_endpoint(
 ) -> TableIterator<'static, (name!(endpoint, String), name!(path, String), name!(secret, Option<String>))> {
     let scheme = scheme.map(RawJsonb::text);
     let known = chosen_preset(preset, scheme.as_deref());
-    let default = i128::from(known.tolerance_s) * i128::from(SECOND);
-    let tolerance = i64::try_from(tolerance.map_or(default, |given| given.as_micros())).unwrap_or(i64::MAX);
+    let tolerance = tolerance.map_or(known.tolerance_s * SECOND, |given| micros(&given));
     if !(SECOND..=DAY).contains(&tolerance) {
         bad_parameter("tolerance must be from 1 second to 1 day").raise();
     }

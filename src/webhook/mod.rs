@@ -12,11 +12,22 @@ use std::borrow::Cow;
 
 use meshhook_engine::signature::{OWN_SCHEME, Preset};
 use pgrx::PgSqlErrorCode;
+use pgrx::datum::Interval;
 use serde_json::{Map, Value};
 
 use crate::error::refuse;
 use crate::project::Project;
 use crate::spi::{self, arg};
+
+/// In microseconds.
+const SECOND: i64 = 1_000_000;
+const MINUTE: i64 = 60 * SECOND;
+const DAY: i64 = 1_440 * MINUTE;
+
+/// An interval in microseconds; what is too long for them is as long as they go, and so outside of every bound.
+fn micros(interval: &Interval) -> i64 {
+    i64::try_from(interval.as_micros()).unwrap_or(i64::MAX)
+}
 
 /// An endpoint as intake needs it.
 #[derive(Debug)]

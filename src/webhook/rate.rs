@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use meshhook_engine::rate::Rate;
 
-use super::{Endpoint, unknown};
+use super::{DAY, Endpoint, SECOND, micros, unknown};
 use crate::error::{bad_parameter, required};
 use crate::installation;
 use crate::owner::as_owner;
@@ -18,7 +18,6 @@ use crate::spi::{self, arg};
 
 /// Most deliveries a period can have.
 const MAX_DELIVERIES: i32 = 1_000_000;
-const SECOND: i64 = 1_000_000;
 
 /// A rate that the deliveries to an endpoint pay.
 #[derive(Debug)]
@@ -81,8 +80,8 @@ pub(super) fn pay(endpoint: &Endpoint, now: i64) -> Result<Map<String, Value>, R
 }
 
 /// How many are left, and in how many seconds there are more; all of them, where any are left.
-fn item(limit: &Limit, left: i64, micros: i64) -> String {
-    format!("\"{}\";r={left};t={}", limit.scope, seconds(micros))
+fn item(limit: &Limit, left: i64, wait: i64) -> String {
+    format!("\"{}\";r={left};t={}", limit.scope, seconds(wait))
 }
 
 fn told(limits: &[Limit], left: Vec<String>) -> Map<String, Value> {
@@ -107,11 +106,11 @@ fn checked(deliveries: Option<i32>, per: Interval) -> Option<(i32, i64)> {
     if !(1..=MAX_DELIVERIES).contains(&deliveries) {
         bad_parameter(format!("deliveries must be from 1 to {MAX_DELIVERIES}, or null for no limit")).raise();
     }
-    let micros = i64::try_from(per.as_micros()).unwrap_or(i64::MAX);
-    if !(SECOND..=86_400 * SECOND).contains(&micros) {
+    let per = micros(&per);
+    if !(SECOND..=DAY).contains(&per) {
         bad_parameter("per must be from 1 second to 1 day").raise();
     }
-    Some((deliveries, micros / 1_000))
+    Some((deliveries, per / 1_000))
 }
 
 fn details(rate: Option<(i32, i64)>) -> String {
@@ -128,7 +127,8 @@ fn set_endpoint_rate(endpoint: Option<&str>, deliveries: Option<i32>, per: defau
         let project = project::current(caller);
         installation::ensure();
         let changed = spi::exec(
-            "UPDATE meshhook.endpoint SET rate_limit = $3, rate_ms = $4 WHERE project_id = $1 AND endpoint_id = $2 AND dropped_at IS NULL",
+            "UPDATE meshhook.endpoint SET rate_limit = $3, rate_ms = $4
+             WHERE project_id = $1 AND endpoint_id = $2 AND dropped_at IS NULL",
             &[
                 arg(project.0),
                 arg(endpoint.to_owned()),

@@ -1,11 +1,10 @@
 //! HTTP out: how many runs of one call a second the sidecar and the server carry, and what limits them.
 
 use std::convert::Infallible;
-use std::fs;
 use std::net::SocketAddr;
 use std::thread;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -17,6 +16,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::{Bench, Options};
+use crate::process::resident;
 use crate::report::{Report, Target, median};
 
 const WORKFLOW: &str = "call";
@@ -28,7 +28,7 @@ pub fn measure(options: &Options, bench: &Bench, report: &mut Report) -> Result<
         {"id": "call", "type": "http", "with": {"method": "POST", "url": format!("http://{service}/orders"),
          "body": {"order": "{{ .input }}"}}}]}));
     once(options, bench)?;
-    let memory = resident(bench)?;
+    let memory = resident(bench.sidecar.pid())?;
 
     let (mut durable, mut volatile) = (Vec::new(), Vec::new());
     for round in 0..options.rounds {
@@ -49,7 +49,7 @@ pub fn measure(options: &Options, bench: &Bench, report: &mut Report) -> Result<
     report.number("executor.without_fsync", median(&volatile), "1/s");
     report.number("executor.share_of_without_fsync", rate / median(&volatile), "");
     report.number("executor.sidecar_memory_before", memory, "MiB");
-    report.number("executor.sidecar_memory_after", resident(bench)?, "MiB");
+    report.number("executor.sidecar_memory_after", resident(bench.sidecar.pid())?, "MiB");
     Ok(())
 }
 
@@ -70,20 +70,11 @@ fn once(options: &Options, bench: &Bench) -> Result<(f64, f64)> {
     Ok((f64::from(options.calls) / seconds, begun.elapsed().as_secs_f64()))
 }
 
-/// Memory of the sidecar, in MiB.
-fn resident(bench: &Bench) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", bench.sidecar.pid()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|text| text.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
-    Ok(kib.context("the sidecar has no memory")? / 1024.0)
-}
-
 /// A service that answers at once, on a thread of its own for the life of this process.
 fn service() -> Result<SocketAddr> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    ensure!(address.ip().is_loopback(), "the service must be reached from here only");
     let runtime = crate::runtime()?;
     thread::spawn(move || runtime.block_on(serve(listener)));
     Ok(address)

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use tokio::task::LocalSet;
 
-use super::load::{Address, Answers, Pace, deliver};
+use super::load::{Address, Pace, deliver};
 use super::{Bench, Options};
 use crate::report::{Report, Target, median, percentile};
 
@@ -32,7 +32,7 @@ pub fn measure(options: &Options, bench: &Bench, report: &mut Report) -> Result<
     for round in 0..options.rounds {
         let (answers, rate) = held(bench, options, address("most", round), length, Pace::Closed)?;
         rates.push(rate);
-        waits.push(percentile(&answers.milliseconds, 0.99));
+        waits.push(percentile(&answers, 0.99));
     }
     let most = median(&rates);
     report.check("intake.deliveries_per_second", most, "1/s", Target::AtLeast(1_500.0));
@@ -43,8 +43,8 @@ pub fn measure(options: &Options, bench: &Bench, report: &mut Report) -> Result<
     for round in 0..options.rounds {
         let pace = Pace::Open(most / 2.0);
         let (answers, _) = held(bench, options, address("half", round), length, pace)?;
-        halves.push(percentile(&answers.milliseconds, 0.5));
-        tails.push(percentile(&answers.milliseconds, 0.99));
+        halves.push(percentile(&answers, 0.5));
+        tails.push(percentile(&answers, 0.99));
     }
     report.number("intake.wait_p50_at_half", median(&halves), "ms");
     report.check("intake.wait_p99_at_half", median(&tails), "ms", Target::Below(50.0));
@@ -58,7 +58,7 @@ fn held(
     address: Address,
     length: Duration,
     pace: Pace,
-) -> Result<(Answers, f64)> {
+) -> Result<(Vec<f64>, f64)> {
     let runtime = crate::runtime()?;
     let mut admin = bench.admin();
     let before = bench.ended(WORKFLOW)?;
@@ -67,9 +67,9 @@ fn held(
     let until: SystemTime = admin.value("SELECT clock_timestamp()", &[]);
     let runs = bench.ended(WORKFLOW)? - before;
     ensure!(
-        u64::try_from(runs)? == answers.milliseconds.len() as u64,
+        u64::try_from(runs)? == answers.len() as u64,
         "{runs} runs succeeded of {} deliveries",
-        answers.milliseconds.len()
+        answers.len()
     );
     let within: i64 = admin.value(
         "SELECT count(*) FROM meshhook.runs WHERE workflow = $1 AND created_at >= $2 AND finished_at < $3",

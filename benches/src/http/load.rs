@@ -33,14 +33,9 @@ pub enum Pace {
     Open(f64),
 }
 
-/// What came of it.
-pub struct Answers {
-    /// From due to answered, in milliseconds, sorted.
-    pub milliseconds: Vec<f64>,
-}
-
-/// Delivers webhooks, each an event of its own, over `connections` for `length`. Fails on an answer other than 202.
-pub async fn deliver(address: Address, connections: usize, length: Duration, pace: Pace) -> Result<Answers> {
+/// Delivers webhooks, each an event of its own, over `connections` for `length`, and tells how long each took from due to
+/// answered: milliseconds, sorted. Fails on an answer other than 202.
+pub async fn deliver(address: Address, connections: usize, length: Duration, pace: Pace) -> Result<Vec<f64>> {
     let (address, next) = (Rc::new(address), Rc::new(Cell::new(0_u32)));
     let begun = Instant::now();
     let mut senders = JoinSet::new();
@@ -69,7 +64,7 @@ pub async fn deliver(address: Address, connections: usize, length: Duration, pac
         milliseconds.extend(sent??);
     }
     milliseconds.sort_by(f64::total_cmp);
-    Ok(Answers { milliseconds })
+    Ok(milliseconds)
 }
 
 async fn connect(server: SocketAddr) -> Result<SendRequest<Full<Bytes>>> {
