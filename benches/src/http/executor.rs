@@ -46,6 +46,8 @@ pub fn measure(options: &Options, bench: &Bench, report: &mut Report) -> Result<
     }
     let rate = median(&durable);
     report.check("executor.calls_per_second", rate, "1/s", Target::AtLeast(1_500.0));
+    let slowest = durable.iter().copied().fold(f64::INFINITY, f64::min);
+    report.number("executor.slowest_round", slowest, "1/s");
     report.number("executor.without_fsync", median(&volatile), "1/s");
     report.number("executor.share_of_without_fsync", rate / median(&volatile), "");
     report.number("executor.sidecar_memory_before", memory, "MiB");
