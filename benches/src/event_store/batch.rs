@@ -1,7 +1,7 @@
 //! Batches: many messages with one call, and how the other parts fill their stores.
 
 use crate::event_store::Options;
-use crate::event_store::contender::{CATEGORY, DATA};
+use crate::event_store::contender::{self, CATEGORY, DATA};
 use crate::event_store::server::Server;
 use crate::event_store::wire::{Parameters, Wire};
 use crate::report::{Report, Target, median};
@@ -28,6 +28,12 @@ const RATE: f64 = 100_000.0;
 /// Streams of a store that is filled. A multiple of what all loaders have under way: none waits for another's stream.
 pub const FILLED_STREAMS: u64 = 1_000;
 
+/// [`Kind::Bare`]: what [`contender`] inserts one by one.
+const BARE: &str = "INSERT INTO bare (project_id, global_position, stream_id, \"position\", category_hash, \"time\",
+                                      id, type, data)
+    SELECT 0, nextval('bare_position'), stream_id, \"position\", 4711, clock_timestamp(), id, 'Deposited', data
+    FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::jsonb[]) message (stream_id, \"position\", id, data)";
+
 /// What a call says about each message besides stream, type and data.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -35,6 +41,8 @@ enum Kind {
     Plain,
     /// Its id and its stream's version.
     Checked,
+    /// Not a call of ours: one prepared INSERT of as many rows into the bare table.
+    Bare,
 }
 
 impl Kind {
@@ -43,6 +51,7 @@ impl Kind {
         match self {
             Kind::Plain => "plain",
             Kind::Checked => "checked",
+            Kind::Bare => "bare",
         }
     }
 }
@@ -63,15 +72,19 @@ struct Variant {
 /// Adds messages per second, with one connection and with several.
 pub async fn measure(options: &Options, server: &Server, report: &mut Report) -> Result<()> {
     let admin = server.create_store(STORE).await?;
+    contender::create_bare(&admin).await?;
     fill(server, STORE, 0..FILLED, FILLED_STREAMS).await?;
     server.settle(&[STORE]).await?;
     let mut appended = FILLED;
     let mut variants = Vec::new();
-    for (kind, clients) in [(Kind::Plain, 1), (Kind::Plain, 8), (Kind::Checked, 1), (Kind::Checked, 8)] {
+    let kinds = [Kind::Plain, Kind::Checked, Kind::Bare];
+    for (kind, clients) in kinds.into_iter().flat_map(|kind| [(kind, 1), (kind, 8)]) {
         let (rates, server_cpu, other_cpu) = (Vec::new(), Vec::new(), Vec::new());
         let mut variant = Variant { kind, clients, wires: Vec::new(), rates, server_cpu, other_cpu };
         for _ in 0..clients {
-            variant.wires.push(connect(server, STORE).await?);
+            let mut wire = connect(server, STORE).await?;
+            wire.prepare(Kind::Bare.name(), BARE).await?;
+            variant.wires.push(wire);
         }
         // Backends that have just begun are slow.
         appended += variant.sample(server, options.window().warm_up).await?;
@@ -95,14 +108,18 @@ pub async fn measure(options: &Options, server: &Server, report: &mut Report) ->
     }
     let others: Vec<f64> = variants.iter().flat_map(|variant| variant.other_cpu.clone()).collect();
     report.number("batch.other_cpu", median(&others), "cores");
-    let plain = variants.iter().filter(|variant| variant.kind == Kind::Plain);
-    let best = plain.map(|variant| median(&variant.rates)).fold(0.0, f64::max);
-    report.check("batch.best_plain", best, "messages/s", Target::AtLeast(RATE));
+    let best = |kind| {
+        let rates =
+            variants.iter().filter(|variant| variant.kind == kind).map(|variant| median(&variant.rates));
+        rates.fold(0.0, f64::max)
+    };
+    report.check("batch.best_plain", best(Kind::Plain), "messages/s", Target::AtLeast(RATE));
+    report.number("batch.best_plain_to_best_bare", best(Kind::Plain) / best(Kind::Bare), "");
     Ok(())
 }
 
 impl Variant {
-    /// Has the clients append for some time and says how many messages that were.
+    /// Has the clients append for some time and says how many messages that were in meshhook's store.
     async fn sample(&mut self, server: &Server, time: Duration) -> Result<u64> {
         let before = server.cpu();
         let begin = Instant::now();
@@ -121,7 +138,7 @@ impl Variant {
         self.rates.push(count as f64 / seconds);
         self.server_cpu.push(1e6 * spent.server / count as f64);
         self.other_cpu.push(spent.other() / seconds);
-        Ok(count)
+        Ok(if self.kind == Kind::Bare { 0 } else { count })
     }
 }
 
@@ -140,21 +157,28 @@ async fn append(mut wire: Wire, kind: Kind, end: Instant) -> Result<(Wire, u64)>
     let per_stream = (BATCH / STREAMS_PER_BATCH) as usize;
     let streams: Vec<&str> =
         names.iter().flat_map(|name| std::iter::repeat_n(name.as_str(), per_stream)).collect();
+    // The bare table knows streams by number: those of one client are its own as well.
+    let number = (Uuid::new_v4().as_u128() >> 66) as i64;
     let mut batches = 0;
     while Instant::now() < end {
-        if kind == Kind::Plain {
-            wire.query(kind.name(), |out| messages(out, &streams), |_| {}).await?;
-        } else {
-            // Each message expects its predecessor, those of the same batch too.
-            let first = batches * per_stream;
-            let versions = (0..streams.len()).map(|n| (first + n % per_stream) as i64 - 1);
-            let encode = |out: &mut Parameters<'_>| {
+        // Each message follows its predecessor, those of the same batch too.
+        let first = batches * per_stream;
+        let positions = (0..streams.len()).map(|n| (first + n % per_stream) as i64);
+        let encode = |out: &mut Parameters<'_>| match kind {
+            Kind::Plain => messages(out, &streams),
+            Kind::Checked => {
                 messages(out, &streams);
-                out.int8s(versions);
+                out.int8s(positions.map(|position| position - 1));
                 out.uuids(streams.iter().map(|_| Uuid::new_v4()));
-            };
-            wire.query(kind.name(), encode, |_| {}).await?;
-        }
+            }
+            Kind::Bare => {
+                out.int8s((0..streams.len()).map(|n| number + (n / per_stream) as i64));
+                out.int8s(positions);
+                out.uuids(streams.iter().map(|_| Uuid::new_v4()));
+                out.jsonbs(streams.iter().map(|_| DATA));
+            }
+        };
+        wire.query(kind.name(), encode, |_| {}).await?;
         batches += 1;
     }
     Ok((wire, batches as u64 * BATCH))
