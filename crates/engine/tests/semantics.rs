@@ -294,6 +294,59 @@ fn http_judges_the_answer() {
 }
 
 #[test]
+fn http_requests_take_every_form() {
+    let request = |with: &str| {
+        let text = format!(
+            r#"{{"name":"w","nodes":[{{"id":"call","type":"http","with":{{"url":"http://x",{with}}}}}]}}"#
+        );
+        Sim::start(&text, r#"{"n":1,"s":"a\nb","bytes":"aGk="}"#).input_of("call")
+    };
+    for (with, sent) in [
+        (r#""form":{"a":"{{ .input.s }}","n":"{{ .input.n }}"}"#, r#""form":{"a":"a\nb","n":1}"#),
+        (
+            r#""multipart":[{"name":"f","filename":"x.bin","base64":"{{ .input.bytes }}"},{"name":"n","value":"{{ .input.n }}"}]"#,
+            r#""multipart":[{"base64":"aGk=","filename":"x.bin","name":"f"},{"name":"n","value":1}]"#,
+        ),
+        (r#""body_base64":"{{ .input.bytes }}""#, r#""body_base64":"aGk=""#),
+        (r#""redirects":3"#, r#""redirects":3"#),
+        (r#""first_byte_timeout":"2s""#, r#""first_byte_timeout_ms":2000"#),
+        (r#""response":"text""#, r#""response":"text""#),
+    ] {
+        assert!(request(with).contains(sent), "{with}: {}", request(with));
+    }
+    // What is as it is anyway is not written into every log.
+    let plain = request(r#""redirects":0,"response":"auto""#);
+    assert_eq!(plain, r#"{"method":"GET","timeout_ms":30000,"url":"http://x"}"#);
+}
+
+#[test]
+fn http_succeeds_by_the_nodes_own_rule() {
+    for (rule, answer, expected) in [
+        (r#"["2xx",404]"#, r#"{"status":404}"#, Ok(())),
+        (r#"["2xx",404]"#, r#"{"status":200}"#, Ok(())),
+        (r#"["2xx",404]"#, r#"{"status":403}"#, Err("http.status")),
+        (r#"[404]"#, r#"{"status":200}"#, Err("http.success")),
+        (r#"".status == 200 and .body.ok""#, r#"{"status":200,"body":{"ok":true}}"#, Ok(())),
+        (r#"".status == 200 and .body.ok""#, r#"{"status":200,"body":{"ok":false}}"#, Err("http.success")),
+        (r#"".status < 500""#, r#"{"status":404}"#, Ok(())),
+        (r#"".body.n > 1 and (.body | error)""#, r#"{"status":200,"body":{"n":2}}"#, Err("expr.")),
+    ] {
+        let text = format!(
+            r#"{{"name":"w","nodes":[{{"id":"call","type":"http","with":{{"url":"http://x","success":{rule}}},"retry":{{"max_attempts":1}}}}]}}"#
+        );
+        let mut run = Sim::start(&text, "{}");
+        run.complete("call", answer);
+        match expected {
+            Ok(()) => assert_eq!(run.status(), RunStatus::Succeeded, "{rule} {answer}"),
+            Err(class) => {
+                assert!(run.error_class().starts_with(class), "{rule} {answer}: {}", run.error_class())
+            }
+        }
+        run.verify();
+    }
+}
+
+#[test]
 fn header_values_cannot_break_the_line() {
     let text = r#"{"name":"w","nodes":[{"id":"call","type":"http","with":{"url":"http://x","headers":{"x":"{{ .input.v }}"}}}]}"#;
     let run = Sim::start(text, r#"{"v":"a\r\nx-evil: 1"}"#);

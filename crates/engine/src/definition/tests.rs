@@ -136,6 +136,25 @@ fn nodes() {
         one(&node("http", r#"{"url":"http://x","headers":{"a b":"y"}}"#)),
         ("/nodes/0/with/headers/a b".into(), "header")
     );
+    for (with, pointer, code) in [
+        (r#""body":1,"form":{}"#, "/nodes/0/with/form", "conflict"),
+        (r#""form":{"a":1}"#, "/nodes/0/with/form/a", "type"),
+        (r#""multipart":[]"#, "/nodes/0/with/multipart", "limit"),
+        (r#""multipart":[{"value":"x"}]"#, "/nodes/0/with/multipart/0/name", "missing"),
+        (
+            r#""multipart":[{"name":"a","value":1,"base64":""}]"#,
+            "/nodes/0/with/multipart/0/base64",
+            "conflict",
+        ),
+        (r#""redirects":6"#, "/nodes/0/with/redirects", "range"),
+        (r#""response":"xml""#, "/nodes/0/with/response", "value"),
+        (r#""success":[]"#, "/nodes/0/with/success", "missing"),
+        (r#""success":[200,"6xx"]"#, "/nodes/0/with/success/1", "value"),
+        (r#""success":".input.ok""#, "/nodes/0/with/success", "expression"),
+    ] {
+        let found = one(&node("http", &format!(r#"{{"url":"http://x",{with}}}"#)));
+        assert_eq!(found, (pointer.into(), code), "{with}");
+    }
     assert_eq!(
         one(&node("http", r#"{"url":"http://x","query":{"a":1}}"#)),
         ("/nodes/0/with/query/a".into(), "type")

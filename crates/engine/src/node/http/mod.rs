@@ -1,10 +1,14 @@
 //! `http`: a request the sidecar makes. Here it is rendered and its answer judged; nothing is sent here.
 
+mod success;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use success::Success;
+
 use super::field::{TemplateField, all_references, all_resumes};
-use super::{Action, Context, Node, NodeType, Reference, Work};
+use super::{Action, Context, Node, NodeType, Reference, Work, located};
 use crate::definition::{Fields, Problems, pointer};
 use crate::error::ErrorInfo;
 use crate::expr::Budget;
@@ -29,7 +33,54 @@ const SCHEMA: &str = r##"{
             "type": "object",
             "additionalProperties": { "type": "string" }
         },
-        "body": { "description": "Sent as JSON; a template." }
+        "body": { "description": "A string is sent as text, anything else as JSON; a template." },
+        "form": {
+            "description": "Sent as application/x-www-form-urlencoded, instead of body; templates by name.",
+            "type": "object",
+            "additionalProperties": { "type": "string" }
+        },
+        "multipart": {
+            "description": "Sent as multipart/form-data, instead of body; templates.",
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 100,
+            "items": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {
+                    "name": { "type": "string" },
+                    "value": { "description": "A string is sent as it is, anything else as JSON." },
+                    "base64": { "description": "Bytes, instead of value.", "type": "string" },
+                    "filename": { "type": "string" },
+                    "content_type": { "type": "string" }
+                },
+                "additionalProperties": false
+            }
+        },
+        "body_base64": { "description": "Bytes as base64, instead of body; a template.", "type": "string" },
+        "first_byte_timeout": {
+            "description": "How long the response may take to begin; the node's timeout covers all of it.",
+            "$ref": "#/$defs/duration"
+        },
+        "redirects": {
+            "description": "How many redirects are followed. Another server gets none of the node's headers.",
+            "type": "integer", "minimum": 0, "maximum": 5, "default": 0
+        },
+        "response": {
+            "description": "The response's body in the output: JSON where it says so, else text, else base64; or always one of these.",
+            "enum": ["auto", "text", "base64"], "default": "auto"
+        },
+        "success": {
+            "description": "Which responses succeed: statuses, or an expression over .status, .headers and .body.",
+            "default": ["2xx"],
+            "anyOf": [
+                { "$ref": "#/$defs/expression" },
+                {
+                    "type": "array", "minItems": 1,
+                    "items": { "anyOf": [{ "type": "integer", "minimum": 100, "maximum": 599 }, { "pattern": "^[1-5]xx$" }] }
+                }
+            ]
+        }
     }
 }"##;
 
@@ -41,6 +92,14 @@ const DEFAULT_TIMEOUT_MS: u64 = 30_000;
 const MAX_TIMEOUT_MS: u64 = 300_000;
 /// Longest response body kept with an error, in bytes of JSON text.
 const MAX_ERROR_BODY_BYTES: usize = 4_096;
+
+/// Most redirects that are followed.
+const MAX_REDIRECTS: i64 = 5;
+/// Most parts of a multipart body.
+const MAX_PARTS: usize = 100;
+/// The forms a body is given in.
+const BODIES: [&str; 4] = ["body", "form", "multipart", "body_base64"];
+const RESPONSES: [(&str, &str); 3] = [("auto", "auto"), ("text", "text"), ("base64", "base64")];
 
 const METHODS: [(&str, &str); 7] = [
     ("GET", "GET"),
@@ -73,7 +132,12 @@ struct Http {
     url: TemplateField,
     headers: Option<TemplateField>,
     query: Option<TemplateField>,
+    /// The body in one of its forms, whose name is the field's.
     body: Option<TemplateField>,
+    first_byte_timeout_ms: Option<u64>,
+    redirects: i64,
+    response: &'static str,
+    success: Success,
 }
 
 fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> {
@@ -94,8 +158,67 @@ fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> 
         }
     }
     let query = strings(with, "query", problems);
-    let body = TemplateField::sent(with, "body", problems);
-    Some(Box::new(Http { method, url: url?, headers, query, body }))
+    let body = body(with, problems);
+    let first_byte_timeout_ms = with.duration_ms("first_byte_timeout", problems);
+    let redirects = with.integer("redirects", 0..=MAX_REDIRECTS, problems).unwrap_or(0);
+    let response = with.word("response", &RESPONSES, problems).unwrap_or("auto");
+    let success = Success::read(with, problems).unwrap_or_default();
+    let url = url?;
+    Some(Box::new(Http {
+        method,
+        url,
+        headers,
+        query,
+        body,
+        first_byte_timeout_ms,
+        redirects,
+        response,
+        success,
+    }))
+}
+
+/// The body, in whichever form it is given.
+fn body(with: &mut Fields, problems: &mut Problems) -> Option<TemplateField> {
+    let given: Vec<&'static str> = BODIES.into_iter().filter(|name| with.get(name).is_some()).collect();
+    if let [first, second, ..] = given[..] {
+        problems.add(
+            with.at(second),
+            "conflict",
+            format!("\"{second}\" and \"{first}\" are both a body: give one"),
+        );
+    }
+    match *given.first()? {
+        "form" => strings(with, "form", problems),
+        "multipart" => {
+            check_parts(with, problems);
+            TemplateField::sent(with, "multipart", problems)
+        }
+        name => {
+            if name == "body_base64" {
+                with.string(name, problems);
+            }
+            TemplateField::sent(with, name, problems)
+        }
+    }
+}
+
+fn check_parts(with: &mut Fields, problems: &mut Problems) {
+    let at = with.at("multipart");
+    let Some(parts) = with.array("multipart", problems) else { return };
+    if parts.is_empty() || parts.len() > MAX_PARTS {
+        problems.add(&at, "limit", format!("\"multipart\" has from 1 to {MAX_PARTS} parts"));
+    }
+    for (place, part) in parts.iter().enumerate() {
+        let Some(mut part) = Fields::of(part, pointer(&at, place), problems) else { continue };
+        part.required("name", problems);
+        for name in ["name", "base64", "filename", "content_type"] {
+            part.string(name, problems);
+        }
+        if part.get("value").is_some() && part.get("base64").is_some() {
+            problems.add(part.at("base64"), "conflict", "a part has \"value\" or \"base64\", not both");
+        }
+        part.finish(problems);
+    }
 }
 
 /// An object of strings that may hold holes.
@@ -164,7 +287,20 @@ impl Node for Http {
             request.insert(field.name().into(), texts(rendered, field.name())?);
         }
         if let Some(body) = &self.body {
-            request.insert("body".into(), body.render(context, &mut budget)?);
+            request.insert(body.name().into(), body.render(context, &mut budget)?);
+        }
+        // What is as it is by default is not said: every byte of a request is kept in the log.
+        if let Some(millis) = self.first_byte_timeout_ms {
+            request.insert(
+                "first_byte_timeout_ms".into(),
+                Json::from(i64::try_from(millis).unwrap_or(i64::MAX)),
+            );
+        }
+        if self.redirects > 0 {
+            request.insert("redirects".into(), Json::from(self.redirects));
+        }
+        if self.response != "auto" {
+            request.insert("response".into(), Json::from(self.response));
         }
         let input = Json::Obj(Arc::new(request));
         Ok(Action::Job { queue: Arc::from(QUEUE), input, timeout_ms: None })
@@ -174,17 +310,21 @@ impl Node for Http {
         Some(MAX_TIMEOUT_MS)
     }
 
-    /// Success is a status from 200 to 299. Any answer of the peer is an output first: the sidecar
-    /// reports, this rule judges.
+    /// Any answer of the peer is an output first: the sidecar reports, the node's rule judges. It is a status from 200 to
+    /// 299 where the definition says nothing.
     fn judge(&self, output: &Json) -> Result<(), ErrorInfo> {
         let status = output.get("status").and_then(Json::as_i64).and_then(|n| u16::try_from(n).ok());
         let Some(status) = status else {
             return Err(ErrorInfo::new("http.protocol", "the executor reported an answer without a status"));
         };
-        if (200..300).contains(&status) {
+        if self.success.is(status, output)? {
             return Ok(());
         }
-        let mut error = ErrorInfo::new("http.status", format!("the server answered {status}"));
+        let mut error = if (200..300).contains(&status) {
+            ErrorInfo::new("http.success", format!("the answer {status} is no success by the node's rule"))
+        } else {
+            ErrorInfo::new("http.status", format!("the server answered {status}"))
+        };
         error.status = Some(status);
         error.retryable = Some(is_retryable(status));
         error.retry_after_ms =
