@@ -99,7 +99,7 @@ COMMENT ON PROCEDURE meshhook.wait_turn(uuid, integer, boolean) IS
 'Ends the current transaction and sleeps without a snapshot until the run may have ended, or with moves may have new events, at most ms milliseconds. For await_run and wait_for_run.';
 
 COMMENT ON FUNCTION meshhook.claim_jobs(text, text, integer, interval) IS
-'Claims up to batch_size (1 to 1000) ready jobs of a queue, oldest first and each project its equal share, each with a lease (1 ms to 1 day) and a fencing token. Report before the lease runs out, or renew it; afterwards the attempt counts as failed and its token is worthless. idempotency_key is the same for every attempt of a node: pass it on to whatever you call. executor is a name for people; default the role''s. Members of meshhook_executor claim from every project, others from theirs. A job that sends resume URLs is left out, with a WARNING, where no key is there to sign them. Empty where the database is a dormant copy.';
+'Claims up to batch_size (1 to 1000) ready jobs of a queue, oldest first and each project its equal share, each with a lease (1 ms to 1 day) and a fencing token. Report before the lease runs out, or renew it; afterwards the attempt counts as failed and its token is worthless. idempotency_key is the same for every attempt of a node: pass it on to whatever you call. project is the name of the jobs. executor is a name for people; default the role''s. Members of meshhook_executor claim from every project, others from theirs. A job that sends resume URLs is left out, with a WARNING, where no key is there to sign them. Empty where the database is a dormant copy.';
 COMMENT ON FUNCTION meshhook.log_job(text, bigint, text, text, jsonb) IS
 'Adds a line about the attempt under way to the run''s log, where run_log and wait_for_run show it in the order of events. level is info, warning or error; message up to 8 kB; data, for programs, up to 64 kB. accepted; stale where the lease was lost; full where the run''s log, and what waits to be added to it, have come to half of meshhook.max_run_events. 22023 for a bad level, 54000 for a line that is too large.';
 COMMENT ON FUNCTION meshhook.heartbeat_jobs(text[], bigint[], interval) IS
@@ -108,8 +108,8 @@ COMMENT ON FUNCTION meshhook.complete_jobs(text[], bigint[], jsonb[]) IS
 'Reports results: one job id, token and output (at most 1 MiB) each. outcome is "accepted", or "stale" where the lease was lost or the job is gone (also where it is gone because an earlier call, whose answer never arrived, was taken); stale results change nothing. All or nothing per call: it is part of your transaction.';
 COMMENT ON FUNCTION meshhook.fail_jobs(text[], bigint[], jsonb[]) IS
 'Reports failed attempts: one job id, token and error each. An error is a text or {"class","message","retryable","retry_after_ms","details"}; retryable false ends the retries. The node''s retry policy decides what follows. outcome as in complete_jobs.';
-COMMENT ON FUNCTION meshhook.release_jobs(text[], bigint[]) IS
-'Gives claimed jobs back unstarted: they are ready again at once and no attempt is spent. outcome as in complete_jobs.';
+COMMENT ON FUNCTION meshhook.release_jobs(text[], bigint[], interval) IS
+'Gives claimed jobs back unstarted: no attempt is spent. They are ready again at once, or after delay (at most 1 hour; whoever waits for it looks again by himself, for nobody is woken). outcome as in complete_jobs.';
 COMMENT ON FUNCTION meshhook.complete_job(text, bigint, jsonb) IS 'complete_jobs for one job; returns its outcome.';
 COMMENT ON FUNCTION meshhook.fail_job(text, bigint, jsonb) IS 'fail_jobs for one job; returns its outcome.';
 
@@ -385,7 +385,7 @@ GRANT EXECUTE ON FUNCTION
     meshhook.complete_job(text, bigint, jsonb),
     meshhook.fail_job(text, bigint, jsonb),
     meshhook.log_job(text, bigint, text, text, jsonb),
-    meshhook.release_jobs(text[], bigint[]),
+    meshhook.release_jobs(text[], bigint[], interval),
     meshhook.receive_webhook(text, text, jsonb, text, bytea),
     meshhook.open_resume_url(text),
     meshhook.use_resume_url(text, jsonb),

@@ -1691,7 +1691,7 @@ AS 'MODULE_PATHNAME', 'cancel_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:57
+-- src/job/mod.rs:61
 -- meshhook::job::claim_jobs
 CREATE  FUNCTION "claim_jobs"(
 	"queue" TEXT DEFAULT 'default', /* Option < & str > */
@@ -1701,6 +1701,7 @@ CREATE  FUNCTION "claim_jobs"(
 ) RETURNS TABLE (
 	"job_id" TEXT,  /* String */
 	"token" bigint,  /* i64 */
+	"project" TEXT,  /* String */
 	"run_id" uuid,  /* pgrx :: Uuid */
 	"node" TEXT,  /* String */
 	"attempt" INT,  /* i32 */
@@ -1729,7 +1730,7 @@ AS 'MODULE_PATHNAME', 'commit_consumer_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:263
+-- src/job/mod.rs:272
 -- meshhook::job::complete_jobs
 CREATE  FUNCTION "complete_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1764,7 +1765,7 @@ AS 'MODULE_PATHNAME', 'create_bulk_operation_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:135
+-- src/webhook/endpoint.rs:131
 -- meshhook::webhook::endpoint::create_endpoint
 CREATE  FUNCTION "create_endpoint"(
 	"workflow" TEXT, /* & str */
@@ -1890,7 +1891,7 @@ AS 'MODULE_PATHNAME', 'drop_consumer_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:246
+-- src/webhook/endpoint.rs:241
 -- meshhook::webhook::endpoint::drop_endpoint
 CREATE  FUNCTION "drop_endpoint"(
 	"endpoint" TEXT /* Option < & str > */
@@ -1939,7 +1940,7 @@ AS 'MODULE_PATHNAME', 'enqueue_event_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:275
+-- src/job/mod.rs:284
 -- meshhook::job::fail_jobs
 CREATE  FUNCTION "fail_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1995,7 +1996,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'hash_64_wrapper
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:230
+-- src/job/mod.rs:239
 -- meshhook::job::heartbeat_jobs
 CREATE  FUNCTION "heartbeat_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -2334,11 +2335,12 @@ AS 'MODULE_PATHNAME', 'register_database_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:287
+-- src/job/mod.rs:296
 -- meshhook::job::release_jobs
 CREATE  FUNCTION "release_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
-	"tokens" bigint[] /* Vec < Option < i64 > > */
+	"tokens" bigint[], /* Vec < Option < i64 > > */
+	"delay" interval DEFAULT '0' /* Interval */
 ) RETURNS TABLE (
 	"job_id" TEXT,  /* String */
 	"outcome" TEXT  /* String */
@@ -2463,7 +2465,7 @@ AS 'MODULE_PATHNAME', 'rollback_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:210
+-- src/webhook/endpoint.rs:205
 -- meshhook::webhook::endpoint::rotate_endpoint_secret
 CREATE  FUNCTION "rotate_endpoint_secret"(
 	"endpoint" TEXT, /* & str */
@@ -2841,6 +2843,84 @@ JOIN meshhook.workflow w ON w.project_id = q.project_id AND w.workflow_id = q.wo
 CROSS JOIN LATERAL (SELECT meshhook.project_is_paused() AS paused) p
 LEFT JOIN meshhook.run_lane l ON l.project_id = q.project_id AND l.workflow_id = q.workflow_id AND l.lane = q.lane;
 COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start, with what they wait for.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:88
+-- requires:
+--   views
+
+CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
+SELECT s.name,
+       w.name AS workflow,
+       s.version,
+       s.cron,
+       s.every,
+       s.anchor,
+       s.time_zone,
+       s.input,
+       s.overlap,
+       s.catch_up,
+       s.jitter,
+       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
+       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
+       s.last_time,
+       s.last_run_id,
+       r.status AS last_status,
+       (SELECT count(*) FROM meshhook.schedule_firing f
+        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
+          AND (SELECT run.finished_at IS NULL FROM meshhook.run
+               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
+       s.waiting,
+       s.missed,
+       s.skipped,
+       s.paused_at IS NOT NULL AS paused,
+       s.paused_at,
+       s.paused_by,
+       s.pause_reason,
+       s.created_at,
+       s.created_by
+FROM meshhook.schedule s
+JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
+LEFT JOIN LATERAL (
+    SELECT run.status FROM meshhook.run
+    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
+    OFFSET 0
+) r ON true;
+COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:89
+-- requires:
+--   schedule_views
+
+CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
+SELECT e.endpoint_id AS endpoint,
+       '/hooks/' || e.endpoint_id AS path,
+       w.name AS workflow,
+       e.preset,
+       e.scheme,
+       e.tolerance,
+       e.keep,
+       e.dedupe_window,
+       e.filter,
+       e.route,
+       e.rate_limit,
+       e.rate_ms * interval '1 ms' AS rate_per,
+       e.created_at,
+       last.received_at AS last_received_at,
+       last.status AS last_status,
+       last.reason AS last_reason
+FROM meshhook.endpoint e
+JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
+LEFT JOIN LATERAL (
+    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
+    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
+    ORDER BY d.delivery_id DESC LIMIT 1
+) last ON true
+WHERE e.dropped_at IS NULL;
+COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what they start, how senders sign, which deliveries are wanted and what each starts, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3331,84 +3411,6 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:88
--- requires:
---   views
-
-CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
-SELECT s.name,
-       w.name AS workflow,
-       s.version,
-       s.cron,
-       s.every,
-       s.anchor,
-       s.time_zone,
-       s.input,
-       s.overlap,
-       s.catch_up,
-       s.jitter,
-       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
-       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
-       s.last_time,
-       s.last_run_id,
-       r.status AS last_status,
-       (SELECT count(*) FROM meshhook.schedule_firing f
-        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
-          AND (SELECT run.finished_at IS NULL FROM meshhook.run
-               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
-       s.waiting,
-       s.missed,
-       s.skipped,
-       s.paused_at IS NOT NULL AS paused,
-       s.paused_at,
-       s.paused_by,
-       s.pause_reason,
-       s.created_at,
-       s.created_by
-FROM meshhook.schedule s
-JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
-LEFT JOIN LATERAL (
-    SELECT run.status FROM meshhook.run
-    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
-    OFFSET 0
-) r ON true;
-COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:89
--- requires:
---   schedule_views
-
-CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
-SELECT e.endpoint_id AS endpoint,
-       '/hooks/' || e.endpoint_id AS path,
-       w.name AS workflow,
-       e.preset,
-       e.scheme,
-       e.tolerance,
-       e.keep,
-       e.dedupe_window,
-       e.filter,
-       e.route,
-       e.rate_limit,
-       e.rate_ms * interval '1 ms' AS rate_per,
-       e.created_at,
-       last.received_at AS last_received_at,
-       last.status AS last_status,
-       last.reason AS last_reason
-FROM meshhook.endpoint e
-JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
-LEFT JOIN LATERAL (
-    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
-    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
-    ORDER BY d.delivery_id DESC LIMIT 1
-) last ON true
-WHERE e.dropped_at IS NULL;
-COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what they start, how senders sign, which deliveries are wanted and what each starts, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/run/replay.rs:239
 -- meshhook::run::replay::run_timeline
 CREATE  FUNCTION "run_timeline"(
@@ -3464,7 +3466,7 @@ AS 'MODULE_PATHNAME', 'seek_consumer_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/rate.rs:122
+-- src/webhook/rate.rs:121
 -- meshhook::webhook::rate::set_endpoint_rate
 CREATE  FUNCTION "set_endpoint_rate"(
 	"endpoint" TEXT, /* Option < & str > */
@@ -3976,7 +3978,7 @@ COMMENT ON PROCEDURE meshhook.wait_turn(uuid, integer, boolean) IS
 'Ends the current transaction and sleeps without a snapshot until the run may have ended, or with moves may have new events, at most ms milliseconds. For await_run and wait_for_run.';
 
 COMMENT ON FUNCTION meshhook.claim_jobs(text, text, integer, interval) IS
-'Claims up to batch_size (1 to 1000) ready jobs of a queue, oldest first and each project its equal share, each with a lease (1 ms to 1 day) and a fencing token. Report before the lease runs out, or renew it; afterwards the attempt counts as failed and its token is worthless. idempotency_key is the same for every attempt of a node: pass it on to whatever you call. executor is a name for people; default the role''s. Members of meshhook_executor claim from every project, others from theirs. A job that sends resume URLs is left out, with a WARNING, where no key is there to sign them. Empty where the database is a dormant copy.';
+'Claims up to batch_size (1 to 1000) ready jobs of a queue, oldest first and each project its equal share, each with a lease (1 ms to 1 day) and a fencing token. Report before the lease runs out, or renew it; afterwards the attempt counts as failed and its token is worthless. idempotency_key is the same for every attempt of a node: pass it on to whatever you call. project is the name of the jobs. executor is a name for people; default the role''s. Members of meshhook_executor claim from every project, others from theirs. A job that sends resume URLs is left out, with a WARNING, where no key is there to sign them. Empty where the database is a dormant copy.';
 COMMENT ON FUNCTION meshhook.log_job(text, bigint, text, text, jsonb) IS
 'Adds a line about the attempt under way to the run''s log, where run_log and wait_for_run show it in the order of events. level is info, warning or error; message up to 8 kB; data, for programs, up to 64 kB. accepted; stale where the lease was lost; full where the run''s log, and what waits to be added to it, have come to half of meshhook.max_run_events. 22023 for a bad level, 54000 for a line that is too large.';
 COMMENT ON FUNCTION meshhook.heartbeat_jobs(text[], bigint[], interval) IS
@@ -3985,8 +3987,8 @@ COMMENT ON FUNCTION meshhook.complete_jobs(text[], bigint[], jsonb[]) IS
 'Reports results: one job id, token and output (at most 1 MiB) each. outcome is "accepted", or "stale" where the lease was lost or the job is gone (also where it is gone because an earlier call, whose answer never arrived, was taken); stale results change nothing. All or nothing per call: it is part of your transaction.';
 COMMENT ON FUNCTION meshhook.fail_jobs(text[], bigint[], jsonb[]) IS
 'Reports failed attempts: one job id, token and error each. An error is a text or {"class","message","retryable","retry_after_ms","details"}; retryable false ends the retries. The node''s retry policy decides what follows. outcome as in complete_jobs.';
-COMMENT ON FUNCTION meshhook.release_jobs(text[], bigint[]) IS
-'Gives claimed jobs back unstarted: they are ready again at once and no attempt is spent. outcome as in complete_jobs.';
+COMMENT ON FUNCTION meshhook.release_jobs(text[], bigint[], interval) IS
+'Gives claimed jobs back unstarted: no attempt is spent. They are ready again at once, or after delay (at most 1 hour; whoever waits for it looks again by himself, for nobody is woken). outcome as in complete_jobs.';
 COMMENT ON FUNCTION meshhook.complete_job(text, bigint, jsonb) IS 'complete_jobs for one job; returns its outcome.';
 COMMENT ON FUNCTION meshhook.fail_job(text, bigint, jsonb) IS 'fail_jobs for one job; returns its outcome.';
 
@@ -4262,7 +4264,7 @@ GRANT EXECUTE ON FUNCTION
     meshhook.complete_job(text, bigint, jsonb),
     meshhook.fail_job(text, bigint, jsonb),
     meshhook.log_job(text, bigint, text, text, jsonb),
-    meshhook.release_jobs(text[], bigint[]),
+    meshhook.release_jobs(text[], bigint[], interval),
     meshhook.receive_webhook(text, text, jsonb, text, bytea),
     meshhook.open_resume_url(text),
     meshhook.use_resume_url(text, jsonb),

@@ -23,6 +23,9 @@ const MAX_BATCH: i32 = 1_000;
 /// Longest lease, in microseconds: a day.
 const MAX_LEASE_MICROS: i64 = 86_400_000_000;
 
+/// Longest time a job that was given back may be kept from others, in microseconds: an hour.
+const MAX_DELAY_MICROS: i64 = 3_600_000_000;
+
 /// A job was taken in, or its lease was lost before.
 const ACCEPTED: &str = "accepted";
 const STALE: &str = "stale";
@@ -31,7 +34,8 @@ const STALE: &str = "stale";
 const MAX_ROUNDS: usize = 4;
 
 /// What `claim_jobs` returns of a job.
-type Claimed = (String, i64, pgrx::Uuid, String, i32, String, RawJsonb, String, TimestampWithTimeZone);
+type Claimed =
+    (String, i64, String, pgrx::Uuid, String, i32, String, RawJsonb, String, TimestampWithTimeZone);
 
 /// Who claims, and for how long, in microseconds since 1970.
 struct Lease {
@@ -67,6 +71,7 @@ fn claim_jobs(
     (
         name!(job_id, String),
         name!(token, i64),
+        name!(project, String),
         name!(run_id, pgrx::Uuid),
         name!(node, String),
         name!(attempt, i32),
@@ -92,7 +97,7 @@ fn claim_jobs(
         // had less than its share, the next one hands out.
         for _ in 0..MAX_ROUNDS {
             let wanted = batch_size - i32::try_from(rows.len()).unwrap_or(batch_size);
-            let projects = projects_with_work(queue, scope, wanted);
+            let projects = projects_with_work(queue, scope, wanted, now);
             if wanted == 0 || projects.is_empty() {
                 break;
             }
@@ -104,7 +109,7 @@ fn claim_jobs(
                 break;
             }
         }
-        let earliest = rows.iter().map(|row: &Claimed| unix_micros(row.8)).min();
+        let earliest = rows.iter().map(|row: &Claimed| unix_micros(row.9)).min();
         if let Some(earliest) = earliest {
             shmem::note_deadline_on_commit(earliest - PG_EPOCH_MICROS);
         }
@@ -115,11 +120,12 @@ fn claim_jobs(
 
 /// The projects that have ready jobs of a queue, beginning behind the one this session served last; at most as many
 /// as there are jobs wanted. Hops from project to project along the index, whatever backlog lies in between.
-fn projects_with_work(queue: &str, scope: Option<i32>, wanted: i32) -> Vec<i32> {
+fn projects_with_work(queue: &str, scope: Option<i32>, wanted: i32, now: i64) -> Vec<i32> {
     if let Some(project) = scope {
         let ready = spi::read_one(
-            "SELECT 1 FROM meshhook.job WHERE queue = $1 AND executor IS NULL AND project_id = $2 LIMIT 1",
-            &[arg(queue.to_owned()), arg(project)],
+            "SELECT 1 FROM meshhook.job
+             WHERE queue = $1 AND executor IS NULL AND project_id = $2 AND ready_at <= $3 LIMIT 1",
+            &[arg(queue.to_owned()), arg(project), arg(timestamptz(now))],
             |_| project,
         );
         return ready.into_iter().collect();
@@ -129,15 +135,16 @@ fn projects_with_work(queue: &str, scope: Option<i32>, wanted: i32) -> Vec<i32> 
         spi::run(
             "WITH RECURSIVE hop AS (
                  (SELECT project_id FROM meshhook.job
-                  WHERE queue = $1 AND executor IS NULL AND project_id > $2 AND project_id <= $3
+                  WHERE queue = $1 AND executor IS NULL AND project_id > $2 AND project_id <= $3 AND ready_at <= $5
                   ORDER BY project_id LIMIT 1)
                  UNION ALL
                  SELECT n.project_id FROM hop h CROSS JOIN LATERAL (
                      SELECT j.project_id FROM meshhook.job j
                      WHERE j.queue = $1 AND j.executor IS NULL AND j.project_id > h.project_id AND j.project_id <= $3
+                       AND j.ready_at <= $5
                      ORDER BY j.project_id LIMIT 1) n)
              SELECT project_id FROM hop LIMIT $4",
-            &[arg(queue.to_owned()), arg(low), arg(high), arg(i64::from(most))],
+            &[arg(queue.to_owned()), arg(low), arg(high), arg(i64::from(most)), arg(timestamptz(now))],
             |row| row.must::<i32>(1),
         )
     };
@@ -160,7 +167,7 @@ fn claim_round(queue: &str, projects: &[i32], wanted: i32, lease: Lease) -> Vec<
              SELECT j.project_id, j.run_id, j.node FROM unnest($2::integer[]) AS p (project_id)
              CROSS JOIN LATERAL (
                  SELECT project_id, run_id, node FROM meshhook.job
-                 WHERE queue = $1 AND executor IS NULL AND project_id = p.project_id
+                 WHERE queue = $1 AND executor IS NULL AND project_id = p.project_id AND ready_at <= $5
                  ORDER BY ready_at LIMIT $3 FOR UPDATE SKIP LOCKED) j),
          claimed AS (
              UPDATE meshhook.job j
@@ -168,7 +175,8 @@ fn claim_round(queue: &str, projects: &[i32], wanted: i32, lease: Lease) -> Vec<
                  lease_expires_at = least($6, $5 + make_interval(secs => j.timeout_ms / 1000.0))
              FROM picked p WHERE j.project_id = p.project_id AND j.run_id = p.run_id AND j.node = p.node
              RETURNING j.*)
-         SELECT c.project_id || '/' || c.run_id || '/' || c.node, c.token, c.run_id, c.node, c.attempt, c.kind,
+         SELECT c.project_id || '/' || c.run_id || '/' || c.node, c.token,
+                (SELECT slug FROM meshhook.project WHERE project_id = c.project_id), c.run_id, c.node, c.attempt, c.kind,
                 coalesce(e.input, 'null'), c.run_id || '/' || c.node, c.lease_expires_at
          FROM claimed c
          JOIN LATERAL (
@@ -187,7 +195,7 @@ fn claim_round(queue: &str, projects: &[i32], wanted: i32, lease: Lease) -> Vec<
             arg(timestamptz(lease.until)),
         ],
         |row| {
-            let payload = row.raw_jsonb(7).unwrap_or_else(|| RawJsonb::of_text("null"));
+            let payload = row.raw_jsonb(8).unwrap_or_else(|| RawJsonb::of_text("null"));
             (
                 row.must(1),
                 row.must(2),
@@ -195,9 +203,10 @@ fn claim_round(queue: &str, projects: &[i32], wanted: i32, lease: Lease) -> Vec<
                 row.must(4),
                 row.must(5),
                 row.must(6),
+                row.must(7),
                 payload,
-                row.must(8),
                 row.must(9),
+                row.must(10),
             )
         },
     )
@@ -206,13 +215,13 @@ fn claim_round(queue: &str, projects: &[i32], wanted: i32, lease: Lease) -> Vec<
 /// Puts resume URLs into a job's input, where it has any. A job whose URLs cannot be signed is not handed out: its lease
 /// runs out, and it is tried again.
 fn with_resume_urls(mut claimed: Claimed) -> Option<Claimed> {
-    if !resume::is_in(claimed.6) {
+    if !resume::is_in(claimed.7) {
         return Some(claimed);
     }
     let (project, ..) = handle::parse(&claimed.0)?;
-    match resume::fill(Project(project), claimed.2, &claimed.3, claimed.6) {
+    match resume::fill(Project(project), claimed.3, &claimed.4, claimed.7) {
         Ok(filled) => {
-            claimed.6 = filled;
+            claimed.7 = filled;
             Some(claimed)
         }
         Err(error) => {
@@ -289,22 +298,31 @@ fn fail_jobs(
 fn release_jobs(
     job_ids: Vec<Option<String>>,
     tokens: Vec<Option<i64>>,
+    delay: default!(Interval, "'0'"),
 ) -> TableIterator<'static, (name!(job_id, String), name!(outcome, String))> {
     let handles = Handles::of(job_ids, &tokens);
+    let delay = match i64::try_from(delay.as_micros()) {
+        Ok(micros) if (0..=MAX_DELAY_MICROS).contains(&micros) => micros,
+        _ => bad_parameter("delay must be from 0 to 1 hour").raise(),
+    };
     let places = as_owner(|caller| {
         fault::around!("job.release");
         fault::at_commit!("job.report_commit");
+        let mut args = handles.served_by(project::served(caller)).args();
+        // Its place in the queue is kept where it may be claimed at once.
+        args.push(arg((delay > 0).then(|| timestamptz(now_micros() + delay))));
         let places = spi::run(
-            "UPDATE meshhook.job j SET executor = NULL, claimed_at = NULL, lease_expires_at = NULL
+            "UPDATE meshhook.job j SET executor = NULL, claimed_at = NULL, lease_expires_at = NULL,
+                                       ready_at = coalesce($6, j.ready_at)
              FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[])
                   AS w (project_id, run_id, node, token, place)
              WHERE j.project_id = w.project_id AND j.run_id = w.run_id AND j.node = w.node AND j.token = w.token
                AND j.executor IS NOT NULL
              RETURNING w.place",
-            &handles.served_by(project::served(caller)).args(),
+            &args,
             |row| place(row.must(1)),
         );
-        if !places.is_empty() {
+        if !places.is_empty() && delay == 0 {
             spi::exec("SELECT pg_notify('meshhook_jobs', '')", &[]);
         }
         places

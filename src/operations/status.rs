@@ -143,7 +143,8 @@ fn due(scope: Option<i32>) -> Check {
 fn ready_jobs(scope: Option<i32>) -> Check {
     let found = backlog(
         "SELECT count(*), extract(epoch FROM clock_timestamp() - min(ready_at))::float8
-         FROM (SELECT ready_at FROM meshhook.job WHERE executor IS NULL AND ($1 IS NULL OR project_id = $1) LIMIT 1000) j",
+         FROM (SELECT ready_at FROM meshhook.job
+               WHERE executor IS NULL AND ready_at <= clock_timestamp() AND ($1 IS NULL OR project_id = $1) LIMIT 1000) j",
         scope,
     );
     let hint = "no executor claims them fast enough: SELECT queue, count(*) FROM meshhook.job WHERE executor IS NULL GROUP BY queue";

@@ -71,6 +71,8 @@ SELECT * FROM meshhook.complete_jobs(ARRAY[NULL], ARRAY[1], ARRAY['1']::jsonb[])
 \echo SQLSTATE :LAST_ERROR_SQLSTATE
 SELECT * FROM meshhook.heartbeat_jobs(ARRAY['a'], ARRAY[1, 2]);
 \echo SQLSTATE :LAST_ERROR_SQLSTATE
+SELECT * FROM meshhook.release_jobs('{}', '{}', '-1 s');
+SELECT * FROM meshhook.release_jobs('{}', '{}', '61 min');
 SELECT * FROM meshhook.release_jobs(ARRAY['a'], NULL);
 \echo SQLSTATE :LAST_ERROR_SQLSTATE
 
@@ -79,3 +81,13 @@ SELECT input, count(*) AS differences FROM meshhook.runs r, meshhook.verify_run(
 -- Documents are matched by place: an array of another shape is refused before anything is taken.
 SELECT * FROM meshhook.complete_jobs(ARRAY['0/00000000-0000-0000-0000-000000000000/a'], ARRAY[1]::bigint[], '[0:0]={"3"}'::jsonb[]);
 SELECT * FROM meshhook.complete_jobs(ARRAY['0/00000000-0000-0000-0000-000000000000/a'], ARRAY[1]::bigint[], '{{"3"}}'::jsonb[]);
+
+-- Given back for a while: nobody gets it before, and it costs no attempt.
+SELECT meshhook.publish_workflow('{"name": "patient", "nodes": [{"id": "do", "type": "task", "with": {"queue": "patient"}}]}') > 0 AS published;
+SELECT meshhook.start_run('patient') IS NOT NULL AS started, meshhook.tick() > 0 AS turned;
+SELECT job_id AS held, token AS fence, project, attempt FROM meshhook.claim_jobs('patient', 'psql', 10) \gset
+SELECT :'project' AS project, outcome FROM meshhook.release_jobs(ARRAY[:'held'], ARRAY[:fence]::bigint[], '300 ms');
+SELECT count(*) FROM meshhook.claim_jobs('patient', 'psql', 10);
+SELECT pg_sleep(0.35);
+SELECT attempt - :attempt AS spent, meshhook.complete_job(job_id, token, 'null') FROM meshhook.claim_jobs('patient', 'psql', 10);
+SELECT meshhook.tick() > 0 AS turned;
