@@ -131,6 +131,8 @@ def start_sidecar(demo, password):
         "PATH": os.environ.get("PATH", ""),
         "MESHHOOK_DATABASE_URL": f"postgres://sidecar:{password}@127.0.0.1:{demo.cluster.port}/{DATABASE}",
         "MESHHOOK_LISTEN": address,
+        # What it calls is on this machine, which nobody may call unless told so.
+        "MESHHOOK_ALLOW": "127.0.0.1",
     })
     wait_ready("the sidecar", process, f"http://{address}/readyz")
     return address

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -20,13 +21,19 @@ use crate::process::resident;
 use crate::report::{Report, Target, median};
 
 const WORKFLOW: &str = "call";
+/// Its calls go to one of many hosts, by the run's number.
+const SPREAD: &str = "spread";
+/// Its calls go to a host that takes longer than anybody waits here.
+const SLOW: &str = "slow";
+/// Hosts that answer at once.
+const QUICK_HOSTS: i32 = 100;
+/// For so many calls to them, one goes to the slow one.
+const QUICK_PER_SLOW: i32 = 20;
 
 /// Adds what is reached durably, and beside it what the same reaches when the server flushes nothing.
 pub fn measure(options: &Options, bench: &Bench, report: &mut Report) -> Result<()> {
     let service = service()?;
-    bench.publish(&json!({"name": WORKFLOW, "nodes": [
-        {"id": "call", "type": "http", "with": {"method": "POST", "url": format!("http://{service}/orders"),
-         "body": {"order": "{{ .input }}"}}}]}));
+    publish(bench, WORKFLOW, &format!("http://127.0.0.1:{}/orders", service.port()));
     once(options, bench)?;
     let memory = resident(bench.sidecar.pid())?;
 
@@ -55,6 +62,52 @@ pub fn measure(options: &Options, bench: &Bench, report: &mut Report) -> Result<
     Ok(())
 }
 
+/// Adds how much calls to many quick hosts suffer when others go to one that takes half a minute.
+pub fn measure_slow_host(options: &Options, bench: &Bench, report: &mut Report) -> Result<()> {
+    let service = service()?;
+    let host = format!("{{{{ .input % {QUICK_HOSTS} + 2 }}}}");
+    publish(bench, SPREAD, &format!("http://127.0.0.{host}:{}/orders", service.port()));
+    publish(bench, SLOW, &format!("http://127.0.0.200:{}{SLOW_PATH}", service.port()));
+    spread(options, bench, 0)?;
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        alone.push(spread(options, bench, 0)?);
+        beside.push(spread(options, bench, options.calls / QUICK_PER_SLOW)?);
+    }
+    let (alone, beside) = (median(&alone), median(&beside));
+    report.number("executor.quick_hosts_alone", alone, "1/s");
+    report.number("executor.quick_hosts_beside_slow_one", beside, "1/s");
+    report.check("executor.slowed_by_slow_host", 100.0 * (1.0 - beside / alone), "%", Target::Below(10.0));
+    Ok(())
+}
+
+/// Starts runs whose calls go to quick hosts, and among them some whose calls go to the slow one: how many of the quick
+/// ones were done a second.
+fn spread(options: &Options, bench: &Bench, slow: i32) -> Result<f64> {
+    let mut admin = bench.admin();
+    let since: std::time::SystemTime = admin.value("SELECT clock_timestamp()", &[]);
+    let start = "SELECT count(meshhook.start_run(CASE WHEN $3 > 0 AND n % ($2 / $3) = 0 THEN $4 ELSE $1 END, to_jsonb(n)))
+                 FROM generate_series(1, $2::integer) n";
+    admin.value::<i64>(start, &[&SPREAD, &(options.calls + slow), &slow, &SLOW]);
+    let open = "SELECT EXISTS (SELECT FROM meshhook.runs WHERE workflow = $1 AND finished_at IS NULL)";
+    bench.wait_until_not(open, &[&SPREAD])?;
+    let rate: f64 = admin.value(
+        "SELECT count(*) / extract(epoch FROM max(finished_at) - $2)::float8 FROM meshhook.runs
+         WHERE workflow = $1 AND created_at >= $2",
+        &[&SPREAD, &since],
+    );
+    let cancel = "SELECT count(meshhook.cancel_run(run_id, 'measured')) FROM meshhook.runs
+                  WHERE workflow = $1 AND finished_at IS NULL";
+    admin.value::<i64>(cancel, &[&SLOW]);
+    bench.wait_until_not(open, &[&SLOW])?;
+    Ok(rate)
+}
+
+fn publish(bench: &Bench, name: &str, url: &str) {
+    bench.publish(&json!({"name": name, "nodes": [
+        {"id": "call", "type": "http", "with": {"method": "POST", "url": url, "body": {"order": "{{ .input }}"}}}]}));
+}
+
 /// Starts runs of one call each and waits for them: how many were done a second, from the first start to the last end, and
 /// how long it took.
 fn once(options: &Options, bench: &Bench) -> Result<(f64, f64)> {
@@ -72,9 +125,13 @@ fn once(options: &Options, bench: &Bench) -> Result<(f64, f64)> {
     Ok((f64::from(options.calls) / seconds, begun.elapsed().as_secs_f64()))
 }
 
-/// A service that answers at once, on a thread of its own for the life of this process.
+/// What the service takes its time for.
+const SLOW_PATH: &str = "/slow";
+const SLOW_ANSWER: Duration = Duration::from_secs(30);
+
+/// A service that answers at once at every address of loopback, on a thread of its own for the life of this process.
 fn service() -> Result<SocketAddr> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let listener = std::net::TcpListener::bind("0.0.0.0:0")?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     let runtime = crate::runtime()?;
@@ -92,7 +149,11 @@ async fn serve(listener: std::net::TcpListener) -> Result<Infallible> {
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let is_slow = request.uri().path() == SLOW_PATH;
     let _ = request.into_body().collect().await;
+    if is_slow {
+        tokio::time::sleep(SLOW_ANSWER).await;
+    }
     let mut response = Response::new(Full::from(r#"{"ok": true}"#));
     response
         .headers_mut()

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use meshhook_testkit::session::Params;
 use meshhook_testkit::{Cluster, Session, Sidecar};
 use serde_json::Value;
 
@@ -57,7 +58,8 @@ pub fn run(options: &Options) -> Result<()> {
     let mut report = Report::default();
     machine::describe(&mut report, Some(bench.cluster.dir()));
     let measured = intake::measure(options, &bench, &mut report)
-        .and_then(|()| executor::measure(options, &bench, &mut report));
+        .and_then(|()| executor::measure(options, &bench, &mut report))
+        .and_then(|()| executor::measure_slow_host(options, &bench, &mut report));
     measured.inspect_err(|_| machine::print_log_end(&bench.cluster))?;
     drop(bench);
     report.finish(&options.output)
@@ -76,7 +78,7 @@ impl Bench {
         cluster.superuser(DATABASE).exec(&create);
         let sidecar = Sidecar::builder(&cluster, SIDECAR, DATABASE)
             .env("MESHHOOK_LOG", "warn")
-            .env("MESHHOOK_PER_HOST", "256")
+            .env("MESHHOOK_ALLOW", "127.0.0.0/8")
             .start();
         Bench { sidecar, cluster }
     }
@@ -91,17 +93,22 @@ impl Bench {
 
     /// Waits until no run of a workflow is open, and tells how many there were; fails if one did not succeed.
     fn ended(&self, workflow: &str) -> Result<i64> {
-        let begun = Instant::now();
         let mut admin = self.admin();
         // The index of open runs answers it: a look through the view would cost the cores that are measured.
-        let open = "SELECT EXISTS (SELECT FROM meshhook.run WHERE finished_at IS NULL)";
-        while admin.value(open, &[]) {
-            ensure!(begun.elapsed() < LIMIT, "runs of {workflow} were open after {LIMIT:?}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        self.wait_until_not("SELECT EXISTS (SELECT FROM meshhook.run WHERE finished_at IS NULL)", &[])?;
         let failed = "SELECT count(*) FROM meshhook.runs WHERE workflow = $1 AND status <> 'succeeded'";
         ensure!(admin.value::<i64>(failed, &[&workflow]) == 0, "a run of {workflow} did not succeed");
         Ok(admin.value("SELECT count(*) FROM meshhook.runs WHERE workflow = $1", &[&workflow]))
+    }
+
+    /// Waits until what is asked is no longer so.
+    fn wait_until_not(&self, question: &str, parameters: Params) -> Result<()> {
+        let (mut admin, begun) = (self.admin(), Instant::now());
+        while admin.value(question, parameters) {
+            ensure!(begun.elapsed() < LIMIT, "after {LIMIT:?} it was still so: {question}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
     }
 
     /// CPU seconds spent so far by server, sidecar and this process.

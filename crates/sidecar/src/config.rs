@@ -3,11 +3,15 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::egress::policy::Policy;
+use crate::egress::rules::{List, Rules};
+use crate::executor::http::CallSettings;
 use crate::store::connect::DatabaseUrl;
 
 /// The command line of `meshhook-sidecar`.
@@ -32,12 +36,22 @@ use crate::store::connect::DatabaseUrl;
         TLS OF HTTP CALLS\n  \
         TLS 1.2 and later, always verified against the system's roots; SSL_CERT_FILE and SSL_CERT_DIR \
         name others. Proxy variables of the environment are ignored.\n\n\
+        WHERE CALLS MAY GO\n  \
+        To addresses of the public internet, on ports 80, 443 and from 1024 on, but those of databases. Private, \
+        loopback, link-local and other special addresses are refused, however they are written and whatever name or \
+        redirect leads there. A rule is a network or a host name, with a port or without: 10.1.0.0/16, \
+        [fd00::/8]:8080, api.internal, *.corp.example:8443. A name permits private addresses, never link-local ones, \
+        where clouds keep credentials. The --policy file has the same lists, and some for single projects:\n    \
+        allow = [\"10.1.0.0/16\"]\n    \
+        [projects.acme]\n    \
+        only = [\"api.stripe.com:443\"]\n\n\
         HTTP ENDPOINTS\n  \
         POST /hooks/{endpoint}  a webhook, passed to meshhook.receive_webhook\n  \
         GET /healthz            the process is alive\n  \
         GET /readyz             the database is reachable, its version fits, and we are not draining\n  \
         GET /metrics            Prometheus text format\n\n\
         SIGNALS\n  \
+        SIGHUP: read the --policy file again; one that cannot be read changes nothing and is logged.\n  \
         SIGTERM or SIGINT: stop claiming, give back what has not started, finish what runs (up to \
         --drain), report it, exit 0. A second signal exits at once: the leases run out and another \
         replica makes the calls again with the same idempotency keys."
@@ -89,6 +103,36 @@ pub struct Config {
     #[arg(long, env = "MESHHOOK_CONNECT_TIMEOUT", default_value = "5s", value_parser = parse_positive_duration, value_name = "DURATION")]
     pub connect_timeout: Duration,
 
+    /// Limit for looking up the addresses of a host name
+    #[arg(long, env = "MESHHOOK_DNS_TIMEOUT", default_value = "3s", value_parser = parse_positive_duration, value_name = "DURATION")]
+    pub dns_timeout: Duration,
+
+    /// Name server to ask, as ADDRESS:PORT [default: those of the machine]
+    #[arg(long, env = "MESHHOOK_DNS", value_name = "ADDR")]
+    pub dns: Option<SocketAddr>,
+
+    /// Destinations that may be called although they are not of the public internet; see WHERE CALLS MAY GO
+    #[arg(
+        long,
+        env = "MESHHOOK_ALLOW",
+        default_value = "",
+        hide_default_value = true,
+        value_name = "RULE,…"
+    )]
+    pub allow: List,
+
+    /// Destinations that must not be called
+    #[arg(long, env = "MESHHOOK_DENY", default_value = "", hide_default_value = true, value_name = "RULE,…")]
+    pub deny: List,
+
+    /// The only destinations that may be called
+    #[arg(long, env = "MESHHOOK_ONLY", default_value = "", hide_default_value = true, value_name = "RULE,…")]
+    pub only: List,
+
+    /// File with more rules, for all projects and for single ones; read again on SIGHUP
+    #[arg(long, env = "MESHHOOK_POLICY", value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+
     /// How often to look for jobs although nothing woke us (± 20 %)
     ///
     /// Jobs arrive by notification within milliseconds; this only covers lost notifications.
@@ -106,6 +150,10 @@ pub struct Config {
     /// Most database connections for webhooks; the executor uses two more
     #[arg(long, env = "MESHHOOK_DB_POOL", default_value_t = 16, value_parser = at_least_one, value_name = "N")]
     pub db_pool: usize,
+
+    /// Look whether everything is as it has to be, say so, and end: exit code 0 if it is, 1 if not
+    #[arg(long)]
+    pub check: bool,
 
     /// Name of this executor in the database [default: host name and process id]
     #[arg(long, env = "MESHHOOK_EXECUTOR_NAME", value_name = "NAME")]
@@ -171,6 +219,26 @@ impl Config {
         parsed.map_err(|problem: String| anyhow::anyhow!("--database-url: {problem}"))
     }
 
+    /// Where calls may go: by the flags and by the file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or understood.
+    pub fn egress(&self) -> anyhow::Result<Policy> {
+        let [allow, deny, only] = [&self.allow, &self.deny, &self.only].map(|list| list.0.clone());
+        Policy::load(&Rules { allow, deny, only }, self.policy.as_deref())
+    }
+
+    /// How calls are made.
+    pub fn calls(&self) -> CallSettings {
+        CallSettings {
+            connect_timeout: self.connect_timeout,
+            dns_timeout: self.dns_timeout,
+            dns: self.dns,
+            max_response_bytes: self.max_response_bytes,
+            idle_per_host: self.per_host,
+        }
+    }
+
     /// Writes the settings in use to the log; the database password is left out.
     pub fn log(&self, database: &DatabaseUrl) {
         tracing::info!(
@@ -190,6 +258,10 @@ impl Config {
             max_webhook_bytes = self.max_webhook_bytes,
             max_webhooks = self.max_webhooks,
             db_pool = self.db_pool,
+            allow = %self.allow,
+            deny = %self.deny,
+            only = %self.only,
+            policy = self.policy.as_ref().map(|path| path.display().to_string()),
             "starting with these settings"
         );
     }

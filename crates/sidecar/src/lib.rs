@@ -6,7 +6,9 @@
 //! ([`intake`]), as are answers ([`resume`]). A lease whose sidecar died runs out, and another makes the call again.
 
 pub mod backoff;
+pub mod check;
 pub mod config;
+pub mod egress;
 pub mod executor;
 pub mod intake;
 pub mod ops;
@@ -24,6 +26,7 @@ use axum::Router;
 use axum::routing::{any, get};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::config::Config;
@@ -64,7 +67,8 @@ pub async fn serve<S: JobStore + WebhookStore + ResumeStore>(
     metrics: Option<PrometheusHandle>,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let client = HttpClient::new(config.connect_timeout, config.max_response_bytes, config.per_host)?;
+    let client = HttpClient::new(config.calls(), config.egress()?)?;
+    let reloading = tokio::spawn(reload(client.clone(), config.clone()));
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "listening");
     }
@@ -84,8 +88,30 @@ pub async fn serve<S: JobStore + WebhookStore + ResumeStore>(
     };
     // Webhooks are served until the executor has drained: the load balancer sees /readyz meanwhile.
     executor::run(store, settings, client, shutdown).await;
+    reloading.abort();
     drop(stop);
     server.await.context("the HTTP server failed")
+}
+
+/// Reads the policy file again whenever SIGHUP asks for it.
+async fn reload(client: HttpClient, config: Config) {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => {
+            return tracing::error!(%error, "cannot listen for SIGHUP: the policy file is not read again");
+        }
+    };
+    while hangup.recv().await.is_some() {
+        match config.egress() {
+            Ok(policy) => {
+                tracing::info!(projects = policy.projects.len(), "read the rules for calls again");
+                client.set_policy(policy);
+            }
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "the rules for calls stay as they were");
+            }
+        }
+    }
 }
 
 /// All routes of the listener.

@@ -10,6 +10,7 @@
 //! * [`Sidecar`]: a `meshhook-sidecar` process.
 //! * [`Proxy`]: what stands between clients and a cluster, and cuts, delays, or loses answers.
 //! * [`Stub`]: an HTTP server that answers by script and remembers every request.
+//! * [`NameServer`]: a name server that answers as it is told.
 //! * [`wait_for`]: the only way a test may wait.
 //! * [`sign`]: what a sender of webhooks does.
 //! * [`history`]: what must hold of any run's log, whatever happened to it.
@@ -26,6 +27,7 @@ pub mod history;
 pub mod http;
 pub mod install;
 pub mod message_db;
+pub mod names;
 pub mod order;
 pub mod process;
 pub mod proxy;
@@ -38,6 +40,7 @@ pub mod wait;
 
 pub use cluster::{Cluster, ClusterBuilder, StopMode};
 pub use http::{Response, request};
+pub use names::NameServer;
 pub use proxy::Proxy;
 pub use session::Session;
 pub use sidecar::{Sidecar, SidecarBuilder};

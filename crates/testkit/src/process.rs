@@ -14,6 +14,11 @@ pub fn terminate(pid: u32) {
     send(pid, Signal::TERM);
 }
 
+/// Sends `SIGHUP` to one process. A process that is already gone is no error.
+pub fn hang_up(pid: u32) {
+    send(pid, Signal::HUP);
+}
+
 /// Stops one process where it is until the returned value is dropped.
 #[must_use]
 pub fn hold(pid: u32) -> impl Drop {

@@ -63,6 +63,8 @@ impl SidecarBuilder {
                 format!("postgres://{}@127.0.0.1:{}/{}", self.user, self.port, self.database),
             )
             .env("MESHHOOK_LISTEN", address.to_string())
+            // The services of tests are on this machine, which nobody may call unless told so.
+            .env("MESHHOOK_ALLOW", "127.0.0.1")
             .envs(self.environment)
             .stdin(Stdio::null())
             .stdout(output)

@@ -43,6 +43,8 @@ pub struct Reply {
     delay: Duration,
     gate: Option<Gate>,
     cut_after: Option<usize>,
+    announced: Option<usize>,
+    drip: Option<Duration>,
 }
 
 impl Reply {
@@ -55,6 +57,8 @@ impl Reply {
             delay: Duration::ZERO,
             gate: None,
             cut_after: None,
+            announced: None,
+            drip: None,
         }
     }
 
@@ -100,16 +104,38 @@ impl Reply {
         self
     }
 
+    /// Says that the body has this many bytes, whatever it has.
+    #[must_use]
+    pub fn announcing(mut self, bytes: usize) -> Reply {
+        self.announced = Some(bytes);
+        self
+    }
+
+    /// Sends the body byte by byte, each so long after the one before.
+    #[must_use]
+    pub fn dripping(mut self, pause: Duration) -> Reply {
+        self.drip = Some(pause);
+        self
+    }
+
     fn send(&self, stream: &mut TcpStream) -> io::Result<()> {
-        let mut head =
-            format!("HTTP/1.1 {} Scripted\r\ncontent-length: {}\r\n", self.status, self.body.len());
+        let announced = self.announced.unwrap_or(self.body.len());
+        let mut head = format!("HTTP/1.1 {} Scripted\r\ncontent-length: {announced}\r\n", self.status);
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         head.push_str("\r\n");
         stream.write_all(head.as_bytes())?;
         let end = self.cut_after.unwrap_or(self.body.len()).min(self.body.len());
-        stream.write_all(&self.body[..end])?;
+        match self.drip {
+            None => stream.write_all(&self.body[..end])?,
+            Some(pause) => {
+                for byte in &self.body[..end] {
+                    stream.write_all(&[*byte])?;
+                    std::thread::sleep(pause);
+                }
+            }
+        }
         if self.cut_after.is_some() {
             stream.shutdown(Shutdown::Both)?;
         }

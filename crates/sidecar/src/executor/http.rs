@@ -1,29 +1,32 @@
-//! The HTTP client: separate clocks, capped bodies, no redirects, no proxies, errors with a class.
+//! The HTTP client: vetted addresses, separate clocks, capped bodies, no proxies, errors with a class.
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt;
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Uri;
-use http::header::CONTENT_LENGTH;
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Incoming};
+use http::{Response, Uri};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ClientConfig;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tower_service::Service;
 
+use super::redirect::{self, Hop};
 use super::request::Prepared;
-use super::response;
+use super::{decode, response};
+use crate::egress::connector::{BoxError, Connecting, Connector};
+use crate::egress::names::{LookupFailed, Names};
+use crate::egress::policy::Policy;
+use crate::egress::rules::{Forbidden, Rules};
 use crate::store::connect::chain;
 use crate::store::tls;
 
@@ -42,6 +45,8 @@ pub enum Class {
     Dns,
     /// No TCP connection.
     Connect,
+    /// The address is not to be called.
+    Forbidden,
     /// No agreement on TLS, or a certificate we do not trust.
     Tls,
     /// The total time of the call was up.
@@ -50,6 +55,8 @@ pub enum Class {
     Io,
     /// The response's body or header is larger than allowed.
     ResponseTooLarge,
+    /// A redirect that cannot or must not be followed.
+    Redirect,
     /// The payload asks for something that cannot be sent.
     InvalidRequest,
 }
@@ -60,10 +67,12 @@ impl Class {
         match self {
             Self::Dns => "dns",
             Self::Connect => "connect",
+            Self::Forbidden => "forbidden",
             Self::Tls => "tls",
             Self::Timeout => "timeout",
             Self::Io => "io",
             Self::ResponseTooLarge => "response_too_large",
+            Self::Redirect => "redirect",
             Self::InvalidRequest => "invalid_request",
         }
     }
@@ -106,116 +115,150 @@ pub struct Answer {
     pub body_bytes: usize,
 }
 
-type Connector = Limited<HttpsConnector<HttpConnector<Resolver>>>;
+type Hyper = Client<Limited<HttpsConnector<Connector>>, Full<Bytes>>;
+
+/// How calls are made; see the flags of the same names.
+#[derive(Clone, Debug)]
+pub struct CallSettings {
+    /// Limit for name look-up, TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// Limit for the look-up alone.
+    pub dns_timeout: Duration,
+    /// Name server to ask instead of the machine's.
+    pub dns: Option<SocketAddr>,
+    /// Largest response body taken, decompressed or not.
+    pub max_response_bytes: usize,
+    /// Most connections to one host that are kept for reuse.
+    pub idle_per_host: usize,
+}
 
 /// Makes calls. One for the whole process: it keeps the connections.
-#[derive(Clone, Debug)]
-pub struct HttpClient {
-    client: Client<Connector, Full<Bytes>>,
-    max_response_bytes: usize,
+#[derive(Clone)]
+pub struct HttpClient(Arc<Shared>);
+
+struct Shared {
+    settings: CallSettings,
+    names: Names,
+    tls: ClientConfig,
+    clients: RwLock<Clients>,
+}
+
+/// Those who call under the same rules share connections; nobody gets one that his own rules would not have opened.
+struct Clients {
+    policy: Policy,
+    general: Hyper,
+    projects: BTreeMap<String, Hyper>,
 }
 
 impl HttpClient {
-    /// `connect_timeout` covers name lookup, TCP and TLS; at most `idle_per_host` connections to one
-    /// host are kept for reuse.
+    /// Calls go where `policy` allows.
     ///
     /// # Errors
-    /// When TLS cannot be set up.
-    pub fn new(
-        connect_timeout: Duration,
-        max_response_bytes: usize,
-        idle_per_host: usize,
-    ) -> anyhow::Result<Self> {
-        let mut tcp = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        // Shared among the addresses of the host, so that a dead one does not use up the limit.
-        tcp.set_connect_timeout(Some(connect_timeout));
-        let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls::http_client()?)
-            .https_or_http()
-            .enable_http1()
-            .enable_http2()
-            .wrap_connector(tcp);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(KEEP_IDLE)
-            .pool_max_idle_per_host(idle_per_host)
-            .pool_timer(TokioTimer::new())
-            .timer(TokioTimer::new())
-            .http1_max_buf_size(MAX_HEADER_BYTES)
-            .http1_max_headers(MAX_HEADERS)
-            .http2_max_header_list_size(MAX_HEADER_BYTES as u32)
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .build(Limited { inner: https, limit: connect_timeout });
-        Ok(Self { client, max_response_bytes })
+    /// When TLS or the look-up of names cannot be set up.
+    pub fn new(settings: CallSettings, policy: Policy) -> anyhow::Result<Self> {
+        let names = Names::new(settings.dns, settings.dns_timeout)?;
+        let tls = tls::http_client()?;
+        let clients = Clients::under(policy, |rules| hyper_client(&settings, &names, &tls, rules));
+        Ok(Self(Arc::new(Shared { settings, names, tls, clients: RwLock::new(clients) })))
     }
 
-    /// Makes one call. The clock runs from here to the last byte of the body.
+    /// Puts another policy into force, for every connection that is opened or reused from now on.
+    pub fn set_policy(&self, policy: Policy) {
+        let Shared { settings, names, tls, .. } = &*self.0;
+        let mut clients = self.0.clients.write().unwrap_or_else(PoisonError::into_inner);
+        if clients.policy != policy {
+            *clients = Clients::under(policy, |rules| hyper_client(settings, names, tls, rules));
+        }
+    }
+
+    fn client_of(&self, project: &str) -> Hyper {
+        let clients = self.0.clients.read().unwrap_or_else(PoisonError::into_inner);
+        clients.projects.get(project).unwrap_or(&clients.general).clone()
+    }
+
+    /// Makes one call for a project. The clock runs from here to the last byte of the body.
     ///
     /// # Errors
     /// Whatever kept a complete response from arriving. A response with status 500 is no error.
-    pub async fn call(&self, prepared: Prepared) -> Result<Answer, CallError> {
-        let begun = Instant::now();
-        let host = prepared.host.clone();
+    pub async fn call(&self, project: &str, prepared: Prepared) -> Result<Answer, CallError> {
+        let (client, begun) = (self.client_of(project), Instant::now());
+        let Prepared { first, host, timeout, first_byte, redirects, form } = prepared;
         let mut stage = "before the response began";
         let exchange = async {
-            let response = self.client.request(prepared.request).await.map_err(|error| classify(&error))?;
+            let response = follow(&client, first, redirects, first_byte).await?;
             stage = "before the response was complete";
-            let (parts, body) = response.into_parts();
-            let announced =
-                parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-            let body = self.read(body, announced).await?;
-            let body_bytes = body.len();
-            let status = parts.status.as_u16();
-            Ok(Answer {
-                status,
-                output: response::output(status, &parts.headers, body, begun.elapsed()),
-                body_bytes,
-            })
+            let (mut parts, body) = response.into_parts();
+            let body = decode::read(&mut parts.headers, body, self.0.settings.max_response_bytes).await?;
+            let (status, body_bytes) = (parts.status.as_u16(), body.len());
+            let output = response::output(status, &parts.headers, body, form, begun.elapsed());
+            Ok(Answer { status, output, body_bytes })
         };
-        let result = tokio::time::timeout(prepared.timeout, exchange).await;
+        let result = tokio::time::timeout(timeout, exchange).await;
         let error = match result {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => error,
-            Err(_) => CallError {
-                class: Class::Timeout,
-                message: format!("timed out after {} ms, {stage}", prepared.timeout.as_millis()),
-                hopeless: false,
-            },
+            Err(_) => timed_out(timeout, stage),
         };
         Err(CallError { message: format!("{host}: {}", error.message), ..error })
     }
+}
 
-    async fn read(&self, mut body: Incoming, announced: Option<u64>) -> Result<Vec<u8>, CallError> {
-        let too_large = || CallError {
-            class: Class::ResponseTooLarge,
-            message: format!("the response body is larger than {} bytes", self.max_response_bytes),
-            hopeless: true,
-        };
-        // Said to be too large: no need to look (a HEAD response announces what it does not send).
-        let announced = announced.filter(|_| !body.is_end_stream());
-        let expected = usize::try_from(announced.unwrap_or(0)).unwrap_or(usize::MAX);
-        if expected > self.max_response_bytes {
-            return Err(too_large());
-        }
-        // What is announced is not yet sent: reserve little ahead of it.
-        let mut out = Vec::with_capacity(expected.min(64 << 10));
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| classify(&error))?;
-            let Ok(data) = frame.into_data() else {
-                continue;
-            };
-            if data.len() > self.max_response_bytes - out.len() {
-                return Err(too_large());
-            }
-            out.extend_from_slice(&data);
-        }
-        Ok(out)
+impl Clients {
+    fn under(policy: Policy, client: impl Fn(&Arc<Rules>) -> Hyper) -> Self {
+        let projects = policy.projects.iter().map(|(name, rules)| (name.clone(), client(rules))).collect();
+        Self { general: client(&policy.general), projects, policy }
     }
 }
 
+fn hyper_client(settings: &CallSettings, names: &Names, tls: &ClientConfig, rules: &Arc<Rules>) -> Hyper {
+    let https = HttpsConnectorBuilder::new()
+        .with_tls_config(tls.clone())
+        .https_or_http()
+        .enable_http1()
+        .enable_http2()
+        .wrap_connector(Connector::new(names.clone(), rules.clone(), settings.connect_timeout));
+    Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(KEEP_IDLE)
+        .pool_max_idle_per_host(settings.idle_per_host)
+        .pool_timer(TokioTimer::new())
+        .timer(TokioTimer::new())
+        .http1_max_buf_size(MAX_HEADER_BYTES)
+        .http1_max_headers(MAX_HEADERS)
+        .http2_max_header_list_size(MAX_HEADER_BYTES as u32)
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .build(Limited { inner: https, limit: settings.connect_timeout })
+}
+
+/// The response, after so many redirects at most.
+async fn follow(
+    client: &Hyper,
+    mut hop: Hop,
+    redirects: u8,
+    first_byte: Duration,
+) -> Result<Response<Incoming>, CallError> {
+    for left in (0..=redirects).rev() {
+        let request = hop.request().map_err(|problem| redirect::refused(&problem))?;
+        let response = tokio::time::timeout(first_byte, client.request(request))
+            .await
+            .map_err(|_| timed_out(first_byte, "before the response began"))?
+            .map_err(|error| classify(&error))?;
+        let next = if redirects == 0 { None } else { hop.after(response.status(), response.headers())? };
+        match next {
+            None => return Ok(response),
+            Some(_) if left == 0 => break,
+            Some(next) => hop = next,
+        }
+    }
+    Err(redirect::refused(&format!("more than {redirects} redirects")))
+}
+
+fn timed_out(limit: Duration, stage: &str) -> CallError {
+    let message = format!("timed out after {} ms, {stage}", limit.as_millis());
+    CallError { class: Class::Timeout, message, hopeless: false }
+}
+
 /// Finds the class of an error among its causes.
-fn classify(error: &(dyn StdError + 'static)) -> CallError {
+pub fn classify(error: &(dyn StdError + 'static)) -> CallError {
     let mut class = Class::Io;
     let mut hopeless = false;
     // The outermost says "client error" at most; its causes say which.
@@ -224,6 +267,10 @@ fn classify(error: &(dyn StdError + 'static)) -> CallError {
     while let Some(cause) = next {
         if cause.is::<LookupFailed>() {
             class = Class::Dns;
+        } else if let Some(forbidden) = cause.downcast_ref::<Forbidden>() {
+            class = Class::Forbidden;
+            hopeless = true;
+            message = forbidden.to_string();
         } else if let Some(limit) = cause.downcast_ref::<ConnectTimeout>() {
             class = Class::Connect;
             message = limit.to_string();
@@ -250,38 +297,6 @@ fn classify(error: &(dyn StdError + 'static)) -> CallError {
     CallError { class, message, hopeless }
 }
 
-/// The name lookup, with errors that can be told from others.
-#[derive(Clone, Debug)]
-struct Resolver(GaiResolver);
-
-#[derive(Debug, thiserror::Error)]
-#[error("no address for the host name: {0}")]
-struct LookupFailed(std::io::Error);
-
-type BoxFuture<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
-
-impl Service<Name> for Resolver {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = LookupFailed;
-    type Future = BoxFuture<Self::Response, LookupFailed>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LookupFailed>> {
-        self.0.poll_ready(cx).map_err(LookupFailed)
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        let looking = self.0.call(name);
-        Box::pin(async move {
-            let found: Vec<SocketAddr> = looking.await.map_err(LookupFailed)?.collect();
-            if found.is_empty() {
-                let none = std::io::Error::new(std::io::ErrorKind::NotFound, "empty answer");
-                return Err(LookupFailed(none));
-            }
-            Ok(found.into_iter())
-        })
-    }
-}
-
 /// A connector with one limit over lookup, TCP and TLS together.
 #[derive(Clone, Debug)]
 struct Limited<C> {
@@ -300,8 +315,6 @@ impl fmt::Display for ConnectTimeout {
 
 impl StdError for ConnectTimeout {}
 
-type BoxError = Box<dyn StdError + Send + Sync>;
-
 impl<C> Service<Uri> for Limited<C>
 where
     C: Service<Uri>,
@@ -311,7 +324,7 @@ where
 {
     type Response = C::Response;
     type Error = BoxError;
-    type Future = BoxFuture<C::Response, BoxError>;
+    type Future = Connecting<C::Response>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)

@@ -4,13 +4,18 @@
 //! task renews the leases ([`lease`]), one writes the outcomes ([`report`]). A job is *held* from its
 //! claim until the database acknowledged its outcome; see [`lease::Leases`].
 
+pub mod body;
+pub mod breaker;
+pub mod decode;
 pub mod http;
 pub mod lease;
 pub mod limits;
+pub mod redirect;
 pub mod report;
 pub mod request;
 pub mod response;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +25,7 @@ use tokio::time::Instant;
 
 use self::http::{Answer, CallError, Class, HttpClient};
 use self::lease::Leases;
-use self::limits::{HostKey, Queue};
+use self::limits::{Lane, Queue, Sign, Slot};
 use self::report::{Outcome, Report, Reporter};
 use self::request::Prepared;
 use crate::backoff::Backoff;
@@ -34,6 +39,8 @@ const SETTLE: Duration = Duration::from_millis(3);
 const CLOGGED: Duration = Duration::from_millis(20);
 /// After an outage, results that wait to be written get this head start on the next claim.
 const RESULTS_FIRST: Duration = Duration::from_millis(100);
+/// How often to look at jobs that wait for their hosts.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Once drained, outcomes get at least this long to be written.
 const FLUSH: Duration = Duration::from_secs(3);
 
@@ -61,7 +68,7 @@ pub struct Settings {
 /// What the deciding task hears from the others.
 enum Event {
     /// A call's task is gone, one way or another.
-    Ended(HostKey),
+    Ended(Slot, Sign),
     /// A claim came back.
     Claimed { asked: Instant, wanted: usize, result: Result<Vec<ClaimedJob>, StoreError> },
 }
@@ -86,6 +93,8 @@ struct Executor<S> {
     claiming: bool,
     /// No claim before this.
     not_before: Option<Instant>,
+    /// When jobs that were given back for a while are ready again.
+    returns: BTreeSet<Instant>,
     backoff: Backoff,
 }
 
@@ -112,6 +121,7 @@ pub async fn run<S: JobStore>(store: Arc<S>, settings: Settings, client: HttpCli
         hungry: true,
         claiming: false,
         not_before: None,
+        returns: BTreeSet::new(),
         backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
     };
     executor.work(&mut inbox, &wake, state, &mut shutdown).await;
@@ -130,6 +140,8 @@ impl<S: JobStore> Executor<S> {
         let mut poll = Box::pin(tokio::time::sleep(self.poll_period()));
         loop {
             self.start_what_may_start();
+            self.give_back_hopeless();
+            let returning = self.next_return();
             let ready = *state.borrow_and_update() == DatabaseState::Ready;
             let claim_at = if ready { self.claim_time() } else { None };
             if claim_at.is_some_and(|at| at <= Instant::now()) {
@@ -159,12 +171,25 @@ impl<S: JobStore> Executor<S> {
                     self.backoff.reset();
                 }
                 () = sleep_until(claim_at), if claim_at.is_some() => {}
+                () = sleep_until(returning), if returning.is_some() => self.hungry = true,
+                // A host may turn out to be slow, and a pause may be over, without anything happening.
+                () = tokio::time::sleep(LOOK_AGAIN), if self.queue.waiting() > 0 => {}
                 () = &mut poll => {
                     self.hungry = true;
                     poll.set(tokio::time::sleep(self.poll_period()));
                 }
             }
         }
+    }
+
+    /// When to look for jobs that were given back, if any were.
+    fn next_return(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        while self.returns.first().is_some_and(|at| *at <= now) {
+            self.returns.pop_first();
+            self.hungry = true;
+        }
+        self.returns.first().copied()
     }
 
     /// The safety poll's period with its jitter: replicas started together drift apart.
@@ -218,7 +243,16 @@ impl<S: JobStore> Executor<S> {
 
     fn on(&mut self, event: Event) {
         match event {
-            Event::Ended(host) => self.queue.ended(&host),
+            Event::Ended(slot, sign) => {
+                if self.queue.ended(&slot, sign, Instant::now()) {
+                    let (project, host) = (&slot.lane.project, &slot.lane.host);
+                    if self.queue.is_kept_back(&slot.lane) {
+                        tracing::warn!(%project, %host, "the host does not answer: its calls wait");
+                    } else {
+                        tracing::info!(%project, %host, "the host answers again");
+                    }
+                }
+            }
             Event::Claimed { asked, wanted, result } => {
                 self.claiming = false;
                 match result {
@@ -252,11 +286,12 @@ impl<S: JobStore> Executor<S> {
             Err(format!("this executor makes http calls and cannot do jobs of kind {:?}", claimed.kind))
         };
         match prepared {
-            Ok(prepared) => {
-                let host = prepared.host.clone();
+            Ok(mut prepared) => {
+                prepared.trace(&claimed.run_id);
+                let lane = Lane { project: claimed.project.as_str().into(), host: prepared.host.clone() };
                 // The text has served; only what is sent is kept while the job waits.
                 let claimed = ClaimedJob { payload: String::new(), ..claimed };
-                self.queue.push(host, Ready { claimed, prepared });
+                self.queue.push(&lane, Ready { claimed, prepared });
             }
             Err(message) => {
                 let error = CallError { class: Class::InvalidRequest, message, hopeless: true };
@@ -268,15 +303,17 @@ impl<S: JobStore> Executor<S> {
     }
 
     fn start_what_may_start(&mut self) {
-        while let Some((host, ready)) = self.queue.start_next() {
+        let now = Instant::now();
+        while let Some((slot, ready)) = self.queue.start_next(now) {
             if !self.leases.may_start(&ready.claimed.job) {
                 tracing::warn!(job = %ready.claimed.job.id, "lease lost before the call began");
-                self.queue.ended(&host);
+                self.queue.ended(&slot, Sign::None, now);
                 continue;
             }
             let job = ready.claimed.job.clone();
             let guard = Guard {
-                host: Some(host),
+                slot: Some(slot),
+                sign: Sign::None,
                 job: job.clone(),
                 leases: self.leases.clone(),
                 events: self.events.clone(),
@@ -288,6 +325,19 @@ impl<S: JobStore> Executor<S> {
         metrics::gauge!("meshhook_sidecar_jobs", "state" => "running").set(self.queue.running() as f64);
         metrics::gauge!("meshhook_sidecar_jobs", "state" => "waiting_for_host")
             .set(self.queue.waiting() as f64);
+        metrics::gauge!("meshhook_sidecar_hosts_left_alone").set(self.queue.kept_back() as f64);
+    }
+
+    /// Gives back what would only keep others from being claimed: somebody takes it when it has a chance.
+    fn give_back_hopeless(&mut self) {
+        let mut groups: BTreeMap<Duration, Vec<JobRef>> = BTreeMap::new();
+        for (delay, ready) in self.queue.take_hopeless(Instant::now()) {
+            groups.entry(delay).or_default().push(ready.claimed.job);
+        }
+        for (delay, jobs) in groups {
+            self.returns.insert(Instant::now() + delay);
+            tokio::spawn(release(self.store.clone(), self.leases.clone(), jobs, delay));
+        }
     }
 
     /// Gives back what has not started, waits for what runs, has everything written.
@@ -338,21 +388,26 @@ impl<S: JobStore> Executor<S> {
     async fn give_back(&mut self) {
         let jobs: Vec<JobRef> =
             self.queue.drain_waiting().into_iter().map(|ready| ready.claimed.job).collect();
-        if jobs.is_empty() {
-            return;
+        release(self.store.clone(), self.leases.clone(), jobs, Duration::ZERO).await;
+    }
+}
+
+/// Gives jobs back that have not started, for others to take after `delay`.
+async fn release<S: JobStore>(store: Arc<S>, leases: Arc<Leases>, jobs: Vec<JobRef>, delay: Duration) {
+    if jobs.is_empty() {
+        return;
+    }
+    for job in &jobs {
+        leases.remove(job);
+    }
+    match store.release(&jobs, delay).await {
+        Ok(()) => {
+            metrics::counter!("meshhook_sidecar_outcomes_total", "kind" => "release", "outcome" => "accepted")
+                .increment(jobs.len() as u64);
+            tracing::debug!(count = jobs.len(), ?delay, "gave back jobs that had not started");
         }
-        for job in &jobs {
-            self.leases.remove(job);
-        }
-        match self.store.release(&jobs).await {
-            Ok(()) => {
-                metrics::counter!("meshhook_sidecar_outcomes_total", "kind" => "release", "outcome" => "accepted")
-                    .increment(jobs.len() as u64);
-                tracing::info!(count = jobs.len(), "gave back jobs that had not started");
-            }
-            Err(error) => {
-                tracing::warn!(%error, count = jobs.len(), "could not give back jobs: their leases will run out");
-            }
+        Err(error) => {
+            tracing::warn!(%error, count = jobs.len(), "could not give back jobs: their leases will run out");
         }
     }
 }
@@ -366,7 +421,8 @@ async fn sleep_until(at: Option<Instant>) {
 
 /// Frees a call's slot however its task ends, and its lease if no outcome was reported.
 struct Guard {
-    host: Option<HostKey>,
+    slot: Option<Slot>,
+    sign: Sign,
     job: JobRef,
     leases: Arc<Leases>,
     events: mpsc::UnboundedSender<Event>,
@@ -379,9 +435,9 @@ impl Drop for Guard {
             // Nobody will report it, so nobody must renew it.
             self.leases.remove(&self.job);
         }
-        if let Some(host) = self.host.take() {
+        if let Some(slot) = self.slot.take() {
             // Fails only when the executor is gone.
-            let _ = self.events.send(Event::Ended(host));
+            let _ = self.events.send(Event::Ended(slot, self.sign));
         }
     }
 }
@@ -389,7 +445,7 @@ impl Drop for Guard {
 async fn execute(client: HttpClient, ready: Ready, mut guard: Guard, reports: mpsc::UnboundedSender<Report>) {
     let Ready { claimed, prepared } = ready;
     let begun = Instant::now();
-    let result = client.call(prepared).await;
+    let result = client.call(&claimed.project, prepared).await;
     metrics::histogram!("meshhook_sidecar_http_call_seconds").record(begun.elapsed());
     match &result {
         Ok(answer) => {
@@ -407,8 +463,22 @@ async fn execute(client: HttpClient, ready: Ready, mut guard: Guard, reports: mp
             log_failure(&claimed, error);
         }
     }
+    guard.sign = sign(&result);
     guard.reported = true;
     report(&guard.leases, &reports, claimed.job, result);
+}
+
+/// What an outcome says about the host.
+fn sign(result: &Result<Answer, CallError>) -> Sign {
+    match result {
+        Ok(answer) if matches!(answer.status, 500 | 502..=504 | 520..=524) => Sign::Trouble,
+        Ok(_) => Sign::Alive,
+        Err(error) => match error.class {
+            Class::Dns | Class::Connect | Class::Tls | Class::Timeout | Class::Io => Sign::Trouble,
+            Class::ResponseTooLarge | Class::Redirect => Sign::Alive,
+            Class::Forbidden | Class::InvalidRequest => Sign::None,
+        },
+    }
 }
 
 /// Hands an outcome to the reporter, unless the lease is lost.

@@ -2,38 +2,47 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use http::Method;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use http::{Method, Request, Uri};
-use http_body_util::Full;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use url::Url;
 
+use super::body::{Given, Part};
+use super::decode;
 use super::limits::HostKey;
+use super::redirect::Hop;
+use super::response::Form;
 
 /// Used when the payload names no time-out.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// No call may take longer, whatever the payload says.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(300);
-/// No larger body is sent.
-const MAX_REQUEST_BYTES: usize = 16 << 20;
 /// No more headers are sent.
 const MAX_HEADERS: usize = 100;
+/// No more redirects are followed.
+const MAX_REDIRECTS: u8 = 5;
 
 const PRODUCT: &str = concat!("meshhook-sidecar/", env!("CARGO_PKG_VERSION"));
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// A checked request.
 #[derive(Debug)]
 pub struct Prepared {
     /// Ready to send.
-    pub request: Request<Full<Bytes>>,
+    pub first: Hop,
     /// Whose limit it counts against.
     pub host: HostKey,
     /// From dialling to the last byte of the body.
     pub timeout: Duration,
+    /// From dialling to the end of the response's header; each redirect has as long.
+    pub first_byte: Duration,
+    /// How many redirects are followed.
+    pub redirects: u8,
+    /// What becomes of the response's body.
+    pub form: Form,
 }
 
 /// The payload of an `http` job.
@@ -43,13 +52,25 @@ struct Payload {
     method: String,
     url: String,
     #[serde(default)]
-    headers: Option<serde_json::Map<String, Value>>,
+    headers: Option<Map<String, Value>>,
     #[serde(default)]
-    query: Option<serde_json::Map<String, Value>>,
+    query: Option<Map<String, Value>>,
     #[serde(default, deserialize_with = "present")]
     body: Option<Box<RawValue>>,
     #[serde(default)]
+    form: Option<Map<String, Value>>,
+    #[serde(default)]
+    multipart: Option<Vec<Part>>,
+    #[serde(default)]
+    body_base64: Option<String>,
+    #[serde(default)]
     timeout_ms: Option<u64>,
+    #[serde(default)]
+    first_byte_timeout_ms: Option<u64>,
+    #[serde(default)]
+    redirects: u8,
+    #[serde(default)]
+    response: Form,
 }
 
 fn get() -> String {
@@ -73,7 +94,16 @@ pub fn prepare(payload: &str, idempotency_key: Option<&str>) -> Result<Prepared,
     let url = url(&payload.url, payload.query.as_ref())?;
     let host = host_key(&url)?;
     let mut headers = headers(payload.headers.as_ref())?;
-    let body = body(payload.body.as_deref(), &mut headers)?;
+    let body = Given {
+        body: payload.body.as_deref(),
+        form: payload.form.as_ref(),
+        multipart: payload.multipart.as_deref(),
+        body_base64: payload.body_base64.as_deref(),
+    };
+    let body = body.encode()?;
+    if let Some(content_type) = body.content_type {
+        headers.entry(CONTENT_TYPE).or_insert(content_type);
+    }
     if let Some(key) = idempotency_key
         && !headers.contains_key(IDEMPOTENCY_KEY)
     {
@@ -82,24 +112,39 @@ pub fn prepare(payload: &str, idempotency_key: Option<&str>) -> Result<Prepared,
         headers.insert(IDEMPOTENCY_KEY, key);
     }
     let defaults = [
-        (USER_AGENT, PRODUCT),
-        (ACCEPT, "*/*"),
-        // Nothing is decompressed here, so nothing compressed is asked for.
-        (ACCEPT_ENCODING, "identity"),
+        (USER_AGENT, HeaderValue::from_static(PRODUCT)),
+        (ACCEPT, HeaderValue::from_static("*/*")),
+        (ACCEPT_ENCODING, decode::ACCEPTED),
     ];
     for (name, value) in defaults {
-        headers.entry(name).or_insert(HeaderValue::from_static(value));
+        headers.entry(name).or_insert(value);
     }
-    let uri: Uri = url.as_str().parse().map_err(|_| "the url cannot be sent as a request target")?;
-    let mut request = Request::new(Full::new(body));
-    *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    *request.headers_mut() = headers;
-    let timeout = payload
-        .timeout_ms
-        .map_or(DEFAULT_TIMEOUT, Duration::from_millis)
-        .clamp(Duration::from_millis(1), MAX_TIMEOUT);
-    Ok(Prepared { request, host, timeout })
+    let first = Hop { method, url, headers, body: body.bytes };
+    first.request()?;
+    let limit = |given: Option<u64>, default| {
+        given.map_or(default, Duration::from_millis).clamp(Duration::from_millis(1), MAX_TIMEOUT)
+    };
+    let timeout = limit(payload.timeout_ms, DEFAULT_TIMEOUT);
+    Ok(Prepared {
+        first,
+        host,
+        timeout,
+        first_byte: limit(payload.first_byte_timeout_ms, timeout),
+        redirects: payload.redirects.min(MAX_REDIRECTS),
+        form: payload.response,
+    })
+}
+
+impl Prepared {
+    /// Tells the called service which run it serves (W3C Trace Context): the trace is the run, the span this attempt.
+    pub fn trace(&mut self, run_id: &str) {
+        let trace: String = run_id.chars().filter(char::is_ascii_hexdigit).collect();
+        let span = fastrand::u64(1..);
+        let value = HeaderValue::from_str(&format!("00-{trace}-{span:016x}-01"));
+        if let (32, Ok(value)) = (trace.len(), value) {
+            self.first.headers.entry(TRACEPARENT).or_insert(value);
+        }
+    }
 }
 
 fn method(text: &str) -> Result<Method, String> {
@@ -111,14 +156,9 @@ fn method(text: &str) -> Result<Method, String> {
     Ok(method)
 }
 
-fn url(text: &str, query: Option<&serde_json::Map<String, Value>>) -> Result<Url, String> {
+fn url(text: &str, query: Option<&Map<String, Value>>) -> Result<Url, String> {
     let mut url = Url::parse(text).map_err(|error| format!("the url is not valid: {error}"))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err("the url must begin with http:// or https://".to_owned());
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("the url must not hold a user name or password: use an authorization header".to_owned());
-    }
+    check_url(&url)?;
     url.set_fragment(None);
     let mut pairs = Vec::new();
     for (name, value) in query.into_iter().flatten() {
@@ -134,13 +174,27 @@ fn url(text: &str, query: Option<&serde_json::Map<String, Value>>) -> Result<Url
     Ok(url)
 }
 
+/// Refuses what is no address for a call.
+///
+/// # Errors
+/// When it is of another scheme than HTTP's, or holds credentials.
+pub fn check_url(url: &Url) -> Result<(), String> {
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("the url must begin with http:// or https://".to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("the url must not hold a user name or password: use an authorization header".to_owned());
+    }
+    Ok(())
+}
+
 fn host_key(url: &Url) -> Result<HostKey, String> {
     let host = url.host_str().ok_or("the url names no host")?;
     let port = url.port_or_known_default().ok_or("the url names no port")?;
     Ok(format!("{host}:{port}").into())
 }
 
-fn headers(given: Option<&serde_json::Map<String, Value>>) -> Result<HeaderMap, String> {
+fn headers(given: Option<&Map<String, Value>>) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     for (name, value) in given.into_iter().flatten() {
         // Names are shown escaped: they may hold anything.
@@ -183,7 +237,7 @@ fn is_framing(name: &HeaderName) -> bool {
 }
 
 /// A scalar as text, an array of scalars as several; null is "not given".
-fn scalars(value: &Value) -> Option<Vec<String>> {
+pub fn scalars(value: &Value) -> Option<Vec<String>> {
     let one = |value: &Value| match value {
         Value::String(text) => Some(Some(text.clone())),
         Value::Number(number) => Some(Some(number.to_string())),
@@ -201,27 +255,8 @@ fn scalars(value: &Value) -> Option<Vec<String>> {
     }
 }
 
-fn body(given: Option<&RawValue>, headers: &mut HeaderMap) -> Result<Bytes, String> {
-    let Some(raw) = given else {
-        return Ok(Bytes::new());
-    };
-    let (body, content_type) = if raw.get().starts_with('"') {
-        let text: String = serde_json::from_str(raw.get())
-            .map_err(|error| format!("the body is not a valid string: {error}"))?;
-        (Bytes::from(text), "text/plain; charset=utf-8")
-    } else {
-        (Bytes::copy_from_slice(raw.get().as_bytes()), "application/json")
-    };
-    if body.len() > MAX_REQUEST_BYTES {
-        return Err(format!("the body is larger than {MAX_REQUEST_BYTES} bytes"));
-    }
-    headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static(content_type));
-    Ok(body)
-}
-
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt;
     use serde_json::json;
 
     use super::*;
@@ -234,40 +269,12 @@ mod tests {
         prepare(&payload.to_string(), None).unwrap_err()
     }
 
-    async fn sent(payload: Value) -> (String, String) {
-        let request = ok(payload).request;
-        let content_type =
-            request.headers().get(CONTENT_TYPE).map_or("", |value| value.to_str().unwrap()).to_owned();
-        let body = request.into_body().collect().await.unwrap().to_bytes();
-        (String::from_utf8(body.to_vec()).unwrap(), content_type)
-    }
-
-    #[tokio::test]
-    async fn bodies() {
-        let url = "http://h/";
-        assert_eq!(sent(json!({"url": url})).await, (String::new(), String::new()));
-        assert_eq!(
-            sent(json!({"url": url, "body": "hé"})).await,
-            ("hé".into(), "text/plain; charset=utf-8".into())
-        );
-        assert_eq!(
-            sent(json!({"url": url, "body": "<a/>", "headers": {"Content-Type": "text/xml"}})).await,
-            ("<a/>".into(), "text/xml".into())
-        );
-        for body in [json!({"a": [1, null]}), json!([]), json!(7), json!(null)] {
-            assert_eq!(
-                sent(json!({"url": url, "body": body})).await,
-                (body.to_string(), "application/json".into())
-            );
-        }
-    }
-
     #[test]
     fn a_body_keeps_its_numbers_and_any_depth() {
         let deep = format!("{}12345678901234567890.10{}", "[".repeat(5000), "]".repeat(5000));
         let payload = format!(r#"{{"url": "http://h/", "body": {deep}}}"#);
         let prepared = prepare(&payload, None).unwrap();
-        assert_eq!(hyper::body::Body::size_hint(prepared.request.body()).exact(), Some(deep.len() as u64));
+        assert_eq!(prepared.first.body, deep);
     }
 
     #[test]
@@ -277,9 +284,9 @@ mod tests {
             "url": "HTTPS://Example.COM/a b?x=1#frag",
             "query": {"q": "ü&=", "n": 5, "t": true, "none": null, "many": ["a", 2]},
         }));
-        assert_eq!(prepared.request.method(), Method::POST);
+        assert_eq!(prepared.first.method, Method::POST);
         assert_eq!(
-            prepared.request.uri().to_string(),
+            prepared.first.url.as_str(),
             "https://example.com/a%20b?x=1&many=a&many=2&n=5&q=%C3%BC%26%3D&t=true"
         );
         assert_eq!(&*prepared.host, "example.com:443");
@@ -291,17 +298,17 @@ mod tests {
         let prepared = ok(
             json!({"url": "http://h/", "headers": {"X-A": "1", "X-N": 2, "X-None": null, "X-Many": ["a", "b"]}}),
         );
-        let headers = prepared.request.headers();
+        let headers = &prepared.first.headers;
         assert_eq!(headers["x-a"], "1");
         assert_eq!(headers["x-n"], "2");
         assert!(!headers.contains_key("x-none"));
         assert_eq!(headers.get_all("x-many").iter().count(), 2);
         assert_eq!(headers["idempotency-key"], "run/node");
-        assert_eq!(headers["accept-encoding"], "identity");
+        assert_eq!(headers["accept-encoding"], "gzip, br, zstd");
         assert!(headers["user-agent"].to_str().unwrap().starts_with("meshhook-sidecar/"));
         assert!(!format!("{headers:?}").contains("\"1\""));
         let own = ok(json!({"url": "http://h/", "headers": {"Idempotency-Key": "order-7"}}));
-        assert_eq!(own.request.headers()["idempotency-key"], "order-7");
+        assert_eq!(own.first.headers["idempotency-key"], "order-7");
     }
 
     #[test]
@@ -363,5 +370,24 @@ mod tests {
         assert_eq!(timeout(json!(0)), Duration::from_millis(1));
         assert_eq!(timeout(json!(u64::MAX)), MAX_TIMEOUT);
         assert_eq!(timeout(json!(null)), DEFAULT_TIMEOUT);
+        let both = ok(json!({"url": "http://h/", "timeout_ms": 9000, "first_byte_timeout_ms": 400}));
+        assert_eq!((both.timeout, both.first_byte), (Duration::from_secs(9), Duration::from_millis(400)));
+        assert_eq!(ok(json!({"url": "http://h/", "timeout_ms": 9000})).first_byte, Duration::from_secs(9));
+    }
+
+    #[test]
+    fn the_run_is_the_trace() {
+        let mut prepared = ok(json!({"url": "http://h/"}));
+        prepared.trace("0199c0de-1234-7abc-8def-0123456789ab");
+        let value = prepared.first.headers["traceparent"].to_str().unwrap().to_owned();
+        let parts: Vec<_> = value.split('-').collect();
+        assert_eq!(
+            (parts[0], parts[1], parts[2].len(), parts[3]),
+            ("00", "0199c0de12347abc8def0123456789ab", 16, "01")
+        );
+        prepared.trace("another");
+        let mut own = ok(json!({"url": "http://h/", "headers": {"traceparent": "mine"}}));
+        own.trace("0199c0de-1234-7abc-8def-0123456789ab");
+        assert_eq!(own.first.headers["traceparent"], "mine");
     }
 }

@@ -5,17 +5,35 @@ use std::time::{Duration, SystemTime};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 /// JSON nested deeper than this is passed on as base64. The database and its engine read JSON up to
 /// a depth of 128, and the body lies a few levels down in an event.
 const MAX_DEPTH: usize = 100;
 
+/// What a response's body becomes in the output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// JSON if it says it is, else text, else base64.
+    #[default]
+    Auto,
+    /// Text, else base64.
+    Text,
+    /// Base64, whatever it is.
+    Base64,
+}
+
 /// The output of an `http` job: any response at all, whatever its status.
-pub fn output(status: u16, headers: &HeaderMap, body: Vec<u8>, took: Duration) -> Value {
+pub fn output(status: u16, headers: &HeaderMap, body: Vec<u8>, form: Form, took: Duration) -> Value {
     let mut out = Map::new();
     let is_json = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(is_json);
-    let (body, encoding) = represent(body, is_json);
+    let (body, encoding) = match form {
+        Form::Auto => represent(body, is_json),
+        Form::Text => represent(body, false),
+        Form::Base64 => base64(&body),
+    };
     out.insert("status".to_owned(), json!(status));
     out.insert("headers".to_owned(), header_object(headers));
     out.insert("body".to_owned(), body);
@@ -144,7 +162,7 @@ mod tests {
     fn of(content_type: &str, body: &[u8]) -> Value {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type).unwrap());
-        let mut out = output(200, &headers, body.to_vec(), Duration::from_millis(12));
+        let mut out = output(200, &headers, body.to_vec(), Form::Auto, Duration::from_millis(12));
         assert_eq!(out["duration_ms"], 12);
         out.as_object_mut().unwrap().remove("headers");
         out.as_object_mut().unwrap().remove("duration_ms");

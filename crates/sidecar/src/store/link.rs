@@ -33,7 +33,7 @@ pub(super) struct ControlStatements {
 
 impl ControlStatements {
     async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
-        let claim = "SELECT job_id, token, run_id::text, node, attempt, kind, payload::text, idempotency_key,
+        let claim = "SELECT job_id, token, project, run_id::text, node, attempt, kind, payload::text, idempotency_key,
                extract(epoch FROM lease_expires_at - clock_timestamp())::double precision
              FROM meshhook.claim_jobs(queue => $1::text, executor => $2::text, batch_size => $3::integer,
                lease => make_interval(secs => $4))";
@@ -41,7 +41,9 @@ impl ControlStatements {
             "SELECT job_id, extract(epoch FROM lease_expires_at - clock_timestamp())::double precision
              FROM meshhook.heartbeat_jobs(job_ids => $1::text[], tokens => $2::bigint[],
                lease => make_interval(secs => $3))";
-        let release = "SELECT job_id, outcome FROM meshhook.release_jobs(job_ids => $1::text[], tokens => $2::bigint[])";
+        let release =
+            "SELECT job_id, outcome FROM meshhook.release_jobs(job_ids => $1::text[], tokens => $2::bigint[],
+               delay => make_interval(secs => $3))";
         Ok(Self {
             claim: client.prepare(claim).await?,
             heartbeat: client.prepare(heartbeat).await?,

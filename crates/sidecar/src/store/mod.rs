@@ -31,7 +31,9 @@ pub struct JobRef {
 pub struct ClaimedJob {
     /// Id and token.
     pub job: JobRef,
-    /// Run the job belongs to (for logs only).
+    /// Project the job belongs to: its rules say where it may call.
+    pub project: String,
+    /// Run the job belongs to.
     pub run_id: String,
     /// Node of that run (for logs only).
     pub node: String,
@@ -167,8 +169,12 @@ pub trait JobStore: Send + Sync + 'static {
         results: &[(JobRef, Value)],
     ) -> impl Future<Output = Result<Vec<(String, Verdict)>, StoreError>> + Send;
 
-    /// Gives jobs back unstarted; no attempt is spent.
-    fn release(&self, jobs: &[JobRef]) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Gives jobs back unstarted, for anybody to claim after `delay`; no attempt is spent.
+    fn release(
+        &self,
+        jobs: &[JobRef],
+        delay: Duration,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Rung whenever jobs may have become ready, and after every reconnect.
     fn wakeups(&self) -> Arc<Notify>;

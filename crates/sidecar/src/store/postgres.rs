@@ -86,13 +86,14 @@ impl JobStore for PgStore {
             .map(|row| {
                 Ok(ClaimedJob {
                     job: JobRef { id: row.try_get::<_, &str>(0)?.into(), token: row.try_get(1)? },
-                    run_id: row.try_get(2)?,
-                    node: row.try_get(3)?,
-                    attempt: row.try_get(4)?,
-                    kind: row.try_get(5)?,
-                    payload: row.try_get::<_, Option<String>>(6)?.unwrap_or_default(),
-                    idempotency_key: row.try_get(7)?,
-                    lease_left: seconds(row.try_get(8)?),
+                    project: row.try_get(2)?,
+                    run_id: row.try_get(3)?,
+                    node: row.try_get(4)?,
+                    attempt: row.try_get(5)?,
+                    kind: row.try_get(6)?,
+                    payload: row.try_get::<_, Option<String>>(7)?.unwrap_or_default(),
+                    idempotency_key: row.try_get(8)?,
+                    lease_left: seconds(row.try_get(9)?),
                 })
             })
             .collect::<Result<_, tokio_postgres::Error>>()
@@ -130,10 +131,10 @@ impl JobStore for PgStore {
         verdicts(&rows)
     }
 
-    async fn release(&self, jobs: &[JobRef]) -> Result<(), StoreError> {
+    async fn release(&self, jobs: &[JobRef], delay: Duration) -> Result<(), StoreError> {
         let live = self.link.live()?;
         let (ids, tokens) = columns(jobs.iter());
-        live.control(&live.on_control.release, &[&ids, &tokens]).await?;
+        live.control(&live.on_control.release, &[&ids, &tokens, &delay.as_secs_f64()]).await?;
         Ok(())
     }
 

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use meshhook_sidecar::executor::http::{Answer, CallError, Class, HttpClient};
+use meshhook_sidecar::egress::policy::Policy;
+use meshhook_sidecar::egress::rules::Rules;
+use meshhook_sidecar::executor::http::{Answer, CallError, CallSettings, Class, HttpClient};
 use meshhook_sidecar::executor::request::prepare;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -10,9 +12,22 @@ use tokio::net::TcpListener;
 
 use crate::stub::Stub;
 
+/// One that may call this machine.
+pub fn client(connect_timeout: Duration, max_response_bytes: usize) -> HttpClient {
+    let settings = CallSettings {
+        connect_timeout,
+        dns_timeout: connect_timeout,
+        dns: None,
+        max_response_bytes,
+        idle_per_host: 4,
+    };
+    let rules = Rules { allow: vec!["127.0.0.0/8".parse().unwrap()], ..Rules::default() };
+    HttpClient::new(settings, Policy::load(&rules, None).unwrap()).unwrap()
+}
+
 async fn call(payload: Value) -> Result<Answer, CallError> {
-    let client = HttpClient::new(Duration::from_millis(300), 10_000, 4).unwrap();
-    client.call(prepare(&payload.to_string(), Some("run/node")).unwrap()).await
+    let prepared = prepare(&payload.to_string(), Some("run/node")).unwrap();
+    client(Duration::from_millis(300), 10_000).call("default", prepared).await
 }
 
 async fn class(payload: Value) -> (Class, String) {
@@ -46,7 +61,7 @@ async fn a_good_answer() {
         "content-type: application/json",
         "content-length: 7",
         "x-trace: t1",
-        "accept-encoding: identity",
+        "accept-encoding: gzip, br, zstd",
         &format!("host: {}", stub.address),
     ] {
         assert!(head.contains(&format!("{line}\r\n")), "{line} in {head}");
@@ -89,6 +104,80 @@ async fn bodies_are_capped_while_they_stream() {
     // A HEAD response announces a body that does not come.
     let head = json!({"url": stub.url("/announced"), "method": "HEAD"});
     assert_eq!(call(head).await.unwrap().output["body"], "");
+}
+
+#[tokio::test]
+async fn compressed_bodies_are_read_up_to_the_same_cap() {
+    let stub = Stub::start().await;
+    for coding in ["gzip", "br", "zstd"] {
+        let answer = call(json!({"url": stub.url(&format!("/packed/{coding}"))})).await.unwrap();
+        assert_eq!(answer.output["body"], "0".repeat(1000), "{coding}");
+        let headers = answer.output["headers"].as_object().unwrap();
+        assert!(!headers.contains_key("content-encoding") && !headers.contains_key("content-length"));
+        let (kind, message) = class(json!({"url": stub.url(&format!("/bomb/{coding}"))})).await;
+        assert_eq!(
+            (kind, message.contains("10000 bytes")),
+            (Class::ResponseTooLarge, true),
+            "{coding}: {message}"
+        );
+    }
+    for path in ["/mislabelled", "/cut-gzip"] {
+        let (kind, message) = class(json!({"url": stub.url(path)})).await;
+        assert_eq!((kind, message.contains("not compressed")), (Class::Io, true), "{path}: {message}");
+    }
+    // Whoever asks for the bytes as they are gets them so.
+    let plain = json!({"url": stub.url("/sized/10"), "headers": {"accept-encoding": "identity"}});
+    assert!(call(plain).await.is_ok());
+    assert!(stub.seen().pop().unwrap().head.contains("accept-encoding: identity\r\n"));
+}
+
+#[tokio::test]
+async fn the_response_has_a_clock_of_its_own_until_it_begins() {
+    let stub = Stub::start().await;
+    let (kind, message) =
+        class(json!({"url": stub.url("/stall"), "timeout_ms": 60_000, "first_byte_timeout_ms": 100})).await;
+    assert_eq!(
+        (kind, message.contains("100 ms, before the response began")),
+        (Class::Timeout, true),
+        "{message}"
+    );
+    let drip = json!({"url": stub.url("/drip"), "timeout_ms": 300, "first_byte_timeout_ms": 200});
+    let (kind, message) = class(drip).await;
+    assert_eq!(
+        (kind, message.contains("300 ms, before the response was complete")),
+        (Class::Timeout, true),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn redirects_are_followed_as_far_as_asked() {
+    let stub = Stub::start().await;
+    let hops = |hops: u32, redirects: u32| json!({"url": stub.url(&format!("/hops/{hops}")), "method": "POST", "body": {"n": 1}, "redirects": redirects});
+    let answer = call(hops(3, 3)).await.unwrap();
+    assert_eq!((answer.status, &answer.output["body"]), (200, &json!({"ok": true})));
+    let last = stub.seen().pop().unwrap();
+    assert_eq!((&*last.line, &*last.body), ("POST /ok HTTP/1.1", r#"{"n":1}"#));
+    let (kind, message) = class(hops(4, 3)).await;
+    assert_eq!((kind, message.contains("more than 3 redirects")), (Class::Redirect, true), "{message}");
+    assert_eq!(call(hops(1, 0)).await.unwrap().status, 307);
+}
+
+#[tokio::test]
+async fn a_body_is_given_as_it_is_wanted() {
+    let stub = Stub::start().await;
+    let answer = call(json!({"url": stub.url("/ok"), "response": "text"})).await.unwrap();
+    assert_eq!(answer.output["body"], r#"{"ok":true}"#);
+    let answer = call(json!({"url": stub.url("/ok"), "response": "base64"})).await.unwrap();
+    assert_eq!(
+        (&answer.output["body"], &answer.output["body_encoding"]),
+        (&json!("eyJvayI6dHJ1ZX0="), &json!("base64"))
+    );
+    let form = json!({"url": stub.url("/ok"), "method": "POST", "form": {"a": "b c"}});
+    call(form).await.unwrap();
+    let seen = stub.seen().pop().unwrap();
+    assert!(seen.head.contains("content-type: application/x-www-form-urlencoded\r\n"));
+    assert_eq!(seen.body, "a=b+c");
 }
 
 #[tokio::test]

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use meshhook_sidecar::executor::http::HttpClient;
 use meshhook_sidecar::executor::{self, Settings};
 use meshhook_sidecar::shutdown::{self, Trigger};
 use meshhook_sidecar::store::DatabaseState;
 use serde_json::json;
 use tokio::task::JoinHandle;
 
+use crate::calls::client;
 use crate::fake::{Fake, get};
 use crate::stub::Stub;
 use crate::until;
@@ -28,7 +28,7 @@ pub fn settings() -> Settings {
 }
 
 pub fn start(fake: &Arc<Fake>, settings: Settings) -> (Trigger, JoinHandle<()>) {
-    let client = HttpClient::new(Duration::from_secs(2), 1 << 20, settings.per_host).unwrap();
+    let client = client(Duration::from_secs(2), 1 << 20);
     let (trigger, draining) = shutdown::channel();
     let running = tokio::spawn(executor::run(fake.clone(), settings, client, draining));
     (trigger, running)
@@ -69,6 +69,34 @@ async fn a_slow_host_does_not_hold_up_another() {
     assert_eq!(slow.now("/gate"), 4);
     slow.open_gate();
     until("the slow ones are done", || fake.finished() == 130).await;
+    stop(trigger, running).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_for_a_host_that_stalls_keeps_nobody_from_being_claimed() {
+    let (fake, stuck, quick) = (Fake::new(), Stub::start().await, Stub::start().await);
+    let (trigger, running) = start(&fake, settings());
+    // Thirty times what may run at once, all claimed before the others.
+    fake.add_all((0..1000).map(|i| (format!("s{i}"), get(stuck.url("/gate")))));
+    fake.add_all((0..100).map(|i| (format!("q{i}"), get(quick.url("/ok")))));
+    let begun = Instant::now();
+    until("all calls of the other host are done", || fake.finished() == 100).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(stuck.peak("/gate"), 4);
+    // What has waited in vain was not tried: none of it was a call.
+    assert_eq!(stuck.seen().len(), 4);
+    stuck.open_gate();
+    stop(trigger, running).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_is_down_is_left_alone() {
+    let (fake, stub) = (Fake::new(), Stub::start().await);
+    let (trigger, running) = start(&fake, Settings { per_host: 1, ..settings() });
+    fake.add_all((0..50).map(|i| (format!("j{i}"), get(stub.url("/nothing")))));
+    until("its jobs are given back", || fake.inner.lock().unwrap().released.len() == 45).await;
+    until("what was tried has failed", || fake.finished() == 5).await;
+    assert_eq!(stub.seen().len(), 5);
     stop(trigger, running).await;
 }
 

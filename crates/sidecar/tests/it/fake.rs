@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meshhook_sidecar::store::{
     ClaimedJob, DatabaseState, JobRef, JobStore, Renewal, ResumeReply, ResumeStore, StoreError, Verdict,
@@ -24,6 +24,8 @@ pub struct Inner {
     /// Everything accepted, by job id: (function, value).
     pub outcomes: HashMap<String, Vec<(&'static str, Value)>>,
     pub released: Vec<String>,
+    /// Given back, and ready from then on.
+    later: Vec<(Instant, ClaimedJob)>,
     /// Sizes asked for and got.
     pub claims: Vec<(usize, usize)>,
     pub heartbeats: usize,
@@ -79,6 +81,7 @@ impl Fake {
         for (id, payload) in jobs {
             inner.ready.push_back(ClaimedJob {
                 job: JobRef { id: id.as_str().into(), token: 1 },
+                project: "default".into(),
                 run_id: "r".into(),
                 node: "n".into(),
                 attempt: 1,
@@ -163,6 +166,10 @@ impl JobStore for Fake {
     ) -> Result<Vec<ClaimedJob>, StoreError> {
         assert_eq!((queue, executor), ("http", "test"));
         let mut inner = self.up()?;
+        let now = Instant::now();
+        let (ready, later) = std::mem::take(&mut inner.later).into_iter().partition(|(at, _)| *at <= now);
+        inner.later = later;
+        inner.ready.extend(Vec::into_iter(ready).map(|(_, job): (Instant, ClaimedJob)| job));
         let count = batch_size.min(inner.ready.len());
         let mut jobs: Vec<ClaimedJob> = inner.ready.drain(..count).collect();
         for job in &mut jobs {
@@ -197,11 +204,12 @@ impl JobStore for Fake {
         self.settle("fail", results)
     }
 
-    async fn release(&self, jobs: &[JobRef]) -> Result<(), StoreError> {
+    async fn release(&self, jobs: &[JobRef], delay: Duration) -> Result<(), StoreError> {
+        let ready_at = Instant::now() + delay;
         let mut inner = self.up()?;
         for job in jobs {
             let back = inner.leased.remove(&job.id).expect("released but not held");
-            inner.ready.push_back(back);
+            inner.later.push((ready_at, back));
             inner.released.push(job.id.to_string());
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! The sidecar over an in-memory store and loopback servers that misbehave on command. No PostgreSQL.
 
 mod calls;
+mod egress;
 mod executor;
 mod fake;
 mod process;

@@ -147,6 +147,49 @@ impl Stub {
                 let reply = plain("302 Found", &format!("location: {}\r\n", self.url("/ok")), "");
                 stream.write_all(reply.as_bytes()).await?;
             }
+            // So many redirects, the last one to /ok.
+            "hops" => {
+                let left: u32 = argument.parse().unwrap();
+                let next = if left == 1 { "/ok".to_owned() } else { format!("/hops/{}", left - 1) };
+                stream.write_all(plain("307 Again", &format!("location: {next}\r\n"), "").as_bytes()).await?;
+            }
+            // A redirect to any address, which is hex: it has slashes.
+            "to" => {
+                let target = String::from_utf8(hex::decode(argument).unwrap()).unwrap();
+                stream
+                    .write_all(plain("302 Found", &format!("location: {target}\r\n"), "").as_bytes())
+                    .await?;
+            }
+            // A thousand zeros, or eight million that pack into less than the cap.
+            "packed" | "bomb" => {
+                let size = if route == "packed" { 1000 } else { 8 << 20 };
+                let body = pack(argument, size).await;
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-encoding: {argument}\r\ncontent-length: {}\r\n\r\n",
+                    body.len()
+                );
+                stream.write_all(head.as_bytes()).await?;
+                stream.write_all(&body).await?;
+            }
+            "mislabelled" => {
+                stream
+                    .write_all(plain("200 OK", "content-encoding: gzip\r\n", "plain text").as_bytes())
+                    .await?;
+            }
+            "cut-gzip" => {
+                let body = pack("gzip", 1000).await;
+                let half = &body[..body.len() / 2];
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n",
+                    half.len()
+                );
+                stream.write_all(head.as_bytes()).await?;
+                stream.write_all(half).await?;
+            }
+            "close" => {
+                stream.write_all(plain("200 OK", "connection: close\r\n", "closed").as_bytes()).await?;
+                return Ok(false);
+            }
             "slow" => {
                 tokio::time::sleep(Duration::from_millis(argument.parse().unwrap())).await;
                 stream.write_all(plain("200 OK", "", "slow").as_bytes()).await?;
@@ -209,6 +252,26 @@ impl Stub {
             other => panic!("no such route: {other:?}"),
         }
         Ok(true)
+    }
+}
+
+/// So many zeros, compressed.
+async fn pack(coding: &str, size: usize) -> Vec<u8> {
+    use async_compression::tokio::write::{BrotliEncoder, GzipEncoder, ZstdEncoder};
+    let zeros = vec![b'0'; size];
+    macro_rules! packed {
+        ($encoder:ident) => {{
+            let mut encoder = $encoder::new(Vec::new());
+            encoder.write_all(&zeros).await.unwrap();
+            encoder.shutdown().await.unwrap();
+            encoder.into_inner()
+        }};
+    }
+    match coding {
+        "gzip" => packed!(GzipEncoder),
+        "br" => packed!(BrotliEncoder),
+        "zstd" => packed!(ZstdEncoder),
+        other => panic!("no such coding: {other}"),
     }
 }
 

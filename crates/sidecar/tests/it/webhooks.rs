@@ -28,7 +28,15 @@ struct Running {
 async fn start(fake: &Arc<Fake>, flags: &[&str]) -> Running {
     static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
     let metrics = METRICS.get_or_init(|| ops::install_metrics().unwrap()).clone();
-    let base = ["meshhook-sidecar", "--database-url", "host=unused", "--executor-name", "test"];
+    let base = [
+        "meshhook-sidecar",
+        "--database-url",
+        "host=unused",
+        "--executor-name",
+        "test",
+        "--allow",
+        "127.0.0.1",
+    ];
     let config = Config::parse_from(base.iter().chain(flags));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

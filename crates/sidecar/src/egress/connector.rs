@@ -1,0 +1,86 @@
+//! Opens connections, to vetted addresses only.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use super::names::Names;
+use super::rules::Rules;
+
+/// What a connector's errors come as.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// What a connector does.
+pub type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
+
+/// Opens TCP connections under one set of rules.
+#[derive(Clone)]
+pub struct Connector {
+    names: Names,
+    rules: Arc<Rules>,
+    limit: Duration,
+}
+
+impl Connector {
+    /// `limit` is shared among the addresses of a host, so that a dead one does not use it up.
+    pub fn new(names: Names, rules: Arc<Rules>, limit: Duration) -> Self {
+        Self { names, rules, limit }
+    }
+
+    async fn connect(self, target: Uri) -> Result<TokioIo<TcpStream>, BoxError> {
+        let host = target.host().ok_or("the address names no host")?;
+        let port = target.port_u16().unwrap_or(if target.scheme_str() == Some("https") { 443 } else { 80 });
+        let addresses = self.names.look_up(host, port).await?;
+        // One that is forbidden among others means that somebody plays with the name.
+        for address in &addresses {
+            self.rules.vet(host, *address)?;
+        }
+        let mut tcp = HttpConnector::new_with_resolver(Vetted(addresses));
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(self.limit));
+        Ok(tcp.call(target).await?)
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<TcpStream>;
+    type Error = BoxError;
+    type Future = Connecting<Self::Response>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, target: Uri) -> Self::Future {
+        Box::pin(self.clone().connect(target))
+    }
+}
+
+/// Stands where a look-up would be, for the one that dials: there is no second one.
+#[derive(Clone)]
+struct Vetted(Vec<SocketAddr>);
+
+impl Service<Name> for Vetted {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = std::future::Ready<Result<Self::Response, io::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Name) -> Self::Future {
+        std::future::ready(Ok(self.0.clone().into_iter()))
+    }
+}

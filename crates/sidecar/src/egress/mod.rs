@@ -1,0 +1,11 @@
+//! Where calls may go. A destination is vetted when it is known as an address, and exactly that address is dialled:
+//! no name, no odd spelling and no redirect leads anywhere else, and what a name says later changes nothing.
+//!
+//! [`ranges`] knows the addresses, [`rules`] judge, [`policy`] says which rules hold for which project, [`names`] looks
+//! up, and the [`connector`] puts them before every connection.
+
+pub mod connector;
+pub mod names;
+pub mod policy;
+pub mod ranges;
+pub mod rules;

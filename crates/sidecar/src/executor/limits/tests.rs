@@ -1,0 +1,163 @@
+use super::*;
+
+fn lane(project: &str, host: &str) -> Lane {
+    Lane { project: project.into(), host: host.into() }
+}
+
+fn at(host: &str) -> Lane {
+    lane("p", host)
+}
+
+fn slot(host: &str, since: Instant) -> Slot {
+    Slot { lane: at(host), since }
+}
+
+fn started(queue: &mut Queue<u32>, now: Instant) -> Vec<u32> {
+    std::iter::from_fn(|| queue.start_next(now).map(|(_, job)| job)).collect()
+}
+
+#[test]
+fn one_host_cannot_take_more_than_its_share() {
+    let (mut queue, now) = (Queue::new(10, 2), Instant::now());
+    for job in 0..5 {
+        queue.push(&at("slow"), job);
+    }
+    queue.push(&at("fast"), 100);
+    assert_eq!(started(&mut queue, now), [0, 100, 1]);
+    assert_eq!((queue.running(), queue.waiting()), (3, 3));
+    queue.ended(&slot("slow", now), Sign::Alive, now);
+    assert_eq!(started(&mut queue, now), [2]);
+    queue.ended(&slot("fast", now), Sign::Alive, now);
+    assert_eq!(started(&mut queue, now), [0u32; 0]);
+}
+
+#[test]
+fn hosts_and_projects_take_turns() {
+    let (mut queue, now) = (Queue::new(6, 6), Instant::now());
+    for job in 0..3 {
+        queue.push(&at("a"), job);
+        queue.push(&at("b"), 10 + job);
+    }
+    queue.push(&lane("other", "a"), 20);
+    assert_eq!(started(&mut queue, now), [0, 10, 20, 11, 1, 12]);
+    assert_eq!(queue.room(), 0);
+    queue.ended(&slot("a", now), Sign::Alive, now);
+    assert_eq!(started(&mut queue, now), [2]);
+}
+
+#[test]
+fn waiting_jobs_take_no_slot_until_they_are_a_hoard() {
+    let (mut queue, now) = (Queue::new(4, 1), Instant::now());
+    for job in 0..4 {
+        queue.push(&at("slow"), job);
+    }
+    started(&mut queue, now);
+    assert_eq!((queue.running(), queue.waiting(), queue.room()), (1, 3, 1));
+    queue.push(&at("slow"), 4);
+    assert_eq!(queue.room(), 0);
+    assert_eq!(queue.drain_waiting().len(), 4);
+    assert_eq!((queue.running(), queue.waiting(), queue.room()), (1, 0, 3));
+    queue.ended(&slot("slow", now), Sign::Alive, now);
+    assert!(queue.hosts.is_empty());
+}
+
+#[test]
+fn what_a_slow_host_will_not_get_to_is_given_back() {
+    let (mut queue, now) = (Queue::new(100, 4), Instant::now());
+    for job in 0..40 {
+        queue.push(&at("slow"), job);
+    }
+    queue.push(&lane("other", "slow"), 100);
+    assert_eq!(started(&mut queue, now).len(), 4);
+    // Nobody knows yet that it is slow.
+    assert!(queue.take_hopeless(now).is_empty());
+    let later = now + Duration::from_secs(10);
+    let back = queue.take_hopeless(later);
+    // One for the next slot that comes free; the last comes back when it would have had its turn.
+    assert_eq!((queue.waiting(), back.len()), (1, 36));
+    let delays: Vec<u64> = back.iter().map(|(delay, _)| delay.as_secs()).collect();
+    assert_eq!((delays.iter().max(), delays.iter().min()), (Some(&100), Some(&13)));
+    assert!(queue.take_hopeless(later).is_empty());
+}
+
+#[test]
+fn what_a_quick_host_gets_to_stays() {
+    let (mut queue, now) = (Queue::new(256, 16), Instant::now());
+    for job in 0..200 {
+        queue.push(&at("quick"), job);
+    }
+    started(&mut queue, now);
+    let soon = now + Duration::from_millis(5);
+    queue.ended(&slot("quick", now), Sign::Alive, soon);
+    assert!(queue.take_hopeless(soon).is_empty());
+}
+
+#[test]
+fn a_host_that_does_not_answer_is_left_alone_by_that_project() {
+    let (mut queue, mut now) = (Queue::new(100, 10), Instant::now());
+    for job in 0..8 {
+        queue.push(&at("down"), job);
+    }
+    for _ in 0..5 {
+        let (slot, _) = queue.start_next(now).unwrap();
+        let opened = queue.ended(&slot, Sign::Trouble, now);
+        assert_eq!(opened, queue.is_kept_back(&slot.lane));
+    }
+    queue.push(&lane("other", "down"), 100);
+    assert_eq!((started(&mut queue, now), queue.kept_back()), (vec![100], 1));
+    let back = queue.take_hopeless(now);
+    assert_eq!((back.len(), queue.waiting()), (3, 0));
+    now += back[0].0;
+    // One asks; the others wait for what it hears.
+    for job in [6, 7] {
+        queue.push(&at("down"), job);
+    }
+    let (asking, _) = queue.start_next(now).unwrap();
+    assert!(queue.start_next(now).is_none());
+    assert!(queue.ended(&asking, Sign::Alive, now));
+    assert_eq!(started(&mut queue, now), [7]);
+}
+
+#[test]
+fn never_forgets_and_never_exceeds() {
+    let mut rng = fastrand::Rng::with_seed(7);
+    let (mut queue, mut now) = (Queue::new(7, 3), Instant::now());
+    let mut running: Vec<Slot> = Vec::new();
+    let (mut pushed, mut done, mut given_back) = (0, 0, 0);
+    for _ in 0..50_000 {
+        now += Duration::from_millis(rng.u64(0..20));
+        match rng.u8(0..7) {
+            0 | 1 => {
+                queue.push(&lane(&format!("p{}", rng.u8(0..3)), &format!("h{}", rng.u8(0..5))), pushed);
+                pushed += 1;
+            }
+            2 | 3 => running.extend(queue.start_next(now).map(|(slot, _)| slot)),
+            4 => given_back += queue.take_hopeless(now).len(),
+            _ if !running.is_empty() => {
+                let slot = running.swap_remove(rng.usize(0..running.len()));
+                queue.ended(&slot, [Sign::Alive, Sign::Trouble, Sign::None][rng.usize(0..3)], now);
+                done += 1;
+            }
+            _ => {}
+        }
+        assert!(running.len() <= 7 && queue.running() == running.len());
+        assert_eq!(pushed, done + running.len() + queue.waiting() + given_back);
+        for host in 0..5 {
+            let name = format!("h{host}");
+            assert!(running.iter().filter(|slot| *slot.lane.host == *name).count() <= 3);
+        }
+    }
+    for slot in running {
+        queue.ended(&slot, Sign::Alive, now);
+    }
+    // Whatever is kept back is given back or started in the end.
+    while queue.waiting() > 0 {
+        now += Duration::from_secs(1);
+        queue.take_hopeless(now);
+        while let Some((slot, _)) = queue.start_next(now) {
+            queue.ended(&slot, Sign::Alive, now);
+        }
+    }
+    assert!(queue.hosts.is_empty() && queue.turns.is_empty());
+    assert!(given_back > 0);
+}
