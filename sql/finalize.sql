@@ -228,6 +228,10 @@ COMMENT ON FUNCTION meshhook.current_project_id() IS
 
 COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text, jsonb, text, interval, text, text) IS
 'Makes an address that starts a run of a workflow''s newest version for each delivery. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. scheme says how senders sign where preset is "hmac": the header, what is signed, the algorithm (docs/webhooks.md). keep says of which deliveries of a known sender headers and body are kept, for redeliver(): "refused" (those that started no run), "all" or "nothing". For dedupe_window a delivery that comes again starts nothing: 7 days by default, 90 where no time is signed, one where nothing is. filter and route are expressions over the event, {"input", "headers", "query"}: where filter says false or null the delivery starts nothing (204), and route names the workflow to start, null the endpoint''s own. Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match, a scheme that could be deceived, a window in which a signature could be used twice or an expression that is none, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
+COMMENT ON FUNCTION meshhook.set_secret(text, text) IS
+'Keeps a secret that calls of your project send, as {{ $secrets.<name> }} in the fields of http nodes. sealed is what meshhook-sidecar secret seal prints for this project and name; clear text is refused (22023). One that is there is replaced, for every attempt from now on. Audited.';
+COMMENT ON FUNCTION meshhook.drop_secret(text) IS
+'Takes a secret of your project away. Attempts that need it fail with class secret until it is set again. 42704 for one that does not exist. Audited.';
 COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval, text) IS
 'Gives an endpoint a new secret, the one given or a fresh one, and returns it, this once. Older ones verify for the overlap given, so that senders can change over.';
 COMMENT ON FUNCTION meshhook.drop_endpoint(text) IS
@@ -336,7 +340,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'append_message', 'append_messages', 'archive_workflow', 'await_run', 'backfill_schedule',
         'cancel_bulk_operation', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job', 'complete_jobs',
         'create_bulk_operation', 'create_endpoint', 'create_schedule', 'create_snapshot', 'current_project_id',
-        'decide_approval', 'discard_draft', 'drop_consumer', 'drop_endpoint', 'drop_schedule', 'edit_run',
+        'decide_approval', 'discard_draft', 'drop_consumer', 'drop_endpoint', 'drop_schedule', 'drop_secret', 'edit_run',
         'enqueue_event', 'fail_job', 'fail_jobs', 'fork_run', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active',
         'kill_run', 'last_message', 'log_job', 'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow',
         'preview_expression', 'preview_schedule', 'preview_template', 'project_is_paused', 'publish_draft',
@@ -344,7 +348,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'replay_run', 'reset_run', 'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule',
         'resume_workflow', 'retry_run', 'rollback_workflow', 'rotate_endpoint_secret', 'run_diff', 'run_filter',
         'run_history', 'run_log', 'run_log_text', 'run_state', 'run_state_at', 'run_status_after', 'run_timeline',
-        'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_endpoint_rate', 'set_run_tags',
+        'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_endpoint_rate', 'set_run_tags', 'set_secret',
         'signal_run', 'simulate_run', 'skip_node', 'start_run', 'status', 'stream_cardinal_id', 'stream_category',
         'stream_id', 'stream_version', 'submit_event', 'tick', 'trigger_schedule', 'unarchive_workflow', 'uuid_floor',
         'uuid_time', 'validate_workflow', 'verify_run', 'verify_runs', 'version', 'wait_append', 'wait_for_messages',
@@ -363,7 +367,7 @@ BEGIN
     END LOOP;
     FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'run_audit_trail', 'stuck_runs', 'diverging_runs', 'run_divergence', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
         'run_slot', 'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
-        'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery', 'endpoint', 'endpoints',
+        'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery', 'endpoint', 'endpoints', 'secret', 'secrets',
         'audit_log', 'streams', 'stream', 'message', 'position_holders', 'consumer_lag', 'consumer', 'consumer_position',
         'schedules', 'schedule', 'schedule_firing'] LOOP
         EXECUTE format('GRANT SELECT ON meshhook.%I TO %s', readable, role);

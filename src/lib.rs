@@ -42,7 +42,8 @@ extension_sql_file!("../sql/schema/project.sql", name = "schema_project", requir
 extension_sql_file!("../sql/schema/workflow.sql", name = "schema_workflow", requires = ["schema_project"]);
 extension_sql_file!("../sql/schema/run.sql", name = "schema_run", requires = ["schema_workflow"]);
 extension_sql_file!("../sql/schema/webhook.sql", name = "schema_webhook", requires = ["schema_run"]);
-extension_sql_file!("../sql/schema/schedule.sql", name = "schema_schedule", requires = ["schema_webhook"]);
+extension_sql_file!("../sql/schema/secret.sql", name = "schema_secret", requires = ["schema_webhook"]);
+extension_sql_file!("../sql/schema/schedule.sql", name = "schema_schedule", requires = ["schema_secret"]);
 extension_sql_file!(
     "../sql/schema/event_store.sql",
     name = "schema_event_store",
@@ -87,6 +88,7 @@ extension_sql_file!(
 );
 extension_sql_file!("../sql/views/schedules.sql", name = "schedule_views", requires = ["views"]);
 extension_sql_file!("../sql/views/endpoints.sql", name = "endpoint_views", requires = ["schedule_views"]);
+extension_sql_file!("../sql/views/secrets.sql", name = "secret_views", requires = ["endpoint_views"]);
 extension_sql_file!(
     "../sql/views/event_store.sql",
     name = "event_store_views",

@@ -402,6 +402,21 @@ COMMENT ON TABLE meshhook.delivery_key IS 'What was delivered already: one run p
 -- requires:
 --   schema_webhook
 
+CREATE TABLE meshhook.secret (
+    project_id integer NOT NULL REFERENCES meshhook.project,
+    name text NOT NULL,
+    sealed text NOT NULL,
+    changed_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    PRIMARY KEY (project_id, name)
+);
+COMMENT ON TABLE meshhook.secret IS 'Secrets that calls send outside, sealed under a key that only sidecars have.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:46
+-- requires:
+--   schema_secret
+
 -- Rows are written under the schedule's row lock only, by turns and by whoever changes the schedule.
 CREATE TABLE meshhook.schedule (
     project_id integer NOT NULL REFERENCES meshhook.project,
@@ -465,7 +480,7 @@ ALTER TABLE meshhook.schedule_firing SET (autovacuum_vacuum_scale_factor = 0, au
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:46
+-- src/lib.rs:47
 -- requires:
 --   schema_schedule
 
@@ -572,7 +587,7 @@ ALTER TABLE meshhook.message SET (autovacuum_vacuum_insert_scale_factor = 0.05, 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:51
+-- src/lib.rs:52
 -- requires:
 --   schema_event_store
 
@@ -696,7 +711,7 @@ COMMENT ON VIEW meshhook.flow_due IS 'When the next start of each workflow can b
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:52
+-- src/lib.rs:53
 -- requires:
 --   schema_flow
 
@@ -754,7 +769,7 @@ COMMENT ON TABLE meshhook.retention IS 'How long runs are kept after their end; 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:53
+-- src/lib.rs:54
 -- requires:
 --   schema_operations
 
@@ -789,7 +804,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:54
+-- src/lib.rs:55
 -- requires:
 --   schema_dump
 
@@ -918,7 +933,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:55
+-- src/lib.rs:56
 -- requires:
 --   schema_leaves
 
@@ -1003,7 +1018,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:56
+-- src/lib.rs:57
 -- requires:
 --   schema_leaves
 
@@ -1085,7 +1100,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:61
+-- src/lib.rs:62
 -- requires:
 --   event_store_functions
 
@@ -1123,7 +1138,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:62
+-- src/lib.rs:63
 -- requires:
 --   waiting
 
@@ -1173,7 +1188,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:67
+-- src/lib.rs:68
 -- requires:
 --   message_store_functions
 
@@ -1388,7 +1403,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:72
+-- src/lib.rs:73
 -- requires:
 --   message_store_install
 
@@ -1691,7 +1706,7 @@ AS 'MODULE_PATHNAME', 'cancel_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:61
+-- src/job/mod.rs:72
 -- meshhook::job::claim_jobs
 CREATE  FUNCTION "claim_jobs"(
 	"queue" TEXT DEFAULT 'default', /* Option < & str > */
@@ -1707,6 +1722,7 @@ CREATE  FUNCTION "claim_jobs"(
 	"attempt" INT,  /* i32 */
 	"kind" TEXT,  /* String */
 	"payload" jsonb,  /* RawJsonb */
+	"secrets" jsonb,  /* Option < RawJsonb > */
 	"idempotency_key" TEXT,  /* String */
 	"lease_expires_at" timestamp with time zone  /* TimestampWithTimeZone */
 )
@@ -1730,7 +1746,7 @@ AS 'MODULE_PATHNAME', 'commit_consumer_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:272
+-- src/job/mod.rs:294
 -- meshhook::job::complete_jobs
 CREATE  FUNCTION "complete_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1913,6 +1929,17 @@ AS 'MODULE_PATHNAME', 'drop_schedule_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/secret/sent.rs:57
+-- meshhook::secret::sent::drop_secret
+CREATE  FUNCTION "drop_secret"(
+	"name" TEXT /* Option < & str > */
+) RETURNS void
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'drop_secret_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/run/intervene.rs:75
 -- meshhook::run::intervene::edit_run
 CREATE  FUNCTION "edit_run"(
@@ -1940,7 +1967,7 @@ AS 'MODULE_PATHNAME', 'enqueue_event_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:284
+-- src/job/mod.rs:306
 -- meshhook::job::fail_jobs
 CREATE  FUNCTION "fail_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1957,7 +1984,7 @@ AS 'MODULE_PATHNAME', 'fail_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:100
+-- src/lib.rs:102
 -- requires:
 --   job::complete_jobs
 --   job::fail_jobs
@@ -1996,7 +2023,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'hash_64_wrapper
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:239
+-- src/job/mod.rs:261
 -- meshhook::job::heartbeat_jobs
 CREATE  FUNCTION "heartbeat_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -2335,7 +2362,7 @@ AS 'MODULE_PATHNAME', 'register_database_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:296
+-- src/job/mod.rs:318
 -- meshhook::job::release_jobs
 CREATE  FUNCTION "release_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -2578,7 +2605,7 @@ AS 'MODULE_PATHNAME', 'run_status_after_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:77
+-- src/lib.rs:78
 -- requires:
 --   schema_leaves
 --   project::current_project_id
@@ -2846,85 +2873,7 @@ COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:88
--- requires:
---   views
-
-CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
-SELECT s.name,
-       w.name AS workflow,
-       s.version,
-       s.cron,
-       s.every,
-       s.anchor,
-       s.time_zone,
-       s.input,
-       s.overlap,
-       s.catch_up,
-       s.jitter,
-       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
-       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
-       s.last_time,
-       s.last_run_id,
-       r.status AS last_status,
-       (SELECT count(*) FROM meshhook.schedule_firing f
-        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
-          AND (SELECT run.finished_at IS NULL FROM meshhook.run
-               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
-       s.waiting,
-       s.missed,
-       s.skipped,
-       s.paused_at IS NOT NULL AS paused,
-       s.paused_at,
-       s.paused_by,
-       s.pause_reason,
-       s.created_at,
-       s.created_by
-FROM meshhook.schedule s
-JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
-LEFT JOIN LATERAL (
-    SELECT run.status FROM meshhook.run
-    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
-    OFFSET 0
-) r ON true;
-COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:89
--- requires:
---   schedule_views
-
-CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
-SELECT e.endpoint_id AS endpoint,
-       '/hooks/' || e.endpoint_id AS path,
-       w.name AS workflow,
-       e.preset,
-       e.scheme,
-       e.tolerance,
-       e.keep,
-       e.dedupe_window,
-       e.filter,
-       e.route,
-       e.rate_limit,
-       e.rate_ms * interval '1 ms' AS rate_per,
-       e.created_at,
-       last.received_at AS last_received_at,
-       last.status AS last_status,
-       last.reason AS last_reason
-FROM meshhook.endpoint e
-JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
-LEFT JOIN LATERAL (
-    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
-    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
-    ORDER BY d.delivery_id DESC LIMIT 1
-) last ON true
-WHERE e.dropped_at IS NULL;
-COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what they start, how senders sign, which deliveries are wanted and what each starts, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:105
+-- src/lib.rs:107
 -- requires:
 --   views
 
@@ -3049,7 +2998,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:106
+-- src/lib.rs:108
 -- requires:
 --   search
 
@@ -3224,7 +3173,7 @@ COMMENT ON VIEW meshhook.bulk_operations IS 'Acts on many runs of your project: 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:107
+-- src/lib.rs:109
 -- requires:
 --   bulk
 
@@ -3411,6 +3360,94 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/lib.rs:89
+-- requires:
+--   views
+
+CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
+SELECT s.name,
+       w.name AS workflow,
+       s.version,
+       s.cron,
+       s.every,
+       s.anchor,
+       s.time_zone,
+       s.input,
+       s.overlap,
+       s.catch_up,
+       s.jitter,
+       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
+       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
+       s.last_time,
+       s.last_run_id,
+       r.status AS last_status,
+       (SELECT count(*) FROM meshhook.schedule_firing f
+        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
+          AND (SELECT run.finished_at IS NULL FROM meshhook.run
+               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
+       s.waiting,
+       s.missed,
+       s.skipped,
+       s.paused_at IS NOT NULL AS paused,
+       s.paused_at,
+       s.paused_by,
+       s.pause_reason,
+       s.created_at,
+       s.created_by
+FROM meshhook.schedule s
+JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
+LEFT JOIN LATERAL (
+    SELECT run.status FROM meshhook.run
+    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
+    OFFSET 0
+) r ON true;
+COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:90
+-- requires:
+--   schedule_views
+
+CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
+SELECT e.endpoint_id AS endpoint,
+       '/hooks/' || e.endpoint_id AS path,
+       w.name AS workflow,
+       e.preset,
+       e.scheme,
+       e.tolerance,
+       e.keep,
+       e.dedupe_window,
+       e.filter,
+       e.route,
+       e.rate_limit,
+       e.rate_ms * interval '1 ms' AS rate_per,
+       e.created_at,
+       last.received_at AS last_received_at,
+       last.status AS last_status,
+       last.reason AS last_reason
+FROM meshhook.endpoint e
+JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
+LEFT JOIN LATERAL (
+    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
+    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
+    ORDER BY d.delivery_id DESC LIMIT 1
+) last ON true
+WHERE e.dropped_at IS NULL;
+COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what they start, how senders sign, which deliveries are wanted and what each starts, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:91
+-- requires:
+--   endpoint_views
+
+CREATE VIEW meshhook.secrets WITH (security_invoker = true) AS
+SELECT s.name, split_part(s.sealed, ':', 2) AS key, s.changed_at FROM meshhook.secret s;
+COMMENT ON VIEW meshhook.secrets IS 'The secrets that calls of your project send: their names, the key each is sealed under, and since when. Their values are nowhere in the database.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/run/replay.rs:239
 -- meshhook::run::replay::run_timeline
 CREATE  FUNCTION "run_timeline"(
@@ -3513,6 +3550,18 @@ CREATE  FUNCTION "set_run_tags"(
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'set_run_tags_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/secret/sent.rs:28
+-- meshhook::secret::sent::set_secret
+CREATE  FUNCTION "set_secret"(
+	"name" TEXT, /* Option < & str > */
+	"sealed" TEXT /* Option < & str > */
+) RETURNS void
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'set_secret_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3635,7 +3684,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'stream_category
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:90
+-- src/lib.rs:92
 -- requires:
 --   views
 --   event_store::native::holders_of_positions
@@ -3875,7 +3924,7 @@ AS 'MODULE_PATHNAME', 'workflow_schema_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:108
+-- src/lib.rs:110
 -- finalize
 -- Run last: what every function means (docs/sql-reference.md is generated from these texts), and who may call it.
 
@@ -4107,6 +4156,10 @@ COMMENT ON FUNCTION meshhook.current_project_id() IS
 
 COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text, jsonb, text, interval, text, text) IS
 'Makes an address that starts a run of a workflow''s newest version for each delivery. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. scheme says how senders sign where preset is "hmac": the header, what is signed, the algorithm (docs/webhooks.md). keep says of which deliveries of a known sender headers and body are kept, for redeliver(): "refused" (those that started no run), "all" or "nothing". For dedupe_window a delivery that comes again starts nothing: 7 days by default, 90 where no time is signed, one where nothing is. filter and route are expressions over the event, {"input", "headers", "query"}: where filter says false or null the delivery starts nothing (204), and route names the workflow to start, null the endpoint''s own. Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match, a scheme that could be deceived, a window in which a signature could be used twice or an expression that is none, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
+COMMENT ON FUNCTION meshhook.set_secret(text, text) IS
+'Keeps a secret that calls of your project send, as {{ $secrets.<name> }} in the fields of http nodes. sealed is what meshhook-sidecar secret seal prints for this project and name; clear text is refused (22023). One that is there is replaced, for every attempt from now on. Audited.';
+COMMENT ON FUNCTION meshhook.drop_secret(text) IS
+'Takes a secret of your project away. Attempts that need it fail with class secret until it is set again. 42704 for one that does not exist. Audited.';
 COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval, text) IS
 'Gives an endpoint a new secret, the one given or a fresh one, and returns it, this once. Older ones verify for the overlap given, so that senders can change over.';
 COMMENT ON FUNCTION meshhook.drop_endpoint(text) IS
@@ -4215,7 +4268,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'append_message', 'append_messages', 'archive_workflow', 'await_run', 'backfill_schedule',
         'cancel_bulk_operation', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job', 'complete_jobs',
         'create_bulk_operation', 'create_endpoint', 'create_schedule', 'create_snapshot', 'current_project_id',
-        'decide_approval', 'discard_draft', 'drop_consumer', 'drop_endpoint', 'drop_schedule', 'edit_run',
+        'decide_approval', 'discard_draft', 'drop_consumer', 'drop_endpoint', 'drop_schedule', 'drop_secret', 'edit_run',
         'enqueue_event', 'fail_job', 'fail_jobs', 'fork_run', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active',
         'kill_run', 'last_message', 'log_job', 'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow',
         'preview_expression', 'preview_schedule', 'preview_template', 'project_is_paused', 'publish_draft',
@@ -4223,7 +4276,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'replay_run', 'reset_run', 'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule',
         'resume_workflow', 'retry_run', 'rollback_workflow', 'rotate_endpoint_secret', 'run_diff', 'run_filter',
         'run_history', 'run_log', 'run_log_text', 'run_state', 'run_state_at', 'run_status_after', 'run_timeline',
-        'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_endpoint_rate', 'set_run_tags',
+        'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_endpoint_rate', 'set_run_tags', 'set_secret',
         'signal_run', 'simulate_run', 'skip_node', 'start_run', 'status', 'stream_cardinal_id', 'stream_category',
         'stream_id', 'stream_version', 'submit_event', 'tick', 'trigger_schedule', 'unarchive_workflow', 'uuid_floor',
         'uuid_time', 'validate_workflow', 'verify_run', 'verify_runs', 'version', 'wait_append', 'wait_for_messages',
@@ -4242,7 +4295,7 @@ BEGIN
     END LOOP;
     FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'run_audit_trail', 'stuck_runs', 'diverging_runs', 'run_divergence', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
         'run_slot', 'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
-        'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery', 'endpoint', 'endpoints',
+        'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery', 'endpoint', 'endpoints', 'secret', 'secrets',
         'audit_log', 'streams', 'stream', 'message', 'position_holders', 'consumer_lag', 'consumer', 'consumer_position',
         'schedules', 'schedule', 'schedule_firing'] LOOP
         EXECUTE format('GRANT SELECT ON meshhook.%I TO %s', readable, role);

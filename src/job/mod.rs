@@ -34,8 +34,19 @@ const STALE: &str = "stale";
 const MAX_ROUNDS: usize = 4;
 
 /// What `claim_jobs` returns of a job.
-type Claimed =
-    (String, i64, String, pgrx::Uuid, String, i32, String, RawJsonb, String, TimestampWithTimeZone);
+type Claimed = (
+    String,
+    i64,
+    String,
+    pgrx::Uuid,
+    String,
+    i32,
+    String,
+    RawJsonb,
+    Option<RawJsonb>,
+    String,
+    TimestampWithTimeZone,
+);
 
 /// Who claims, and for how long, in microseconds since 1970.
 struct Lease {
@@ -77,6 +88,7 @@ fn claim_jobs(
         name!(attempt, i32),
         name!(kind, String),
         name!(payload, RawJsonb),
+        name!(secrets, Option<RawJsonb>),
         name!(idempotency_key, String),
         name!(lease_expires_at, TimestampWithTimeZone),
     ),
@@ -109,7 +121,7 @@ fn claim_jobs(
                 break;
             }
         }
-        let earliest = rows.iter().map(|row: &Claimed| unix_micros(row.9)).min();
+        let earliest = rows.iter().map(|row: &Claimed| unix_micros(row.10)).min();
         if let Some(earliest) = earliest {
             shmem::note_deadline_on_commit(earliest - PG_EPOCH_MICROS);
         }
@@ -135,15 +147,18 @@ fn projects_with_work(queue: &str, scope: Option<i32>, wanted: i32, now: i64) ->
         spi::run(
             "WITH RECURSIVE hop AS (
                  (SELECT project_id FROM meshhook.job
-                  WHERE queue = $1 AND executor IS NULL AND project_id > $2 AND project_id <= $3 AND ready_at <= $5
+                  WHERE queue = $1 AND executor IS NULL AND project_id > $2 AND project_id <= $3
                   ORDER BY project_id LIMIT 1)
                  UNION ALL
                  SELECT n.project_id FROM hop h CROSS JOIN LATERAL (
                      SELECT j.project_id FROM meshhook.job j
                      WHERE j.queue = $1 AND j.executor IS NULL AND j.project_id > h.project_id AND j.project_id <= $3
-                       AND j.ready_at <= $5
                      ORDER BY j.project_id LIMIT 1) n)
-             SELECT project_id FROM hop LIMIT $4",
+             SELECT h.project_id FROM hop h CROSS JOIN LATERAL (
+                 SELECT FROM meshhook.job j
+                 WHERE j.queue = $1 AND j.executor IS NULL AND j.project_id = h.project_id AND j.ready_at <= $5
+                 LIMIT 1) ready
+             LIMIT $4",
             &[arg(queue.to_owned()), arg(low), arg(high), arg(i64::from(most)), arg(timestamptz(now))],
             |row| row.must::<i32>(1),
         )
@@ -177,7 +192,7 @@ fn claim_round(queue: &str, projects: &[i32], wanted: i32, lease: Lease) -> Vec<
              RETURNING j.*)
          SELECT c.project_id || '/' || c.run_id || '/' || c.node, c.token,
                 (SELECT slug FROM meshhook.project WHERE project_id = c.project_id), c.run_id, c.node, c.attempt, c.kind,
-                coalesce(e.input, 'null'), c.run_id || '/' || c.node, c.lease_expires_at
+                coalesce(e.input, 'null'), s.sealed, c.run_id || '/' || c.node, c.lease_expires_at
          FROM claimed c
          JOIN LATERAL (
              -- A job given back while its run ended is nobody's any more; its lease runs out.
@@ -185,7 +200,13 @@ fn claim_round(queue: &str, projects: &[i32], wanted: i32, lease: Lease) -> Vec<
              WHERE project_id = c.project_id AND run_id = c.run_id AND finished_at IS NULL OFFSET 0) open_run ON true
          CROSS JOIN LATERAL (
              SELECT data -> 'input' AS input FROM meshhook.run_event
-             WHERE project_id = c.project_id AND run_id = c.run_id AND position = c.input_position OFFSET 0) e",
+             WHERE project_id = c.project_id AND run_id = c.run_id AND position = c.input_position OFFSET 0) e
+         CROSS JOIN LATERAL (
+             SELECT CASE WHEN c.kind = 'http' AND e.input ? 'secrets' THEN
+                 (SELECT coalesce(jsonb_object_agg(s.name, s.sealed), '{}') FROM meshhook.secret s
+                  WHERE s.project_id = c.project_id
+                    AND s.name IN (SELECT jsonb_path_query(e.input, '$.secrets[*].parts[*].secret') #>> '{}'))
+                 END AS sealed) s",
         &[
             arg(queue.to_owned()),
             arg(projects.to_vec()),
@@ -205,8 +226,9 @@ fn claim_round(queue: &str, projects: &[i32], wanted: i32, lease: Lease) -> Vec<
                 row.must(6),
                 row.must(7),
                 payload,
-                row.must(9),
+                row.raw_jsonb(9),
                 row.must(10),
+                row.must(11),
             )
         },
     )

@@ -6,6 +6,8 @@
 //! ciphertext with tag. The place a secret belongs to is authenticated along, so that a row moved
 //! elsewhere does not open.
 
+pub mod sent;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 

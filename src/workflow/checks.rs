@@ -1,4 +1,4 @@
-//! What only the database knows of a definition: whether the workflows, functions and roles it names exist. Looked at
+//! What only the database knows of a definition: whether the workflows, functions, roles and secrets it names exist. Looked at
 //! when it is published.
 
 use std::collections::BTreeMap;
@@ -8,6 +8,7 @@ use meshhook_engine::node::ChildVersion;
 
 use crate::owner::Role;
 use crate::project::Project;
+use crate::secret::sent;
 use crate::spi::{self, arg};
 
 /// What publishing has to know.
@@ -25,6 +26,13 @@ pub fn check(project: Project, publisher: Role, workflow: &Workflow) -> Checked 
     for node in workflow.all_nodes() {
         if let Some((name, version)) = node.node.starts() {
             check_child(project, workflow, name, version, &node.with_pointer(), &mut checked);
+        }
+        for (below, name) in node.node.secrets() {
+            if !sent::exists(project, name) {
+                let message = format!("there is no secret \"{name}\": meshhook-sidecar secret set {name}");
+                let pointer = format!("{}{below}", node.with_pointer());
+                checked.problems.push(fault(pointer, "secret", message));
+            }
         }
         if let Some((function, run_as)) = node.node.database_function() {
             check_function(publisher, function, run_as, &node.with_pointer(), &mut checked.problems);

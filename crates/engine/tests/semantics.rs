@@ -347,6 +347,22 @@ fn http_succeeds_by_the_nodes_own_rule() {
 }
 
 #[test]
+fn http_requests_say_which_secrets_go_where_and_hold_none() {
+    let text = r#"{"name":"w","nodes":[{"id":"call","type":"http","with":{"url":"{{ $secrets.base }}/x",
+        "headers":{"authorization":"Bearer {{ $secrets.api }}","x-n":"{{ .input.n }}"},"form":{"a/b":"{{ $secrets.api }}"}}}]}"#;
+    let run = Sim::start(text, r#"{"n":1,"secrets":["mine"]}"#);
+    assert_eq!(
+        run.input_of("call"),
+        concat!(
+            r#"{"form":{"a/b":null},"headers":{"authorization":null,"x-n":"1"},"method":"GET","#,
+            r#""secrets":[{"at":"/url","parts":[{"secret":"base"},"/x"]},"#,
+            r#"{"at":"/headers/authorization","parts":["Bearer ",{"secret":"api"}]},"#,
+            r#"{"at":"/form/a~1b","parts":[{"secret":"api"}]}],"timeout_ms":30000,"url":null}"#
+        )
+    );
+}
+
+#[test]
 fn header_values_cannot_break_the_line() {
     let text = r#"{"name":"w","nodes":[{"id":"call","type":"http","with":{"url":"http://x","headers":{"x":"{{ .input.v }}"}}}]}"#;
     let run = Sim::start(text, r#"{"v":"a\r\nx-evil: 1"}"#);

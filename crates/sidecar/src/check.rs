@@ -1,5 +1,6 @@
 //! `--check`: whether the sidecar would work as it is configured, told line by line.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::executor::http::HttpClient;
+use crate::secrets::ring::Keys;
 use crate::store::connect::{Connector, DatabaseUrl};
 use crate::store::{DatabaseState, JobStore, PgStore, tls};
 
@@ -19,7 +21,7 @@ type Finding = (&'static str, Result<String, String>);
 
 /// Looks at everything that can be wrong, and says on standard output what is. True if nothing is.
 pub async fn run(config: &Config) -> bool {
-    let mut findings = vec![listen(config).await, calls(config), roots()];
+    let mut findings = vec![listen(config).await, calls(config), roots(), secrets(config)];
     findings.extend(database(config).await);
     for (what, found) in &findings {
         match found {
@@ -31,16 +33,21 @@ pub async fn run(config: &Config) -> bool {
 }
 
 async fn listen(config: &Config) -> Finding {
-    let found = TcpListener::bind(config.listen).await;
-    let found = found.map(|_| format!("{} is free", config.listen));
-    ("listen", found.map_err(|error| format!("{}: {error}; set --listen to another address", config.listen)))
+    let found = match TcpListener::bind(config.listen).await {
+        Ok(_) => Ok(format!("{} is free", config.listen)),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            Ok(format!("{} is in use: by a sidecar that runs already, let us hope", config.listen))
+        }
+        Err(error) => Err(format!("{}: {error}; set --listen to another address", config.listen)),
+    };
+    ("listen", found)
 }
 
 fn calls(config: &Config) -> Finding {
     let found = config.egress().and_then(|policy| {
         let projects = policy.projects.len();
         HttpClient::new(config.calls(), policy)?;
-        Ok(format!("rules are understood, {projects} projects have their own; names can be looked up"))
+        Ok(format!("rules are understood, {projects} projects have their own"))
     });
     ("calls", found.map_err(|error| format!("{error:#}")))
 }
@@ -51,6 +58,14 @@ fn roots() -> Finding {
         count => Ok(format!("{count} root certificates are trusted")),
     };
     ("tls", found)
+}
+
+fn secrets(config: &Config) -> Finding {
+    let found = Keys::of(config.secret_keys.as_deref()).map(|keys| match keys.ring().len() {
+        0 => "no keys: calls that send secrets will fail; see meshhook-sidecar secret --help".to_owned(),
+        count => format!("{count} keys open secrets"),
+    });
+    ("secrets", found.map_err(|error| format!("{error:#}")))
 }
 
 async fn database(config: &Config) -> Vec<Finding> {

@@ -45,13 +45,16 @@ use crate::store::connect::DatabaseUrl;
         allow = [\"10.1.0.0/16\"]\n    \
         [projects.acme]\n    \
         only = [\"api.stripe.com:443\"]\n\n\
+        SECRETS\n  \
+        meshhook-sidecar secret --help: makes keys, seals values for the database. Only sidecars open them.\n\n\
         HTTP ENDPOINTS\n  \
         POST /hooks/{endpoint}  a webhook, passed to meshhook.receive_webhook\n  \
         GET /healthz            the process is alive\n  \
         GET /readyz             the database is reachable, its version fits, and we are not draining\n  \
         GET /metrics            Prometheus text format\n\n\
         SIGNALS\n  \
-        SIGHUP: read the --policy file again; one that cannot be read changes nothing and is logged.\n  \
+        SIGHUP: read the files of --policy and --secret-keys again; one that cannot be read changes nothing \
+        and is logged.\n  \
         SIGTERM or SIGINT: stop claiming, give back what has not started, finish what runs (up to \
         --drain), report it, exit 0. A second signal exits at once: the leases run out and another \
         replica makes the calls again with the same idempotency keys."
@@ -133,6 +136,10 @@ pub struct Config {
     #[arg(long, env = "MESHHOOK_POLICY", value_name = "FILE")]
     pub policy: Option<PathBuf>,
 
+    /// File of the keys that open secrets, mode 0600; see `meshhook-sidecar secret --help`. Read again on SIGHUP
+    #[arg(long, env = "MESHHOOK_SECRET_KEYS", value_name = "FILE")]
+    pub secret_keys: Option<PathBuf>,
+
     /// How often to look for jobs although nothing woke us (± 20 %)
     ///
     /// Jobs arrive by notification within milliseconds; this only covers lost notifications.
@@ -172,6 +179,16 @@ pub struct Config {
 /// command line parser would quote a faulty one, password and all.
 #[derive(Clone)]
 pub struct ConnectionString(String);
+
+impl ConnectionString {
+    /// The database it leads to.
+    ///
+    /// # Errors
+    /// When the string cannot be read; the text says why without quoting any of it.
+    pub fn parsed(&self) -> anyhow::Result<DatabaseUrl> {
+        self.0.parse().map_err(|problem: String| anyhow::anyhow!("--database-url: {problem}"))
+    }
+}
 
 impl FromStr for ConnectionString {
     type Err = Infallible;
@@ -215,8 +232,7 @@ impl Config {
     /// # Errors
     /// When the string cannot be read; the text says why without quoting any of it.
     pub fn database(&self) -> anyhow::Result<DatabaseUrl> {
-        let parsed = self.database_url.0.parse();
-        parsed.map_err(|problem: String| anyhow::anyhow!("--database-url: {problem}"))
+        self.database_url.parsed()
     }
 
     /// Where calls may go: by the flags and by the file.
@@ -225,7 +241,9 @@ impl Config {
     /// When the file cannot be read or understood.
     pub fn egress(&self) -> anyhow::Result<Policy> {
         let [allow, deny, only] = [&self.allow, &self.deny, &self.only].map(|list| list.0.clone());
-        Policy::load(&Rules { allow, deny, only }, self.policy.as_deref())
+        let only = (!only.is_empty()).then_some(only);
+        let own = self.database().map(|database| database.places()).unwrap_or_default();
+        Policy::load(&Rules { allow, deny, only, own }, self.policy.as_deref())
     }
 
     /// How calls are made.
@@ -261,6 +279,7 @@ impl Config {
             allow = %self.allow,
             deny = %self.deny,
             only = %self.only,
+            secret_keys = self.secret_keys.as_ref().map(|path| path.display().to_string()),
             policy = self.policy.as_ref().map(|path| path.display().to_string()),
             "starting with these settings"
         );

@@ -13,6 +13,7 @@ pub mod executor;
 pub mod intake;
 pub mod ops;
 pub mod resume;
+pub mod secrets;
 pub mod server;
 pub mod shutdown;
 pub mod store;
@@ -26,13 +27,14 @@ use axum::Router;
 use axum::routing::{any, get};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::executor::http::HttpClient;
 use crate::intake::Intake;
 use crate::ops::Ops;
+use crate::secrets::ring::Keys;
 use crate::shutdown::Shutdown;
 use crate::store::{JobStore, PgStore, ResumeStore, WebhookStore};
 
@@ -68,7 +70,9 @@ pub async fn serve<S: JobStore + WebhookStore + ResumeStore>(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let client = HttpClient::new(config.calls(), config.egress()?)?;
-    let reloading = tokio::spawn(reload(client.clone(), config.clone()));
+    let keys = Keys::of(config.secret_keys.as_deref())?;
+    let hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
+    let reloading = tokio::spawn(reload(hangup, client.clone(), keys.clone(), config.clone()));
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "listening");
     }
@@ -87,20 +91,14 @@ pub async fn serve<S: JobStore + WebhookStore + ResumeStore>(
         drain: config.drain,
     };
     // Webhooks are served until the executor has drained: the load balancer sees /readyz meanwhile.
-    executor::run(store, settings, client, shutdown).await;
+    executor::run(store, settings, client, keys, shutdown).await;
     reloading.abort();
     drop(stop);
     server.await.context("the HTTP server failed")
 }
 
-/// Reads the policy file again whenever SIGHUP asks for it.
-async fn reload(client: HttpClient, config: Config) {
-    let mut hangup = match signal(SignalKind::hangup()) {
-        Ok(hangup) => hangup,
-        Err(error) => {
-            return tracing::error!(%error, "cannot listen for SIGHUP: the policy file is not read again");
-        }
-    };
+/// Reads policy and keys again whenever SIGHUP asks for it.
+async fn reload(mut hangup: Signal, client: HttpClient, keys: Keys, config: Config) {
     while hangup.recv().await.is_some() {
         match config.egress() {
             Ok(policy) => {
@@ -109,6 +107,12 @@ async fn reload(client: HttpClient, config: Config) {
             }
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "the rules for calls stay as they were");
+            }
+        }
+        match keys.read_again(config.secret_keys.as_deref()) {
+            Ok(()) => tracing::info!(keys = keys.ring().len(), "read the keys of secrets again"),
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "the keys of secrets stay as they were");
             }
         }
     }

@@ -4,11 +4,19 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use meshhook_sidecar::config::Config;
+use meshhook_sidecar::secrets::command::{SecretCommand, SecretLine};
 use meshhook_sidecar::{check, ops, shutdown};
 
 fn main() -> ExitCode {
-    let config = Config::parse();
-    match start(config) {
+    let mut arguments = std::env::args_os();
+    let secret = arguments.nth(1).is_some_and(|first| first == "secret");
+    let done = if secret {
+        let program = std::iter::once("secret".into());
+        seal(SecretLine::parse_from(program.chain(arguments)).command)
+    } else {
+        start(Config::parse())
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -16,6 +24,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn seal(command: SecretCommand) -> anyhow::Result<bool> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(command.run()).map(|()| true)
 }
 
 /// False if a check found something wrong.

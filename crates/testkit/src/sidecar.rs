@@ -166,7 +166,10 @@ impl Drop for Sidecar {
 }
 
 /// The binary: `MESHHOOK_SIDECAR_BIN`, or the one beside the running test in the target folder.
-fn program() -> PathBuf {
+///
+/// # Panics
+/// When there is none.
+pub fn program() -> PathBuf {
     if let Some(path) = std::env::var_os("MESHHOOK_SIDECAR_BIN") {
         return path.into();
     }

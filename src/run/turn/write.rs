@@ -109,8 +109,12 @@ fn jobs(jobs: &Jobs) {
     fault::around!("turn.jobs");
     spi::exec(
         "INSERT INTO meshhook.job (project_id, run_id, node, attempt, kind, queue, input_position, timeout_ms, token, ready_at)
-         SELECT * FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::integer[], $5::text[], $6::text[], $7::bigint[],
-                              $8::bigint[], $9::bigint[], $10::timestamptz[])",
+         SELECT project_id, run_id, node, attempt, kind, queue, input_position, timeout_ms, token,
+                -- A log that is ahead of the clock must not keep its jobs from being claimed.
+                least(at, clock_timestamp())
+         FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::integer[], $5::text[], $6::text[], $7::bigint[],
+                     $8::bigint[], $9::bigint[], $10::timestamptz[])
+              AS j (project_id, run_id, node, attempt, kind, queue, input_position, timeout_ms, token, at)",
         &[
             arg(jobs.keys.project.clone()),
             arg(jobs.keys.run.clone()),

@@ -102,6 +102,31 @@ impl<'a> Database<'a> {
         Sidecar::builder(self.cluster, EXECUTOR, &self.name)
     }
 
+    /// Where a text stands: in the dump, in the logs of server and sidecar, in a file of the cluster, WAL included.
+    ///
+    /// # Panics
+    /// When one of them cannot be searched.
+    #[track_caller]
+    pub fn places_of(&self, text: &str, sidecar: &Sidecar) -> Vec<String> {
+        self.admin().exec("CHECKPOINT");
+        let output = |command: &mut std::process::Command| match command.output() {
+            Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
+            Err(error) => panic!("{command:?}: {error}"),
+        };
+        let dump = output(self.cluster.command("pg_dump").arg(&self.name));
+        assert!(dump.contains("CREATE EXTENSION"), "no dump");
+        let texts = [
+            ("the dump", dump),
+            ("the server's log", self.cluster.log()),
+            ("the sidecar's log", sidecar.log()),
+        ];
+        let found =
+            texts.into_iter().filter(|(_, whole)| whole.contains(text)).map(|(name, _)| name.to_owned());
+        let mut grep = std::process::Command::new("grep");
+        let files = output(grep.args(["-rlaF", "-e", text]).arg(self.cluster.data_dir()));
+        found.chain(files.lines().map(str::to_owned)).collect()
+    }
+
     /// Makes an endpoint; returns path and secret.
     #[track_caller]
     pub fn endpoint(&self, workflow: &str, preset: &str) -> (String, String) {

@@ -160,8 +160,8 @@ fn nodes() {
         ("/nodes/0/with/query/a".into(), "type")
     );
     assert_eq!(
-        one(&node("http", r#"{"url":"{{ $secrets.api }}/x"}"#)),
-        ("/nodes/0/with/url".into(), "secret")
+        one(&node("task", r#"{"input":{"key":"{{ $secrets.api }}"}}"#)),
+        ("/nodes/0/with/input/key".into(), "secret")
     );
     assert_eq!(one(&node("branch", r#"{"cases":[]}"#)), ("/nodes/0/with/cases".into(), "missing"));
     assert_eq!(

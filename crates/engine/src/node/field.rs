@@ -5,7 +5,7 @@ use crate::definition::{Fields, Problems};
 use crate::error::ErrorInfo;
 use crate::expr::Budget;
 use crate::json::{Json, MAX_DOCUMENT_DEPTH};
-use crate::template::Template;
+use crate::template::{Rendered, Template};
 
 /// A template and the name of its field.
 #[derive(Debug)]
@@ -28,13 +28,18 @@ impl TemplateField {
 
     /// Reads a field that is sent to somebody, if it is there. Complains about `$secrets`.
     pub(super) fn sent(with: &mut Fields, name: &'static str, problems: &mut Problems) -> Option<Self> {
-        let template = with.template(name, problems)?;
-        for (below, secret) in template.secrets() {
+        let field = Self::called(with, name, problems)?;
+        for (below, _) in field.template.secrets() {
             let message =
-                format!("secret \"{secret}\" does not exist; this release keeps no secrets to send outside");
+                "$secrets is only known in the fields of http nodes: only the sidecar opens secrets";
             problems.add(format!("{}{below}", with.at(name)), "secret", message);
         }
-        Some(Self { name, template })
+        Some(field)
+    }
+
+    /// Reads a field of a call, if it is there: secrets are put in by whoever makes it.
+    pub(super) fn called(with: &mut Fields, name: &'static str, problems: &mut Problems) -> Option<Self> {
+        Some(Self { name, template: with.template(name, problems)? })
     }
 
     /// Reads a field that has to be there.
@@ -65,8 +70,23 @@ impl TemplateField {
         holes.map(|(below, node)| (format!("/{}{below}", self.name), node)).collect()
     }
 
+    /// The secrets it needs, each with where below `with`.
+    pub(super) fn secrets(&self) -> Vec<(String, &str)> {
+        let holes = self.template.secrets().into_iter();
+        holes.map(|(below, name)| (format!("/{}{below}", self.name), name)).collect()
+    }
+
     /// The value of this firing.
     pub(super) fn render(&self, context: &Context, budget: &mut Budget) -> Result<Json, ErrorInfo> {
+        self.render_called(context, budget).map(|rendered| rendered.value)
+    }
+
+    /// The value of this firing; strings with secrets are null in it.
+    pub(super) fn render_called(
+        &self,
+        context: &Context,
+        budget: &mut Budget,
+    ) -> Result<Rendered, ErrorInfo> {
         let place = format!("/with/{}", self.name);
         match self.template.render_sent(context.root, budget, &|node| context.placeholders.of(node)) {
             Ok(rendered) if rendered.value.is_deeper_than(MAX_DOCUMENT_DEPTH) => {
@@ -74,7 +94,7 @@ impl TemplateField {
                     format!("the value is nested deeper than {MAX_DOCUMENT_DEPTH} levels (at {place})");
                 Err(ErrorInfo::new("expr.too_complex", message).retryable(false))
             }
-            Ok(rendered) => Ok(rendered.value),
+            Ok(rendered) => Ok(rendered),
             Err((below, error)) => Err(located(&error, &format!("{place}{below}"))),
         }
     }

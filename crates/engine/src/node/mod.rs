@@ -312,6 +312,11 @@ pub trait Node: fmt::Debug + Send + Sync {
         None
     }
 
+    /// The secrets it sends, each with where below `with`, for publishing to see that they are there.
+    fn secrets(&self) -> Vec<(String, &str)> {
+        Vec::new()
+    }
+
     /// Judges what an executor brought.
     ///
     /// # Errors

@@ -43,7 +43,7 @@ impl Node for Respond {
         let mut budget = Budget::node();
         let headers = self.headers.as_ref().map(|headers| headers.render(context, &mut budget));
         let headers =
-            headers.transpose()?.map(|headers| super::http::texts(headers, "headers")).transpose()?;
+            headers.transpose()?.map(|headers| super::http::texts(headers, "headers", &[])).transpose()?;
         let body = self.body.as_ref().map(|body| body.render(context, &mut budget));
         Ok(Action::Respond { status: self.status, headers, body: body.transpose()? })
     }

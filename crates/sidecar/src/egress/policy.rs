@@ -15,7 +15,7 @@ use super::rules::{Rule, Rules};
 struct File {
     allow: Vec<Rule>,
     deny: Vec<Rule>,
-    only: Vec<Rule>,
+    only: Option<Vec<Rule>>,
     projects: BTreeMap<String, Rules>,
 }
 
@@ -44,7 +44,8 @@ impl Policy {
     }
 
     fn of(given: &Rules, file: File) -> Self {
-        let general = given.with(&Rules { allow: file.allow, deny: file.deny, only: file.only });
+        let general =
+            given.with(&Rules { allow: file.allow, deny: file.deny, only: file.only, own: Vec::new() });
         let projects =
             file.projects.into_iter().map(|(name, rules)| (name, Arc::new(general.with(&rules)))).collect();
         Self { general: Arc::new(general), projects }

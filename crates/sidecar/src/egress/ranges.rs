@@ -22,12 +22,13 @@ pub enum Reach {
 use Reach::{Internal, Special};
 
 /// The first that holds an address decides.
-const RANGES: [(&str, Reach); 36] = [
+const RANGES: [(&str, Reach); 37] = [
     // Credentials of the machine for whoever asks: no private network, whatever lies around it.
     ("169.254.0.0/16", Special("link-local, where clouds keep the machine's credentials")),
     ("100.100.100.200/32", Special("where a cloud keeps the machine's credentials")),
     ("168.63.129.16/32", Special("a cloud's own service")),
-    ("fd00:ec2::254/128", Special("where a cloud keeps the machine's credentials")),
+    ("fd00:ec2::/32", Special("where a cloud keeps the machine's credentials")),
+    ("fd20:ce::254/128", Special("where a cloud keeps the machine's credentials")),
     ("10.0.0.0/8", Internal("a private network")),
     ("172.16.0.0/12", Internal("a private network")),
     ("192.168.0.0/16", Internal("a private network")),
@@ -67,26 +68,24 @@ static TABLE: LazyLock<Vec<(IpNet, Reach)>> = LazyLock::new(|| {
     RANGES.iter().map(|(net, reach)| (net.parse().expect("a network of the table"), *reach)).collect()
 });
 
-/// Who may be reached at `address`.
-pub fn reach(address: IpAddr) -> Reach {
-    let address = match address {
-        IpAddr::V6(v6) => match carried(v6) {
-            Some(v4) => IpAddr::V4(v4),
-            None if is_isatap(v6) => return Special("a tunnel to IPv4 (ISATAP)"),
-            None => address,
-        },
-        IpAddr::V4(_) => address,
-    };
+/// Who may be reached at `address`, and within which network that is so.
+pub fn reach(address: IpAddr) -> (Reach, IpNet) {
+    let address = carried(address).unwrap_or(address);
+    if let IpAddr::V6(v6) = address
+        && is_isatap(v6)
+    {
+        return (Special("a tunnel to IPv4 (ISATAP)"), IpNet::from(address));
+    }
     let found = TABLE.iter().find(|(net, _)| net.contains(&address));
-    found.map_or(Special("not assigned"), |(_, reach)| *reach)
+    found.map_or((Special("not assigned"), IpNet::from(address)), |(net, reach)| (*reach, *net))
 }
 
 /// The IPv4 address that one of IPv6 stands for: mapped (`::ffff:…`), or translated by NAT64 (`64:ff9b::…`, RFC 6052).
-fn carried(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let [.., a, b, c, d] = address.octets();
-    let v4 = Ipv4Addr::new(a, b, c, d);
-    let is_nat64 = address.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
-    (address.to_ipv4_mapped().is_some() || is_nat64).then_some(v4)
+pub fn carried(address: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(v6) = address else { return None };
+    let [.., a, b, c, d] = v6.octets();
+    let is_nat64 = v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
+    (v6.to_ipv4_mapped().is_some() || is_nat64).then_some(IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
 }
 
 /// An interface identifier of RFC 5214, under any prefix.
@@ -99,7 +98,7 @@ mod tests {
     use super::*;
 
     fn of(address: &str) -> Reach {
-        reach(address.parse().unwrap())
+        reach(address.parse().unwrap()).0
     }
 
     #[test]
@@ -182,6 +181,8 @@ mod tests {
             "4000::1",
             "5f00::1",
             "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd20:ce::254",
             "fe80::1",
             "fec0::1",
             "ff02::1",

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::ranges::{Reach, reach};
+use super::ranges::{Reach, carried, reach};
 
 /// Ports below 1024 that are the web's.
 const WEB_PORTS: [u16; 2] = [80, 443];
@@ -66,7 +66,9 @@ impl FromStr for Rule {
             !name.is_empty()
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
         };
-        if !is_name(name) {
+        // No URL has a host whose last part is a number and that is not an address.
+        let last = name.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+        if !is_name(name) || last.starts_with(|first: char| first.is_ascii_digit()) {
             return Err(unclear());
         }
         let name = canonical(name);
@@ -82,9 +84,12 @@ impl TryFrom<String> for Rule {
     }
 }
 
-/// A network, or an address alone.
+/// A network, or an address alone. One of IPv6 that stands for an address of IPv4 is that.
 fn net(text: &str) -> Option<IpNet> {
-    text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)).map(|net| net.trunc())
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(IpNet::from(carried(address).unwrap_or(address)));
+    }
+    text.parse::<IpNet>().ok().map(|net| net.trunc())
 }
 
 /// A host name as names are compared.
@@ -106,9 +111,16 @@ impl Rule {
         is_it && self.port.is_none_or(|only| only == port)
     }
 
+    /// Whether it names nothing outside of a network.
+    fn is_within(&self, outer: &IpNet) -> bool {
+        matches!(&self.place, Place::Net(net) if outer.contains(net))
+    }
+
     fn is_about_address(&self, address: IpAddr, port: u16) -> bool {
-        // As seen on the wire: an IPv4 address written as one of IPv6 is the same machine.
-        let is_it = matches!(&self.place, Place::Net(net) if net.contains(&address.to_canonical()));
+        // An IPv4 address that is carried in one of IPv6 is the same machine.
+        let holds =
+            |net: &IpNet| net.contains(&address) || carried(address).is_some_and(|v4| net.contains(&v4));
+        let is_it = matches!(&self.place, Place::Net(net) if holds(net));
         is_it && self.port.is_none_or(|only| only == port)
     }
 }
@@ -145,8 +157,11 @@ pub struct Rules {
     pub allow: Vec<Rule>,
     /// Must not be called, whatever else is said.
     pub deny: Vec<Rule>,
-    /// If there are any: nothing else may be called.
-    pub only: Vec<Rule>,
+    /// Where it is given, nothing else may be called.
+    pub only: Option<Vec<Rule>>,
+    /// The machine itself and what it works for: not to be called unless a network of `allow` holds it.
+    #[serde(skip)]
+    pub own: Vec<Rule>,
 }
 
 impl Rules {
@@ -156,7 +171,8 @@ impl Rules {
         Self {
             allow: both(&self.allow, &project.allow),
             deny: both(&self.deny, &project.deny),
-            only: if project.only.is_empty() { self.only.clone() } else { project.only.clone() },
+            only: project.only.clone().or_else(|| self.only.clone()),
+            own: both(&self.own, &project.own),
         }
     }
 
@@ -176,22 +192,30 @@ impl Rules {
         if says(&self.deny) {
             return Err("the sidecar's configuration denies it".to_owned());
         }
-        if !self.only.is_empty() && !says(&self.only) {
+        if self.only.as_ref().is_some_and(|only| !says(only)) {
             return Err("it is not among what the sidecar's configuration allows".to_owned());
         }
-        let permits = || self.allow.iter().chain(&self.only);
-        if permits().any(|rule| rule.is_about_address(ip, port)) {
-            return Ok(());
-        }
-        let by_name = permits().any(|rule| rule.is_about_name(name, port));
-        let what = match reach(ip) {
+        // Whoever lists a network as all that may be called means it, whatever it is.
+        let networks = self.allow.iter().chain(self.only.iter().flatten());
+        let mut networks = networks.filter(|rule| rule.is_about_address(ip, port));
+        let by_name = self.allow.iter().any(|rule| rule.is_about_name(name, port));
+        let (reach, range) = reach(ip);
+        let what = match reach {
+            Reach::Public | Reach::Internal(_) if networks.clone().next().is_some() => return Ok(()),
+            // A wide network does not mean what is special within it.
+            Reach::Special(_) if networks.any(|rule| rule.is_within(&range)) => return Ok(()),
             Reach::Public => None,
             // A name of one's own may well lead to a machine of one's own; what is special is never meant.
             Reach::Internal(_) if by_name => None,
             Reach::Internal(what) | Reach::Special(what) => Some(what),
         };
         if let Some(what) = what {
-            return Err(format!("{ip} is no address of the internet ({what}); --allow permits it"));
+            // Where a name leads is nobody's business: it would tell of the networks inside.
+            let subject = name.map_or("it is", |_| "it leads to");
+            return Err(format!("{subject} no address of the internet ({what}); --allow permits it"));
+        }
+        if says(&self.own) && !by_name {
+            return Err("the sidecar itself, or its database, is there; --allow permits it".to_owned());
         }
         if by_name {
             return Ok(());
@@ -228,7 +252,8 @@ mod tests {
 
     fn rules(allow: &[&str], deny: &[&str], only: &[&str]) -> Rules {
         let list = |rules: &[&str]| rules.iter().map(|rule| rule.parse().unwrap()).collect();
-        Rules { allow: list(allow), deny: list(deny), only: list(only) }
+        let only = (!only.is_empty()).then(|| list(only));
+        Rules { allow: list(allow), deny: list(deny), only, own: Vec::new() }
     }
 
     fn vet(rules: &Rules, host: &str, address: &str) -> Result<(), String> {
@@ -283,6 +308,14 @@ mod tests {
         ] {
             assert!(vet(&some, host, address).is_err(), "{host} {address}");
         }
+        // Nor does a wide network mean them.
+        let wide = rules(&["0.0.0.0/0", "100.64.0.0/10", "fc00::/7"], &[], &[]);
+        for address in
+            ["169.254.169.254:80", "100.100.100.200:80", "[fd00:ec2::254]:80", "[64:ff9b::a9fe:a9fe]:80"]
+        {
+            assert!(vet(&wide, "a.example", address).is_err(), "{address}");
+        }
+        assert_eq!(vet(&wide, "10.0.0.1", "10.0.0.1:80"), Ok(()));
         let metadata = rules(&["169.254.169.254"], &[], &[]);
         assert_eq!(vet(&metadata, "169.254.169.254", "169.254.169.254:80"), Ok(()));
     }
@@ -300,6 +333,18 @@ mod tests {
         assert!(vet(&only, "api.stripe.com", "1.1.1.1:80").unwrap_err().contains("not among"));
         assert!(vet(&only, "10.0.0.6", "10.0.0.6:80").is_err());
         assert!(vet(&only, "10.0.0.5", "10.0.0.5:80").is_err());
+        // A name that is all that may be called still leads nowhere inside.
+        assert!(vet(&only, "api.stripe.com", "127.0.0.1:443").is_err());
+        let shut = some.with(&Rules { only: Some(Vec::new()), ..Rules::default() });
+        assert!(vet(&shut, "api.stripe.com", "1.1.1.1:443").is_err());
+        // Denied in every form.
+        let denied = rules(&[], &["1.2.3.4", "::ffff:1.2.3.5"], &[]);
+        for address in ["1.2.3.4:80", "[::ffff:1.2.3.4]:80", "[64:ff9b::102:304]:80", "1.2.3.5:80"] {
+            assert!(vet(&denied, "x.example", address).is_err(), "{address}");
+        }
+        let own = Rules { own: vec!["5.5.5.5:6543".parse().unwrap()], ..rules(&["5.5.5.6:6543"], &[], &[]) };
+        assert!(vet(&own, "db.example", "5.5.5.5:6543").unwrap_err().contains("its database"));
+        assert_eq!(vet(&own, "db.example", "5.5.5.5:443"), Ok(()));
     }
 
     #[test]
@@ -311,9 +356,21 @@ mod tests {
         }
         assert_eq!("10.0.0.1".parse::<Rule>().unwrap().to_string(), "10.0.0.1/32");
         assert_eq!("10.1.2.3/8".parse::<Rule>().unwrap().to_string(), "10.0.0.0/8");
-        for bad in
-            ["", "*", "*.", "a b", "http://a", "a:b", "10.0.0.0/33", "a/8", "[::1", "é.example", "a:70000"]
-        {
+        for bad in [
+            "",
+            "*",
+            "*.",
+            "a b",
+            "http://a",
+            "a:b",
+            "10.1",
+            "0x7f.1",
+            "10.0.0.0/33",
+            "a/8",
+            "[::1",
+            "é.example",
+            "a:70000",
+        ] {
             assert!(bad.parse::<Rule>().is_err(), "{bad:?}");
         }
     }

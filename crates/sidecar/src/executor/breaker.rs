@@ -59,22 +59,20 @@ impl Breaker {
         }
     }
 
-    /// A call begins.
-    pub fn begin(&mut self) {
-        if let Some(pause) = &mut self.pause {
-            pause.asking = true;
-        }
+    /// A call begins; true if it is the one that finds out.
+    pub fn begin(&mut self) -> bool {
+        self.pause.as_mut().map(|pause| pause.asking = true).is_some()
     }
 
-    /// A call ended without telling anything about the host.
+    /// The call that was to find out ended without telling anything about the host.
     pub fn abandon(&mut self) {
         if let Some(pause) = &mut self.pause {
             pause.asking = false;
         }
     }
 
-    /// A call ended. True if this shut or opened the way.
-    pub fn end(&mut self, is_answer: bool, now: Instant) -> bool {
+    /// A call ended; `asked` if it was the one that finds out. True if this shut or opened the way.
+    pub fn end(&mut self, is_answer: bool, asked: bool, now: Instant) -> bool {
         if is_answer {
             self.straight = 0;
             self.count(false, now);
@@ -84,7 +82,7 @@ impl Breaker {
         let failing = self.count(true, now);
         match &mut self.pause {
             // Calls from before the pause end late and say nothing new.
-            Some(pause) if !pause.asking => false,
+            Some(_) if !asked => false,
             Some(pause) => {
                 let length = (pause.length * 2).min(LONGEST_PAUSE);
                 *pause = Pause { length, until: now + length, asking: false };
@@ -115,11 +113,10 @@ impl Breaker {
         self.pause.is_some()
     }
 
-    /// Whether there is nothing to remember.
+    /// Whether there is nothing left to remember: nobody has called for a while.
     pub fn is_idle(&self, now: Instant) -> bool {
-        self.pause.is_none()
-            && self.straight == 0
-            && self.window.as_ref().is_none_or(|window| now - window.begun > WINDOW)
+        self.window.as_ref().is_none_or(|window| now - window.begun > WINDOW)
+            && self.pause.as_ref().is_none_or(|pause| !pause.asking && pause.until + WINDOW < now)
     }
 }
 
@@ -131,27 +128,30 @@ mod tests {
     fn it_opens_asks_once_and_closes() {
         let (mut breaker, mut now) = (Breaker::default(), Instant::now());
         for _ in 1..STRAIGHT_FAILURES {
-            assert!(!breaker.end(false, now));
+            assert!(!breaker.end(false, false, now));
         }
         assert_eq!(breaker.admission(now), Admission::Open);
-        assert!(breaker.end(false, now));
+        assert!(breaker.end(false, false, now));
         assert_eq!(breaker.admission(now), Admission::Later(now + FIRST_PAUSE));
         // One that began before ends now.
-        assert!(!breaker.end(false, now + Duration::from_secs(1)));
+        assert!(!breaker.end(false, false, now + Duration::from_secs(1)));
         now += FIRST_PAUSE;
         assert_eq!(breaker.admission(now), Admission::Open);
-        breaker.begin();
+        assert!(breaker.begin());
         assert_eq!(breaker.admission(now), Admission::Asking);
-        assert!(breaker.end(false, now));
+        // Nor does one that ends while the other asks.
+        assert!(!breaker.end(false, false, now) && breaker.admission(now) == Admission::Asking);
+        assert!(breaker.end(false, true, now));
         assert_eq!(breaker.admission(now), Admission::Later(now + 2 * FIRST_PAUSE));
         now += 2 * FIRST_PAUSE;
         breaker.begin();
         breaker.abandon();
         assert_eq!(breaker.admission(now), Admission::Open);
         breaker.begin();
-        assert!(breaker.end(true, now));
+        assert!(breaker.end(true, true, now));
         assert_eq!(breaker.admission(now), Admission::Open);
         assert!(!breaker.is_open() && !breaker.is_idle(now) && breaker.is_idle(now + 2 * WINDOW));
+        assert!(!breaker.begin());
     }
 
     #[test]
@@ -160,8 +160,8 @@ mod tests {
         let opened = |answers_per_failure: u32| {
             let mut breaker = Breaker::default();
             (0..200).any(|_| {
-                (0..answers_per_failure).for_each(|_| assert!(!breaker.end(true, now)));
-                breaker.end(false, now)
+                (0..answers_per_failure).for_each(|_| assert!(!breaker.end(true, false, now)));
+                breaker.end(false, false, now)
             })
         };
         assert!(opened(1) && !opened(2));
@@ -171,15 +171,17 @@ mod tests {
     fn pauses_do_not_grow_without_end() {
         let (mut breaker, mut now) = (Breaker::default(), Instant::now());
         for _ in 0..STRAIGHT_FAILURES {
-            breaker.end(false, now);
+            breaker.end(false, false, now);
         }
         for _ in 0..20 {
             let Admission::Later(until) = breaker.admission(now) else { panic!("it is closed") };
             assert!(until - now <= LONGEST_PAUSE);
             now = until;
             breaker.begin();
-            breaker.end(false, now);
+            breaker.end(false, true, now);
         }
         assert_eq!(breaker.admission(now), Admission::Later(now + LONGEST_PAUSE));
+        // Nobody calls any more: it is forgotten all the same.
+        assert!(breaker.is_idle(now + LONGEST_PAUSE + 2 * WINDOW));
     }
 }

@@ -1,15 +1,11 @@
 //! Response bodies as they come: decompressed, and never more of them than allowed.
 
-use std::io;
-use std::pin::Pin;
+use std::io::{self, Read};
 
-use async_compression::tokio::bufread::{BrotliDecoder, GzipDecoder, ZstdDecoder};
-use async_compression::zstd::DParameter;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue};
-use http_body_util::{BodyDataStream, BodyExt};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt};
-use tokio_util::io::StreamReader;
+use tokio::sync::Semaphore;
 
 use super::http::{CallError, Class, classify};
 
@@ -18,6 +14,9 @@ pub const ACCEPTED: HeaderValue = HeaderValue::from_static("gzip, br, zstd");
 
 /// The window a compressor may make us keep, as a power of two: what browsers take (RFC 9659).
 const ZSTD_WINDOW_LOG: u32 = 23;
+
+/// So many bodies are inflated at once: each may take some 16 MiB for its window.
+static INFLATING: Semaphore = Semaphore::const_new(4);
 
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,13 +39,16 @@ pub async fn read(headers: &mut HeaderMap, body: Incoming, limit: usize) -> Resu
     if expected > limit {
         return Err(too_large(limit));
     }
-    let coding = headers.get(CONTENT_ENCODING).and_then(coding).filter(|_| !body.is_end_stream());
-    let Some(coding) = coding else {
-        return read_plain(body, expected, limit).await;
-    };
-    headers.remove(CONTENT_ENCODING);
-    headers.remove(CONTENT_LENGTH);
-    read_compressed(body, coding, limit).await
+    let coding = headers.get(CONTENT_ENCODING).and_then(coding);
+    let body = read_plain(body, expected, limit).await?;
+    match coding {
+        Some(coding) if !body.is_empty() => {
+            headers.remove(CONTENT_ENCODING);
+            headers.remove(CONTENT_LENGTH);
+            inflate(body, coding, limit).await
+        }
+        _ => Ok(body),
+    }
 }
 
 /// Only one layer, and only what was asked for: anything else is passed on as it came.
@@ -75,41 +77,46 @@ async fn read_plain(mut body: Incoming, expected: usize, limit: usize) -> Result
     Ok(out)
 }
 
-async fn read_compressed(body: Incoming, coding: Coding, limit: usize) -> Result<Vec<u8>, CallError> {
-    let most = u64::try_from(limit).unwrap_or(u64::MAX);
-    let wire = StreamReader::new(BodyDataStream::new(body.map_err(io::Error::other)));
-    // One byte more than allowed, to tell the largest allowed from what is cut.
-    let mut plain = decoder(coding, wire.take(most + 1)).take(most + 1);
-    let mut out = Vec::new();
-    plain.read_to_end(&mut out).await.map_err(|error| broken(&error))?;
-    if out.len() > limit {
-        return Err(too_large(limit));
-    }
-    Ok(out)
+/// Inflates a body that is here in full: how long that takes, and how much memory, is up to us and not to the peer.
+async fn inflate(packed: Vec<u8>, coding: Coding, limit: usize) -> Result<Vec<u8>, CallError> {
+    // Fails only when it is closed, which it never is.
+    let _turn = INFLATING.acquire().await;
+    let inflated = tokio::task::spawn_blocking(move || coding.inflate(&packed, limit)).await;
+    let out = inflated.map_err(io::Error::other).and_then(|inflated| inflated).map_err(|error| {
+        let message = format!("the response body is not compressed as its header says: {error}");
+        CallError { class: Class::Io, message, hopeless: false }
+    })?;
+    if out.len() > limit { Err(too_large(limit)) } else { Ok(out) }
 }
 
-fn decoder<R: AsyncBufRead + Send + 'static>(coding: Coding, from: R) -> Pin<Box<dyn AsyncRead + Send>> {
-    match coding {
-        Coding::Gzip => {
-            let mut decoder = GzipDecoder::new(from);
+impl Coding {
+    /// Inflates up to one byte more than `limit`, to tell the largest allowed from what is cut.
+    fn inflate(self, packed: &[u8], limit: usize) -> io::Result<Vec<u8>> {
+        let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+        let mut out = Vec::new();
+        match self {
             // RFC 1952: a body may be several of them one after the other.
-            decoder.multiple_members(true);
-            Box::pin(decoder)
-        }
-        Coding::Brotli => Box::pin(BrotliDecoder::new(from)),
-        Coding::Zstd => {
-            Box::pin(ZstdDecoder::with_params(from, &[DParameter::window_log_max(ZSTD_WINDOW_LOG)]))
-        }
+            Self::Gzip => flate2::read::MultiGzDecoder::new(packed).take(most).read_to_end(&mut out)?,
+            Self::Brotli => {
+                check_brotli_window(packed)?;
+                brotli::Decompressor::new(packed, 4096).take(most).read_to_end(&mut out)?
+            }
+            Self::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::new(packed)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+                decoder.take(most).read_to_end(&mut out)?
+            }
+        };
+        Ok(out)
     }
 }
 
-/// The connection's trouble is told as such; everything else is the body's.
-fn broken(error: &io::Error) -> CallError {
-    if error.get_ref().is_some_and(|inner| inner.is::<hyper::Error>()) {
-        return classify(error);
+/// Refuses what is not of RFC 7932: "large windows" of up to 1 GiB, all of which a few bytes can make a decoder fill.
+fn check_brotli_window(packed: &[u8]) -> io::Result<()> {
+    match packed.first() {
+        Some(first) if first & 0x7f == 0x11 => Err(io::Error::other("its window is too large")),
+        _ => Ok(()),
     }
-    let message = format!("the response body is not compressed as its header says: {error}");
-    CallError { class: Class::Io, message, hopeless: false }
 }
 
 fn too_large(limit: usize) -> CallError {

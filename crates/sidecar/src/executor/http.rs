@@ -27,6 +27,7 @@ use crate::egress::connector::{BoxError, Connecting, Connector};
 use crate::egress::names::{LookupFailed, Names};
 use crate::egress::policy::Policy;
 use crate::egress::rules::{Forbidden, Rules};
+use crate::secrets::redact::Redactor;
 use crate::store::connect::chain;
 use crate::store::tls;
 
@@ -57,6 +58,8 @@ pub enum Class {
     ResponseTooLarge,
     /// A redirect that cannot or must not be followed.
     Redirect,
+    /// A secret that is not there, or cannot be opened.
+    Secret,
     /// The payload asks for something that cannot be sent.
     InvalidRequest,
 }
@@ -73,6 +76,7 @@ impl Class {
             Self::Io => "io",
             Self::ResponseTooLarge => "response_too_large",
             Self::Redirect => "redirect",
+            Self::Secret => "secret",
             Self::InvalidRequest => "invalid_request",
         }
     }
@@ -182,15 +186,19 @@ impl HttpClient {
     /// Whatever kept a complete response from arriving. A response with status 500 is no error.
     pub async fn call(&self, project: &str, prepared: Prepared) -> Result<Answer, CallError> {
         let (client, begun) = (self.client_of(project), Instant::now());
-        let Prepared { first, host, timeout, first_byte, redirects, form } = prepared;
+        let Prepared { first, host, timeout, first_byte, redirects, form, redactor } = prepared;
         let mut stage = "before the response began";
         let exchange = async {
-            let response = follow(&client, first, redirects, first_byte).await?;
+            let response = follow(&client, first, redirects, first_byte, &redactor).await?;
             stage = "before the response was complete";
             let (mut parts, body) = response.into_parts();
             let body = decode::read(&mut parts.headers, body, self.0.settings.max_response_bytes).await?;
             let (status, body_bytes) = (parts.status.as_u16(), body.len());
-            let output = response::output(status, &parts.headers, body, form, begun.elapsed());
+            let body = redactor.bytes(body);
+            let mut output = response::output(status, &parts.headers, body, form, begun.elapsed());
+            if !redactor.is_empty() {
+                redactor.value(&mut output);
+            }
             Ok(Answer { status, output, body_bytes })
         };
         let result = tokio::time::timeout(timeout, exchange).await;
@@ -199,7 +207,7 @@ impl HttpClient {
             Ok(Err(error)) => error,
             Err(_) => timed_out(timeout, stage),
         };
-        Err(CallError { message: format!("{host}: {}", error.message), ..error })
+        Err(CallError { message: redactor.text(&format!("{host}: {}", error.message)), ..error })
     }
 }
 
@@ -235,6 +243,7 @@ async fn follow(
     mut hop: Hop,
     redirects: u8,
     first_byte: Duration,
+    redactor: &Redactor,
 ) -> Result<Response<Incoming>, CallError> {
     for left in (0..=redirects).rev() {
         let request = hop.request().map_err(|problem| redirect::refused(&problem))?;
@@ -246,6 +255,13 @@ async fn follow(
         match next {
             None => return Ok(response),
             Some(_) if left == 0 => break,
+            Some(next)
+                if next.url.origin() != hop.url.origin() && !next.body.is_empty() && !redactor.is_empty() =>
+            {
+                return Err(redirect::refused(
+                    "the redirect leads to another server, and the body holds a secret",
+                ));
+            }
             Some(next) => hop = next,
         }
     }

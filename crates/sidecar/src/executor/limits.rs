@@ -14,9 +14,14 @@ pub type HostKey = Arc<str>;
 
 /// What waits for a host longer than this is given back: it would only keep others from being claimed.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Nothing is given back for a shorter or a longer time.
-const SHORTEST_DELAY: Duration = Duration::from_secs(1);
-const LONGEST_DELAY: Duration = Duration::from_secs(300);
+/// Nothing is given back for a longer time: the database takes no more.
+const LONGEST_DELAY: Duration = Duration::from_secs(3_600);
+/// What is given back for a host that is left alone comes back one by one.
+const APART: Duration = Duration::from_millis(10);
+/// How long whoever asks a host that was left alone is waited for.
+const ASKING: Duration = Duration::from_secs(15);
+/// A project counts as one that calls for so long after it last did.
+const PRESENT: Duration = Duration::from_secs(60);
 /// How much the latest call counts in the pace of a host.
 const LATEST_WEIGHT: f64 = 0.2;
 
@@ -36,6 +41,8 @@ pub struct Slot {
     pub lane: Lane,
     /// Since when.
     pub since: Instant,
+    /// It finds out whether a host that was left alone answers.
+    pub asks: bool,
 }
 
 /// What a call's end says about its host.
@@ -58,13 +65,24 @@ pub struct Queue<T> {
     /// Hosts that have a waiting job and room for it, each once, in the order of their turns.
     turns: VecDeque<HostKey>,
     breakers: HashMap<Lane, Breaker>,
+    /// Until when what was given back for a host keeps it busy.
+    parked: HashMap<HostKey, Instant>,
+    projects: HashMap<Arc<str>, Presence>,
     running: usize,
     waiting: usize,
 }
 
+/// A project that calls.
+#[derive(Debug)]
+struct Presence {
+    running: usize,
+    last: Instant,
+}
+
 #[derive(Debug)]
 struct Host<T> {
-    running: Vec<Instant>,
+    /// Whose calls run, and since when.
+    running: Vec<(Arc<str>, Instant)>,
     /// Of each project, those that wait.
     waiting: HashMap<Arc<str>, VecDeque<T>>,
     /// Projects that have one, each once, in the order of their turns.
@@ -91,10 +109,15 @@ impl<T> Host<T> {
         self.waiting.values().map(VecDeque::len).sum()
     }
 
-    /// How long a call takes, in seconds: those that are under way count as soon as they are slower than that.
+    /// How long a call takes, in seconds: those that are under way count as soon as half of them are slower than that.
     fn pace(&self, now: Instant) -> f64 {
-        let oldest = self.running.iter().min().map_or(Duration::ZERO, |since| now - *since);
-        self.pace.max(oldest.as_secs_f64())
+        let mut ages: Vec<Duration> = self.running.iter().map(|(_, since)| now - *since).collect();
+        ages.sort_unstable();
+        self.pace.max(ages.get(ages.len() / 2).map_or(0.0, Duration::as_secs_f64))
+    }
+
+    fn running_of(&self, project: &str) -> usize {
+        self.running.iter().filter(|(whose, _)| **whose == *project).count()
     }
 
     /// The job that came last, of the project that has most.
@@ -119,6 +142,8 @@ impl<T> Queue<T> {
             hosts: HashMap::new(),
             turns: VecDeque::new(),
             breakers: HashMap::new(),
+            parked: HashMap::new(),
+            projects: HashMap::new(),
             running: 0,
             waiting: 0,
         }
@@ -149,20 +174,28 @@ impl<T> Queue<T> {
     }
 
     /// The next job that may start now; it counts as running from here on, until [`Self::ended`].
-    /// Hosts take turns, so that a long queue for one does not keep another waiting, and so do projects.
+    /// Hosts take turns, so that a long queue for one does not keep another waiting, and so do projects. Where several
+    /// projects call, none has more than three quarters of all slots, nor of those of one host.
     pub fn start_next(&mut self, now: Instant) -> Option<(Slot, T)> {
         if self.running >= self.concurrency {
             return None;
         }
         while let Some(key) = self.turns.pop_front() {
-            let host = self.hosts.get_mut(&key)?;
+            let Some(host) = self.hosts.get_mut(&key) else { continue };
             host.has_turn = false;
-            let open = |project: &Arc<str>| {
+            let may = |project: &Arc<str>| {
                 let lane = Lane { project: project.clone(), host: key.clone() };
-                self.breakers.get(&lane).is_none_or(|breaker| breaker.admission(now) == Admission::Open)
+                let held = self.projects.get(project).map_or(0, |presence| presence.running);
+                let crowded = self.projects.len() > 1;
+                let room = held < share(self.concurrency, crowded)
+                    && host.running_of(project) < share(self.per_host, crowded);
+                room && self
+                    .breakers
+                    .get(&lane)
+                    .is_none_or(|breaker| breaker.admission(now) == Admission::Open)
             };
             // Where nobody may call, the host has no turn until something changes.
-            let Some(place) = host.turns.iter().position(open) else { continue };
+            let Some(place) = host.turns.iter().position(may) else { continue };
             let project = host.turns.remove(place)?;
             let jobs = host.waiting.get_mut(&project)?;
             let job = jobs.pop_front()?;
@@ -171,56 +204,71 @@ impl<T> Queue<T> {
             } else {
                 host.turns.push_back(project.clone());
             }
-            host.running.push(now);
+            host.running.push((project.clone(), now));
             self.running += 1;
             self.waiting -= 1;
             self.give_turn(&key);
+            let presence = self.projects.entry(project.clone()).or_insert(Presence { running: 0, last: now });
+            presence.running += 1;
+            presence.last = now;
             let lane = Lane { project, host: key };
-            if let Some(breaker) = self.breakers.get_mut(&lane) {
-                breaker.begin();
-            }
-            return Some((Slot { lane, since: now }, job));
+            let asks = self.breakers.get_mut(&lane).is_some_and(Breaker::begin);
+            return Some((Slot { lane, since: now, asks }, job));
         }
         None
     }
 
     /// A running job ended. True if calls of its lane are kept back from now on, or no longer.
     pub fn ended(&mut self, slot: &Slot, sign: Sign, now: Instant) -> bool {
-        let changed = self.note(&slot.lane, sign, now);
-        let Some(host) = self.hosts.get_mut(&slot.lane.host) else {
+        let changed = self.note(slot, sign, now);
+        let Lane { project, host: key } = &slot.lane;
+        let Some(host) = self.hosts.get_mut(key) else {
             return changed;
         };
-        if let Some(place) = host.running.iter().position(|since| *since == slot.since) {
+        let it = |(whose, since): &(Arc<str>, Instant)| whose == project && *since == slot.since;
+        if let Some(place) = host.running.iter().position(it) {
             host.running.swap_remove(place);
             self.running -= 1;
+            if let Some(presence) = self.projects.get_mut(project) {
+                presence.running -= 1;
+                presence.last = now;
+            }
         }
         if sign != Sign::None {
             let took = (now - slot.since).as_secs_f64();
             host.pace = if host.pace == 0.0 { took } else { host.pace + LATEST_WEIGHT * (took - host.pace) };
         }
         if host.running.is_empty() && host.turns.is_empty() {
-            self.hosts.remove(&slot.lane.host);
+            self.hosts.remove(key);
         } else {
-            self.give_turn(&slot.lane.host);
+            self.give_turn(key);
         }
         changed
     }
 
-    fn note(&mut self, lane: &Lane, sign: Sign, now: Instant) -> bool {
-        let breaker = match (sign, self.breakers.get_mut(lane)) {
-            (Sign::None, None) | (Sign::Alive, None) => return false,
+    fn note(&mut self, slot: &Slot, sign: Sign, now: Instant) -> bool {
+        let breaker = match (sign, self.breakers.get_mut(&slot.lane)) {
+            (Sign::None | Sign::Alive, None) => return false,
             (Sign::None, Some(breaker)) => {
-                breaker.abandon();
+                if slot.asks {
+                    breaker.abandon();
+                }
                 return false;
             }
             (_, Some(breaker)) => breaker,
-            (Sign::Trouble, None) => self.breakers.entry(lane.clone()).or_default(),
+            (Sign::Trouble, None) => self.breakers.entry(slot.lane.clone()).or_default(),
         };
-        let changed = breaker.end(sign == Sign::Alive, now);
-        if breaker.is_idle(now) {
-            self.breakers.remove(lane);
-        }
-        changed
+        breaker.end(sign == Sign::Alive, slot.asks, now)
+    }
+
+    /// Forgets hosts and projects that nobody has anything to do with any more, and lets those have a turn whose
+    /// pause is over. To be called now and then.
+    pub fn sweep(&mut self, now: Instant) {
+        self.breakers.retain(|_, breaker| !breaker.is_idle(now));
+        self.parked.retain(|_, until| *until > now);
+        self.projects.retain(|_, presence| presence.running > 0 || now - presence.last < PRESENT);
+        let keys: Vec<HostKey> = self.hosts.keys().cloned().collect();
+        keys.iter().for_each(|key| self.give_turn(key));
     }
 
     /// Whether calls of a lane are kept back.
@@ -234,7 +282,8 @@ impl<T> Queue<T> {
     }
 
     /// Takes out what is better given back, each with how long it is of no use to anybody: what waits for a host that
-    /// is left alone, and what waits for one that is too slow to get to it soon.
+    /// is left alone, and what waits for one that is too slow to get to it soon. The times of one host follow upon each
+    /// other and upon those of before, so that a backlog of any length comes back no faster than it can be done.
     pub fn take_hopeless(&mut self, now: Instant) -> Vec<(Duration, T)> {
         let mut out = Vec::new();
         if self.waiting == 0 {
@@ -242,37 +291,55 @@ impl<T> Queue<T> {
         }
         let keys: Vec<HostKey> = self.hosts.keys().cloned().collect();
         for key in keys {
-            let Some(host) = self.hosts.get_mut(&key) else { continue };
-            for project in host.turns.clone() {
-                let lane = Lane { project: project.clone(), host: key.clone() };
-                let admission = self.breakers.get(&lane).map(|breaker| breaker.admission(now));
-                if let Some(Admission::Later(until)) = admission {
-                    let jobs = host.waiting.remove(&project).unwrap_or_default();
-                    host.turns.retain(|other| *other != project);
-                    out.extend(jobs.into_iter().map(|job| (delay(until - now), job)));
-                }
-            }
-            let (pace, per_host) = (host.pace(now), self.per_host as f64);
-            let waiting = host.waiting();
-            let soon = PATIENCE.as_secs_f64() * per_host / pace.max(1e-6);
-            // Something stays at hand for a slot that comes free.
-            let kept = (soon as usize).max(self.per_host.div_ceil(4)).min(waiting);
-            let ahead = host.running.len() + kept;
-            for place in (0..waiting - kept).rev() {
-                let wait = Duration::from_secs_f64((pace * (ahead + place) as f64 / per_host).min(1e6));
-                out.extend(host.pop_last().map(|job| (delay(wait), job)));
-            }
-            if host.running.is_empty() && host.turns.is_empty() {
+            self.take_kept_back(&key, now, &mut out);
+            self.take_late(&key, now, &mut out);
+            if self.hosts.get(&key).is_some_and(|host| host.running.is_empty() && host.turns.is_empty()) {
                 self.hosts.remove(&key);
-                self.turns.retain(|other| *other != key);
-            } else {
-                // A pause may be over.
-                self.give_turn(&key);
             }
         }
         self.waiting -= out.len();
-        self.breakers.retain(|_, breaker| !breaker.is_idle(now));
         out
+    }
+
+    fn take_kept_back(&mut self, key: &HostKey, now: Instant, out: &mut Vec<(Duration, T)>) {
+        let Some(host) = self.hosts.get_mut(key) else { return };
+        for project in host.turns.clone() {
+            let lane = Lane { project, host: key.clone() };
+            let until = match self.breakers.get(&lane).map(|breaker| breaker.admission(now)) {
+                Some(Admission::Later(until)) => until,
+                Some(Admission::Asking) => now + ASKING,
+                Some(Admission::Open) | None => continue,
+            };
+            let parked = self.parked.entry(key.clone()).or_insert(now);
+            *parked = until.max(*parked);
+            for job in host.waiting.remove(&lane.project).unwrap_or_default() {
+                out.push((delay(*parked - now), job));
+                *parked += APART;
+            }
+            host.turns.retain(|other| *other != lane.project);
+        }
+    }
+
+    fn take_late(&mut self, key: &HostKey, now: Instant, out: &mut Vec<(Duration, T)>) {
+        let Some(host) = self.hosts.get_mut(key) else { return };
+        let (each, waiting) = (host.pace(now) / self.per_host as f64, host.waiting());
+        let soon = (PATIENCE.as_secs_f64() / each.max(1e-9)) as usize;
+        // Something stays at hand for a slot that comes free.
+        let kept = soon.max(self.per_host.div_ceil(4)).min(waiting);
+        if kept == waiting {
+            return;
+        }
+        let each = Duration::from_secs_f64(each.min(LONGEST_DELAY.as_secs_f64()));
+        let ahead = u32::try_from(host.running.len() + kept).unwrap_or(u32::MAX);
+        let parked = self.parked.entry(key.clone()).or_insert(now);
+        *parked = (*parked).max(now + each.saturating_mul(ahead).min(LONGEST_DELAY));
+        for _ in kept..waiting {
+            if let Some(job) = host.pop_last() {
+                out.push((delay(*parked - now), job));
+                // Beyond what the database takes it is no use to count on.
+                *parked = (*parked + each).min(now + LONGEST_DELAY);
+            }
+        }
     }
 
     /// How many more jobs are worth claiming: as many as could start at once if their hosts are
@@ -309,9 +376,21 @@ impl<T> Queue<T> {
     }
 }
 
-/// In whole seconds, so that few statements give many back; they come back a little apart all the same.
+/// What one project has of so many slots.
+fn share(slots: usize, crowded: bool) -> usize {
+    if crowded { slots - slots / 4 } else { slots }
+}
+
+/// Rounded up, by at most an eighth, so that few statements give many back. The longest are spread: what is given back at
+/// once for that long does not come back at once.
 fn delay(wait: Duration) -> Duration {
-    Duration::from_secs(wait.as_secs_f64().ceil() as u64).clamp(SHORTEST_DELAY, LONGEST_DELAY)
+    let seconds = (wait.as_secs_f64().ceil() as u64).max(1);
+    let longest = LONGEST_DELAY.as_secs();
+    if seconds >= longest {
+        return Duration::from_secs(fastrand::u64(longest / 2..=longest));
+    }
+    let step = (seconds.next_power_of_two() / 16).max(1);
+    Duration::from_secs(seconds.next_multiple_of(step).min(longest))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 pub mod body;
 pub mod breaker;
 pub mod decode;
+pub mod giving;
 pub mod http;
 pub mod lease;
 pub mod limits;
@@ -23,12 +24,16 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use self::giving::{Gift, Giver};
 use self::http::{Answer, CallError, Class, HttpClient};
 use self::lease::Leases;
 use self::limits::{Lane, Queue, Sign, Slot};
 use self::report::{Outcome, Report, Reporter};
 use self::request::Prepared;
 use crate::backoff::Backoff;
+use crate::secrets::fill;
+use crate::secrets::redact::Redactor;
+use crate::secrets::ring::Keys;
 use crate::shutdown::Shutdown;
 use crate::store::{ClaimedJob, DatabaseState, JobRef, JobStore, StoreError};
 
@@ -41,6 +46,8 @@ const CLOGGED: Duration = Duration::from_millis(20);
 const RESULTS_FIRST: Duration = Duration::from_millis(100);
 /// How often to look at jobs that wait for their hosts.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How often to forget what is of no use any more.
+const SWEEP: Duration = Duration::from_secs(1);
 /// Once drained, outcomes get at least this long to be written.
 const FLUSH: Duration = Duration::from_secs(3);
 
@@ -69,6 +76,8 @@ pub struct Settings {
 enum Event {
     /// A call's task is gone, one way or another.
     Ended(Slot, Sign),
+    /// Jobs are back in the database, and ready again from then on.
+    Returned(Instant),
     /// A claim came back.
     Claimed { asked: Instant, wanted: usize, result: Result<Vec<ClaimedJob>, StoreError> },
 }
@@ -83,10 +92,12 @@ struct Executor<S> {
     store: Arc<S>,
     settings: Settings,
     client: HttpClient,
+    keys: Keys,
     leases: Arc<Leases>,
     queue: Queue<Ready>,
     events: mpsc::UnboundedSender<Event>,
     reports: mpsc::UnboundedSender<Report>,
+    gifts: mpsc::UnboundedSender<Gift>,
     /// There may be ready jobs that we do not know of.
     hungry: bool,
     /// A claim is on its way.
@@ -95,18 +106,28 @@ struct Executor<S> {
     not_before: Option<Instant>,
     /// When jobs that were given back for a while are ready again.
     returns: BTreeSet<Instant>,
+    next_sweep: Instant,
     backoff: Backoff,
 }
 
 /// Runs the executor until it is told to drain, and drains. Returns when nothing is left to do, or
 /// when the time to drain is over.
-pub async fn run<S: JobStore>(store: Arc<S>, settings: Settings, client: HttpClient, mut shutdown: Shutdown) {
+pub async fn run<S: JobStore>(
+    store: Arc<S>,
+    settings: Settings,
+    client: HttpClient,
+    keys: Keys,
+    mut shutdown: Shutdown,
+) {
     let leases = Arc::new(Leases::new(settings.lease));
     let (events, mut inbox) = mpsc::unbounded_channel();
     let (reports, outbox) = mpsc::unbounded_channel();
     let reporter = tokio::spawn(
         Reporter { store: store.clone(), leases: leases.clone(), batch: settings.batch }.run(outbox),
     );
+    let (gifts, given) = mpsc::unbounded_channel();
+    let giver = Giver { store: store.clone(), leases: leases.clone(), events: events.clone() };
+    let giver = tokio::spawn(giver.run(given));
     let renewing = tokio::spawn(lease::keep_renewing(store.clone(), leases.clone()));
     let wake = store.wakeups();
     let state = store.state();
@@ -115,17 +136,20 @@ pub async fn run<S: JobStore>(store: Arc<S>, settings: Settings, client: HttpCli
         store,
         settings,
         client,
+        keys,
         leases,
         events,
         reports,
+        gifts,
         hungry: true,
         claiming: false,
         not_before: None,
         returns: BTreeSet::new(),
+        next_sweep: Instant::now(),
         backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
     };
     executor.work(&mut inbox, &wake, state, &mut shutdown).await;
-    executor.drain(&mut inbox, reporter).await;
+    executor.drain(&mut inbox, reporter, giver).await;
     renewing.abort();
 }
 
@@ -140,6 +164,7 @@ impl<S: JobStore> Executor<S> {
         let mut poll = Box::pin(tokio::time::sleep(self.poll_period()));
         loop {
             self.start_what_may_start();
+            self.keep_house();
             self.give_back_hopeless();
             let returning = self.next_return();
             let ready = *state.borrow_and_update() == DatabaseState::Ready;
@@ -243,6 +268,9 @@ impl<S: JobStore> Executor<S> {
 
     fn on(&mut self, event: Event) {
         match event {
+            Event::Returned(at) => {
+                self.returns.insert(at);
+            }
             Event::Ended(slot, sign) => {
                 if self.queue.ended(&slot, sign, Instant::now()) {
                     let (project, host) = (&slot.lane.project, &slot.lane.host);
@@ -280,12 +308,7 @@ impl<S: JobStore> Executor<S> {
     /// Queues a claimed job, or fails it at once if it cannot be sent.
     fn take(&mut self, claimed: ClaimedJob, asked: Instant) {
         self.leases.claimed(&claimed.job, asked + claimed.lease_left);
-        let prepared = if claimed.kind == "http" {
-            request::prepare(&claimed.payload, claimed.idempotency_key.as_deref())
-        } else {
-            Err(format!("this executor makes http calls and cannot do jobs of kind {:?}", claimed.kind))
-        };
-        match prepared {
+        match self.prepare(&claimed) {
             Ok(mut prepared) => {
                 prepared.trace(&claimed.run_id);
                 let lane = Lane { project: claimed.project.as_str().into(), host: prepared.host.clone() };
@@ -293,13 +316,36 @@ impl<S: JobStore> Executor<S> {
                 let claimed = ClaimedJob { payload: String::new(), ..claimed };
                 self.queue.push(&lane, Ready { claimed, prepared });
             }
-            Err(message) => {
-                let error = CallError { class: Class::InvalidRequest, message, hopeless: true };
-                count_call(Class::InvalidRequest.name());
+            Err(error) => {
+                count_call(error.class.name());
                 log_failure(&claimed, &error);
                 report(&self.leases, &self.reports, claimed.job, Err(error));
             }
         }
+    }
+
+    /// The request that a job asks for, with its secrets in it.
+    fn prepare(&self, claimed: &ClaimedJob) -> Result<Prepared, CallError> {
+        let invalid = |message| CallError { class: Class::InvalidRequest, message, hopeless: true };
+        if claimed.kind != "http" {
+            let kind = &claimed.kind;
+            return Err(invalid(format!(
+                "this executor makes http calls and cannot do jobs of kind {kind:?}"
+            )));
+        }
+        let key = claimed.idempotency_key.as_deref();
+        if claimed.secrets.is_none() {
+            return request::prepare(&claimed.payload, key).map_err(invalid);
+        }
+        // Whoever sets a secret, or gives us its key, makes another attempt worth while.
+        let missing = |message| CallError { class: Class::Secret, message, hopeless: false };
+        let sealed = claimed.secrets.as_deref();
+        let (payload, opened) =
+            fill::fill(&self.keys.ring(), &claimed.project, &claimed.payload, sealed).map_err(missing)?;
+        let redactor = Redactor::new(&opened);
+        let prepared = request::prepare(&payload, key);
+        let prepared = prepared.map_err(|message| invalid(redactor.text(&message)))?;
+        Ok(Prepared { redactor, ..prepared })
     }
 
     fn start_what_may_start(&mut self) {
@@ -325,7 +371,6 @@ impl<S: JobStore> Executor<S> {
         metrics::gauge!("meshhook_sidecar_jobs", "state" => "running").set(self.queue.running() as f64);
         metrics::gauge!("meshhook_sidecar_jobs", "state" => "waiting_for_host")
             .set(self.queue.waiting() as f64);
-        metrics::gauge!("meshhook_sidecar_hosts_left_alone").set(self.queue.kept_back() as f64);
     }
 
     /// Gives back what would only keep others from being claimed: somebody takes it when it has a chance.
@@ -335,13 +380,33 @@ impl<S: JobStore> Executor<S> {
             groups.entry(delay).or_default().push(ready.claimed.job);
         }
         for (delay, jobs) in groups {
-            self.returns.insert(Instant::now() + delay);
-            tokio::spawn(release(self.store.clone(), self.leases.clone(), jobs, delay));
+            self.give(delay, jobs);
         }
     }
 
+    fn give(&self, delay: Duration, jobs: Vec<JobRef>) {
+        // Fails only when it was given up at the end of the drain time.
+        let _ = self.gifts.send(Gift { delay, jobs });
+    }
+
+    /// What is to be done now and then, rather than for each event.
+    fn keep_house(&mut self) {
+        let now = Instant::now();
+        if now < self.next_sweep {
+            return;
+        }
+        self.next_sweep = now + SWEEP;
+        self.queue.sweep(now);
+        metrics::gauge!("meshhook_sidecar_hosts_left_alone").set(self.queue.kept_back() as f64);
+    }
+
     /// Gives back what has not started, waits for what runs, has everything written.
-    async fn drain(mut self, inbox: &mut mpsc::UnboundedReceiver<Event>, reporter: JoinHandle<()>) {
+    async fn drain(
+        mut self,
+        inbox: &mut mpsc::UnboundedReceiver<Event>,
+        reporter: JoinHandle<()>,
+        giver: JoinHandle<()>,
+    ) {
         let deadline = Instant::now() + self.settings.drain;
         tracing::info!(
             running = self.queue.running(),
@@ -349,7 +414,7 @@ impl<S: JobStore> Executor<S> {
             "draining: no more claims"
         );
         loop {
-            self.give_back().await;
+            self.give_back();
             if self.queue.running() == 0 && !self.claiming {
                 break;
             }
@@ -372,11 +437,12 @@ impl<S: JobStore> Executor<S> {
         if !stopped.is_empty() {
             tracing::warn!(count = stopped.len(), "stopped calls that outlasted the drain time");
         }
-        // With the last sender gone the reporter ends once everything is written.
+        // With the last sender gone both end once everything is written.
         let leases = self.leases.clone();
         drop(self);
         let limit = deadline.max(Instant::now() + FLUSH);
-        if tokio::time::timeout_at(limit, reporter).await.is_err() {
+        let written = async { tokio::join!(reporter, giver) };
+        if tokio::time::timeout_at(limit, written).await.is_err() {
             tracing::warn!(
                 count = leases.len(),
                 "could not write all outcomes in time: their leases will run out"
@@ -385,29 +451,12 @@ impl<S: JobStore> Executor<S> {
         tracing::info!("drained");
     }
 
-    async fn give_back(&mut self) {
+    fn give_back(&mut self) {
         let jobs: Vec<JobRef> =
             self.queue.drain_waiting().into_iter().map(|ready| ready.claimed.job).collect();
-        release(self.store.clone(), self.leases.clone(), jobs, Duration::ZERO).await;
-    }
-}
-
-/// Gives jobs back that have not started, for others to take after `delay`.
-async fn release<S: JobStore>(store: Arc<S>, leases: Arc<Leases>, jobs: Vec<JobRef>, delay: Duration) {
-    if jobs.is_empty() {
-        return;
-    }
-    for job in &jobs {
-        leases.remove(job);
-    }
-    match store.release(&jobs, delay).await {
-        Ok(()) => {
-            metrics::counter!("meshhook_sidecar_outcomes_total", "kind" => "release", "outcome" => "accepted")
-                .increment(jobs.len() as u64);
-            tracing::debug!(count = jobs.len(), ?delay, "gave back jobs that had not started");
-        }
-        Err(error) => {
-            tracing::warn!(%error, count = jobs.len(), "could not give back jobs: their leases will run out");
+        if !jobs.is_empty() {
+            tracing::info!(count = jobs.len(), "giving back jobs that have not started");
+            self.give(Duration::ZERO, jobs);
         }
     }
 }
@@ -474,9 +523,10 @@ fn sign(result: &Result<Answer, CallError>) -> Sign {
         Ok(answer) if matches!(answer.status, 500 | 502..=504 | 520..=524) => Sign::Trouble,
         Ok(_) => Sign::Alive,
         Err(error) => match error.class {
-            Class::Dns | Class::Connect | Class::Tls | Class::Timeout | Class::Io => Sign::Trouble,
+            Class::Connect | Class::Tls | Class::Timeout | Class::Io => Sign::Trouble,
             Class::ResponseTooLarge | Class::Redirect => Sign::Alive,
-            Class::Forbidden | Class::InvalidRequest => Sign::None,
+            // A name that does not resolve says more of our name server than of the host, and costs little.
+            Class::Dns | Class::Forbidden | Class::Secret | Class::InvalidRequest => Sign::None,
         },
     }
 }

@@ -1,5 +1,7 @@
 //! Redirects, where the definition asks for them: each is a call of its own, vetted like the first.
 
+use std::fmt;
+
 use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, HeaderMap,
@@ -13,11 +15,11 @@ use super::http::{CallError, Class};
 use super::request;
 
 /// What another server than the one that was called gets to see. Everything else may be a credential.
-const HARMLESS: [HeaderName; 6] =
-    [ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, USER_AGENT, CONTENT_TYPE, CONTENT_LANGUAGE];
+const HARMLESS: [HeaderName; 7] =
+    [ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, USER_AGENT, CONTENT_TYPE, CONTENT_ENCODING, CONTENT_LANGUAGE];
 
 /// A request that can be sent again.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Hop {
     /// How.
     pub method: Method,
@@ -27,6 +29,13 @@ pub struct Hop {
     pub headers: HeaderMap,
     /// Empty if there is none.
     pub body: Bytes,
+}
+
+/// Shows where it goes and nothing that may be secret.
+impl fmt::Debug for Hop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.url.origin().ascii_serialization())
+    }
 }
 
 impl Hop {

@@ -14,6 +14,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::tls::{self, ServerCheck};
+use crate::egress::rules::Rule;
 
 /// A parsed connection string. Shows itself without the password.
 #[derive(Clone)]
@@ -75,6 +76,26 @@ impl FromStr for DatabaseUrl {
             config.tcp_user_timeout(Duration::from_secs(20));
         }
         Ok(Self { config, check, root_cert })
+    }
+}
+
+impl DatabaseUrl {
+    /// The hosts and ports that it names, for nobody else to call there.
+    pub fn places(&self) -> Vec<Rule> {
+        use tokio_postgres::config::Host;
+        let ports = self.config.get_ports();
+        let port = |i: usize| ports.get(i).or_else(|| ports.first()).copied().unwrap_or(5432);
+        let named = self.config.get_hosts().iter().enumerate().filter_map(|(i, host)| match host {
+            Host::Tcp(name) => Some((name.clone(), port(i))),
+            Host::Unix(_) => None,
+        });
+        let addresses =
+            self.config.get_hostaddrs().iter().enumerate().map(|(i, at)| (at.to_string(), port(i)));
+        let places = named.chain(addresses).map(|(host, port)| match host.contains(':') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
+        });
+        places.filter_map(|place| place.parse().ok()).collect()
     }
 }
 

@@ -33,7 +33,9 @@ pub(super) struct ControlStatements {
 
 impl ControlStatements {
     async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
-        let claim = "SELECT job_id, token, project, run_id::text, node, attempt, kind, payload::text, idempotency_key,
+        let claim =
+            "SELECT job_id, token, project, run_id::text, node, attempt, kind, payload::text, secrets::text,
+               idempotency_key,
                extract(epoch FROM lease_expires_at - clock_timestamp())::double precision
              FROM meshhook.claim_jobs(queue => $1::text, executor => $2::text, batch_size => $3::integer,
                lease => make_interval(secs => $4))";

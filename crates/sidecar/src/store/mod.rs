@@ -43,6 +43,8 @@ pub struct ClaimedJob {
     pub kind: String,
     /// The rendered job as JSON text. Kept as text: its depth is bounded by the database only.
     pub payload: String,
+    /// The secrets the payload wants put in, sealed, by name, as JSON text; `None` if it wants none.
+    pub secrets: Option<String>,
     /// Sent as `Idempotency-Key`; the same over all attempts.
     pub idempotency_key: Option<String>,
     /// How long the lease lasts, counted from before the claim was sent: the database may grant less

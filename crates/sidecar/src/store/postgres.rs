@@ -92,8 +92,9 @@ impl JobStore for PgStore {
                     attempt: row.try_get(5)?,
                     kind: row.try_get(6)?,
                     payload: row.try_get::<_, Option<String>>(7)?.unwrap_or_default(),
-                    idempotency_key: row.try_get(8)?,
-                    lease_left: seconds(row.try_get(9)?),
+                    secrets: row.try_get(8)?,
+                    idempotency_key: row.try_get(9)?,
+                    lease_left: seconds(row.try_get(10)?),
                 })
             })
             .collect::<Result<_, tokio_postgres::Error>>()

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meshhook_sidecar::executor::{self, Settings};
+use meshhook_sidecar::secrets::ring::Keys;
 use meshhook_sidecar::shutdown::{self, Trigger};
 use meshhook_sidecar::store::DatabaseState;
 use serde_json::json;
@@ -30,7 +31,7 @@ pub fn settings() -> Settings {
 pub fn start(fake: &Arc<Fake>, settings: Settings) -> (Trigger, JoinHandle<()>) {
     let client = client(Duration::from_secs(2), 1 << 20);
     let (trigger, draining) = shutdown::channel();
-    let running = tokio::spawn(executor::run(fake.clone(), settings, client, draining));
+    let running = tokio::spawn(executor::run(fake.clone(), settings, client, Keys::default(), draining));
     (trigger, running)
 }
 

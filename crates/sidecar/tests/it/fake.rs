@@ -87,6 +87,7 @@ impl Fake {
                 attempt: 1,
                 kind: "http".into(),
                 payload: payload.to_string(),
+                secrets: None,
                 idempotency_key: Some(format!("run/{id}")),
                 lease_left: Duration::ZERO,
             });

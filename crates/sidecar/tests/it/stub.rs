@@ -1,6 +1,7 @@
 //! A server that answers by path, badly where asked to.
 
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -163,7 +164,7 @@ impl Stub {
             // A thousand zeros, or eight million that pack into less than the cap.
             "packed" | "bomb" => {
                 let size = if route == "packed" { 1000 } else { 8 << 20 };
-                let body = pack(argument, size).await;
+                let body = pack(argument, size);
                 let head = format!(
                     "HTTP/1.1 200 OK\r\ncontent-encoding: {argument}\r\ncontent-length: {}\r\n\r\n",
                     body.len()
@@ -171,13 +172,20 @@ impl Stub {
                 stream.write_all(head.as_bytes()).await?;
                 stream.write_all(&body).await?;
             }
+            // What asks for a window of a gigabyte.
+            "wide-window" => {
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-encoding: br\r\ncontent-length: 4\r\n\r\n")
+                    .await?;
+                stream.write_all(&[0x11, 30, 0, 0]).await?;
+            }
             "mislabelled" => {
                 stream
                     .write_all(plain("200 OK", "content-encoding: gzip\r\n", "plain text").as_bytes())
                     .await?;
             }
             "cut-gzip" => {
-                let body = pack("gzip", 1000).await;
+                let body = pack("gzip", 1000);
                 let half = &body[..body.len() / 2];
                 let head = format!(
                     "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n",
@@ -256,21 +264,20 @@ impl Stub {
 }
 
 /// So many zeros, compressed.
-async fn pack(coding: &str, size: usize) -> Vec<u8> {
-    use async_compression::tokio::write::{BrotliEncoder, GzipEncoder, ZstdEncoder};
+fn pack(coding: &str, size: usize) -> Vec<u8> {
     let zeros = vec![b'0'; size];
-    macro_rules! packed {
-        ($encoder:ident) => {{
-            let mut encoder = $encoder::new(Vec::new());
-            encoder.write_all(&zeros).await.unwrap();
-            encoder.shutdown().await.unwrap();
-            encoder.into_inner()
-        }};
-    }
     match coding {
-        "gzip" => packed!(GzipEncoder),
-        "br" => packed!(BrotliEncoder),
-        "zstd" => packed!(ZstdEncoder),
+        "gzip" => {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            encoder.write_all(&zeros).unwrap();
+            encoder.finish().unwrap()
+        }
+        "br" => {
+            let mut packed = Vec::new();
+            brotli::BrotliCompress(&mut &zeros[..], &mut packed, &Default::default()).unwrap();
+            packed
+        }
+        "zstd" => zstd::encode_all(&zeros[..], 3).unwrap(),
         other => panic!("no such coding: {other}"),
     }
 }

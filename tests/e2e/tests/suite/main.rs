@@ -29,6 +29,7 @@ mod proxy;
 mod replay;
 mod resume;
 mod schedules;
+mod secrets;
 mod tenancy;
 mod transactions;
 mod waiting;

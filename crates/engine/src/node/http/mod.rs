@@ -13,6 +13,7 @@ use crate::definition::{Fields, Problems, pointer};
 use crate::error::ErrorInfo;
 use crate::expr::Budget;
 use crate::json::Json;
+use crate::template::{Part, Rendered};
 
 /// `{"type":"http","with":{"method":"POST","url": …,"headers":{…},"query":{…},"body": …}}`
 pub(super) static TYPE: NodeType = NodeType { name: "http", work: Work::Job, schema: SCHEMA, compile };
@@ -63,7 +64,7 @@ const SCHEMA: &str = r##"{
             "$ref": "#/$defs/duration"
         },
         "redirects": {
-            "description": "How many redirects are followed. Another server gets none of the node's headers.",
+            "description": "How many redirects are followed. Another server gets no header of the node but those that describe content.",
             "type": "integer", "minimum": 0, "maximum": 5, "default": 0
         },
         "response": {
@@ -144,7 +145,7 @@ fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> 
     let method = with.word("method", &METHODS, problems).unwrap_or("GET");
     with.required("url", problems);
     let literal = with.string("url", problems);
-    let url = TemplateField::sent(with, "url", problems);
+    let url = TemplateField::called(with, "url", problems);
     if let (Some(text), Some(url)) = (literal, &url)
         && url.as_const().is_some()
         && !is_http_url(text)
@@ -191,13 +192,13 @@ fn body(with: &mut Fields, problems: &mut Problems) -> Option<TemplateField> {
         "form" => strings(with, "form", problems),
         "multipart" => {
             check_parts(with, problems);
-            TemplateField::sent(with, "multipart", problems)
+            TemplateField::called(with, "multipart", problems)
         }
         name => {
             if name == "body_base64" {
                 with.string(name, problems);
             }
-            TemplateField::sent(with, name, problems)
+            TemplateField::called(with, name, problems)
         }
     }
 }
@@ -231,7 +232,7 @@ fn strings(with: &mut Fields, key: &'static str, problems: &mut Problems) -> Opt
     for (name, _) in entries.iter().filter(|(_, value)| value.as_str().is_none()) {
         problems.add(pointer(&with.at(key), name), "type", "must be a string");
     }
-    TemplateField::sent(with, key, problems)
+    TemplateField::called(with, key, problems)
 }
 
 fn check_header_name(name: &str, at: &str, problems: &mut Problems) {
@@ -261,7 +262,35 @@ impl Http {
     }
 }
 
+/// What the sidecar is to put in where: `{"at": <JSON pointer into the request>, "parts": [<text>, {"secret": <name>}]}`.
+#[derive(Default)]
+struct Secrets(Vec<Json>);
+
+impl Secrets {
+    /// Notes those of a field, whose value it returns.
+    fn of(&mut self, field: &TemplateField, rendered: Rendered) -> Json {
+        for secret in rendered.secrets {
+            let part = |part: Part| match part {
+                Part::Text(text) => Json::from(text.as_str()),
+                Part::Secret(name) => Json::object([("secret", Json::from(name.as_str()))]),
+            };
+            let at = format!("/{}{}", field.name(), secret.pointer);
+            let parts = Json::array(secret.parts.into_iter().map(part));
+            self.0.push(Json::object([("at", Json::from(at.as_str())), ("parts", parts)]));
+        }
+        rendered.value
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl Node for Http {
+    fn secrets(&self) -> Vec<(String, &str)> {
+        self.fields().flat_map(TemplateField::secrets).collect()
+    }
+
     fn references(&self) -> Vec<Reference> {
         all_references(self.fields())
     }
@@ -272,22 +301,30 @@ impl Node for Http {
 
     fn fire(&self, context: &Context) -> Result<Action, ErrorInfo> {
         let mut budget = Budget::node();
-        let url = self.url.render(context, &mut budget)?;
-        let url = url.as_str().filter(|url| is_http_url(url)).ok_or_else(|| {
+        let mut secrets = Secrets::default();
+        let url = secrets.of(&self.url, self.url.render_called(context, &mut budget)?);
+        // One with a secret in it is looked at by whoever knows the secret.
+        if secrets.is_empty() && !url.as_str().is_some_and(is_http_url) {
             let message = "the rendered URL does not begin with http:// or https:// and name a host";
-            ErrorInfo::new("http.url", message).retryable(false)
-        })?;
+            return Err(ErrorInfo::new("http.url", message).retryable(false));
+        }
         let timeout_ms = context.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS);
         let mut request: BTreeMap<Arc<str>, Json> = BTreeMap::new();
         request.insert("method".into(), Json::from(self.method));
-        request.insert("url".into(), Json::from(url));
+        request.insert("url".into(), url);
         request.insert("timeout_ms".into(), Json::from(i64::try_from(timeout_ms).unwrap_or(i64::MAX)));
         for field in self.headers.iter().chain(&self.query) {
-            let rendered = field.render(context, &mut budget)?;
-            request.insert(field.name().into(), texts(rendered, field.name())?);
+            let rendered = field.render_called(context, &mut budget)?;
+            let secret: Vec<String> = rendered.secrets.iter().map(|secret| secret.pointer.clone()).collect();
+            let value = secrets.of(field, rendered);
+            request.insert(field.name().into(), texts(value, field.name(), &secret)?);
         }
         if let Some(body) = &self.body {
-            request.insert(body.name().into(), body.render(context, &mut budget)?);
+            let rendered = body.render_called(context, &mut budget)?;
+            request.insert(body.name().into(), secrets.of(body, rendered));
+        }
+        if !secrets.is_empty() {
+            request.insert("secrets".into(), Json::array(secrets.0));
         }
         // What is as it is by default is not said: every byte of a request is kept in the log.
         if let Some(millis) = self.first_byte_timeout_ms {
@@ -335,10 +372,15 @@ impl Node for Http {
 }
 
 /// Header and query values are texts on the wire: scalars are written out, anything else is refused.
-pub(super) fn texts(rendered: Json, name: &str) -> Result<Json, ErrorInfo> {
+/// Those in `secret` (JSON pointers) are still to come.
+pub(super) fn texts(rendered: Json, name: &str, secret: &[String]) -> Result<Json, ErrorInfo> {
     let Json::Obj(entries) = &rendered else { return Ok(rendered) };
     let mut texts = BTreeMap::new();
     for (key, value) in entries.iter() {
+        if secret.contains(&pointer("", key)) {
+            texts.insert(Arc::clone(key), Json::Null);
+            continue;
+        }
         let text = match value {
             Json::Str(text) => text.to_string(),
             Json::Num(_) | Json::Bool(_) => value.to_string(),

@@ -9,7 +9,7 @@ fn at(host: &str) -> Lane {
 }
 
 fn slot(host: &str, since: Instant) -> Slot {
-    Slot { lane: at(host), since }
+    Slot { lane: at(host), since, asks: false }
 }
 
 fn started(queue: &mut Queue<u32>, now: Instant) -> Vec<u32> {
@@ -62,22 +62,63 @@ fn waiting_jobs_take_no_slot_until_they_are_a_hoard() {
 }
 
 #[test]
-fn what_a_slow_host_will_not_get_to_is_given_back() {
+fn what_a_slow_host_will_not_get_to_is_given_back_for_as_long_as_it_takes() {
     let (mut queue, now) = (Queue::new(100, 4), Instant::now());
-    for job in 0..40 {
-        queue.push(&at("slow"), job);
-    }
-    queue.push(&lane("other", "slow"), 100);
+    let claim = |queue: &mut Queue<u32>| (0..41).for_each(|job| queue.push(&at("slow"), job));
+    claim(&mut queue);
     assert_eq!(started(&mut queue, now).len(), 4);
     // Nobody knows yet that it is slow.
     assert!(queue.take_hopeless(now).is_empty());
     let later = now + Duration::from_secs(10);
     let back = queue.take_hopeless(later);
-    // One for the next slot that comes free; the last comes back when it would have had its turn.
+    // One for the next slot that comes free; the others come back when they would have had their turn.
     assert_eq!((queue.waiting(), back.len()), (1, 36));
     let delays: Vec<u64> = back.iter().map(|(delay, _)| delay.as_secs()).collect();
-    assert_eq!((delays.iter().max(), delays.iter().min()), (Some(&100), Some(&13)));
+    assert_eq!((delays.first(), delays.last()), (Some(&13), Some(&104)));
     assert!(queue.take_hopeless(later).is_empty());
+    // What is claimed after them comes back after them.
+    claim(&mut queue);
+    let back = queue.take_hopeless(later);
+    assert_eq!((back.len(), back[0].0.as_secs()), (41, 104));
+    // And nothing for longer than the database takes it.
+    for _ in 0..100 {
+        claim(&mut queue);
+        assert!(queue.take_hopeless(later).iter().all(|(delay, _)| *delay <= LONGEST_DELAY));
+    }
+}
+
+#[test]
+fn one_call_that_hangs_does_not_make_a_host_slow() {
+    let (mut queue, now) = (Queue::new(100, 4), Instant::now());
+    queue.push(&at("host"), 0);
+    started(&mut queue, now);
+    let later = now + Duration::from_secs(60);
+    (1..40).for_each(|job| queue.push(&at("host"), job));
+    started(&mut queue, later);
+    assert!(queue.take_hopeless(later).is_empty());
+}
+
+#[test]
+fn where_several_projects_call_none_has_everything() {
+    let (mut queue, now) = (Queue::new(8, 8), Instant::now());
+    (0..8).for_each(|job| queue.push(&lane("greedy", &format!("h{job}")), job));
+    assert_eq!(started(&mut queue, now).len(), 8, "nobody else is there");
+    let (mut queue, now) = (Queue::new(8, 4), now);
+    queue.push(&lane("other", "h"), 100);
+    assert_eq!(started(&mut queue, now), [100]);
+    (0..8).for_each(|job| queue.push(&lane("greedy", "h"), job));
+    assert_eq!(started(&mut queue, now).len(), 3, "of four at that host");
+    (8..20).for_each(|job| queue.push(&lane("greedy", &format!("h{job}")), job));
+    assert_eq!(started(&mut queue, now).len(), 3, "of eight in all");
+    queue.push(&lane("other", "h2"), 101);
+    assert_eq!(started(&mut queue, now), [101]);
+    // It is long gone: what it left free is free.
+    let slot = |host: &str| Slot { lane: lane("other", host), since: now, asks: false };
+    queue.ended(&slot("h"), Sign::Alive, now);
+    queue.ended(&slot("h2"), Sign::Alive, now);
+    let later = now + 2 * PRESENT;
+    queue.sweep(later);
+    assert_eq!(started(&mut queue, later).len(), 2);
 }
 
 #[test]
@@ -108,14 +149,19 @@ fn a_host_that_does_not_answer_is_left_alone_by_that_project() {
     let back = queue.take_hopeless(now);
     assert_eq!((back.len(), queue.waiting()), (3, 0));
     now += back[0].0;
-    // One asks; the others wait for what it hears.
+    // One asks; the others wait elsewhere for what it hears.
     for job in [6, 7] {
         queue.push(&at("down"), job);
     }
     let (asking, _) = queue.start_next(now).unwrap();
-    assert!(queue.start_next(now).is_none());
+    assert!(asking.asks && queue.start_next(now).is_none());
+    assert_eq!((queue.take_hopeless(now).len(), queue.waiting()), (1, 0));
     assert!(queue.ended(&asking, Sign::Alive, now));
+    queue.push(&at("down"), 7);
     assert_eq!(started(&mut queue, now), [7]);
+    // Whatever nobody calls any more is forgotten.
+    queue.sweep(now + Duration::from_secs(3_600));
+    assert!(queue.breakers.is_empty() && queue.parked.is_empty());
 }
 
 #[test]
@@ -126,7 +172,8 @@ fn never_forgets_and_never_exceeds() {
     let (mut pushed, mut done, mut given_back) = (0, 0, 0);
     for _ in 0..50_000 {
         now += Duration::from_millis(rng.u64(0..20));
-        match rng.u8(0..7) {
+        match rng.u8(0..8) {
+            7 => queue.sweep(now),
             0 | 1 => {
                 queue.push(&lane(&format!("p{}", rng.u8(0..3)), &format!("h{}", rng.u8(0..5))), pushed);
                 pushed += 1;
@@ -154,10 +201,11 @@ fn never_forgets_and_never_exceeds() {
     while queue.waiting() > 0 {
         now += Duration::from_secs(1);
         queue.take_hopeless(now);
+        queue.sweep(now);
         while let Some((slot, _)) = queue.start_next(now) {
             queue.ended(&slot, Sign::Alive, now);
         }
     }
-    assert!(queue.hosts.is_empty() && queue.turns.is_empty());
+    assert!(queue.hosts.is_empty());
     assert!(given_back > 0);
 }

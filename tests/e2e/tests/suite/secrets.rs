@@ -1,0 +1,155 @@
+//! Secrets that calls send: sealed outside, opened by the sidecar alone, and nowhere else in clear.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use meshhook_e2e::{Database, ended, publish, quick, start};
+use meshhook_testkit::{Reply, Stub, sidecar};
+use serde_json::{Value, json};
+
+/// Not in any dictionary: wherever it stands, it leaked.
+const CANARY: &str = "canary-7f3a\"9c/e1+b8d2";
+
+/// A file with one fresh key.
+fn keys() -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let line = sidecar_says(&["secret", "key", "k1"], "");
+    std::fs::write(file.path(), line).expect("written");
+    file
+}
+
+/// What the sidecar's command prints, given something to read.
+fn sidecar_says(arguments: &[&str], input: &str) -> String {
+    let mut child = Command::new(sidecar::program())
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("written");
+    let output = child.wait_with_output().expect("it ends");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{errors}");
+    assert!(!errors.contains(CANARY), "{errors}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn seal(keys: &Path, project: &str, name: &str, value: &str) -> String {
+    let keys = keys.display().to_string();
+    let sealed = sidecar_says(&["secret", "seal", name, "--project", project, "--secret-keys", &keys], value);
+    sealed.trim().to_owned()
+}
+
+fn call(url: &str) -> Value {
+    json!({"name": "pay", "nodes": [
+        {"id": "call", "type": "http", "retry": quick(2), "with": {"method": "POST", "url": url,
+            "headers": {"authorization": "Bearer {{ $secrets.api }}"}, "query": {"key": "{{ $secrets.api }}"},
+            "body": {"token": "{{ $secrets.api }}", "order": "{{ .input.order }}"}}},
+        {"id": "done", "type": "transform", "with": {"output": "{{ .nodes.call.output }}"}}],
+        "edges": [{"from": "call", "to": "done"}]})
+}
+
+/// Every form in which something that leaked might stand somewhere.
+fn forms(secret: &str) -> [String; 5] {
+    let hex = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let quoted = Value::from(secret).to_string();
+    let in_url = secret.replace('"', "%22").replace('/', "%2F").replace('+', "%2B");
+    [secret.to_owned(), quoted.trim_matches('"').to_owned(), hex, STANDARD.encode(secret), in_url]
+}
+
+#[test]
+fn a_secret_is_sent_and_stands_nowhere() {
+    let cluster = meshhook_e2e::own_cluster(true);
+    cluster.set("log_statement", "all");
+    let db = Database::create(&cluster, "secrets");
+    let keys = keys();
+    let stub = Stub::answering(|request| {
+        // An echo of everything, as debugging services and some errors are.
+        let echo = json!({"headers": request.headers, "query": request.query, "body": request.json()});
+        let status = if request.json()["order"] == 13 { 500 } else { 200 };
+        Reply::json(status, &echo).header("x-echo", request.header("authorization").unwrap_or_default())
+    });
+    let sealed = seal(keys.path(), "default", "api", &format!("{CANARY}\n"));
+    let (mut app, mut admin) = (db.app(), db.admin());
+    let missing = app.error("SELECT meshhook.publish_workflow($1)", &[&call(&stub.url("/"))]);
+    assert!(missing.detail().is_some_and(|text| text.contains("there is no secret")), "{missing:?}");
+    app.rows("SELECT meshhook.set_secret('api', $1)", &[&sealed]);
+    publish(&mut app, &call(&stub.url("/")));
+
+    let sidecar = db.sidecar().env("MESHHOOK_SECRET_KEYS", &keys.path().display().to_string());
+    let sidecar = sidecar.env("MESHHOOK_LOG", "trace").start();
+    let good = start(&mut app, "pay", &json!({"order": 1}));
+    let bad = start(&mut app, "pay", &json!({"order": 13}));
+    let answer = ended(&mut admin, good).output.expect("an output");
+    let echoed = &answer["body"];
+    assert_eq!(echoed["body"], json!({"token": "[secret api]", "order": 1}));
+    assert_eq!(answer["headers"]["x-echo"], "Bearer [secret api]");
+    assert_eq!(echoed["query"], "key=[secret api]");
+    assert_eq!(ended(&mut admin, bad).status, "failed");
+
+    // What is wrong with a secret is told without it.
+    let moved = seal(keys.path(), "other", "api", CANARY);
+    app.rows("SELECT meshhook.set_secret('api', $1)", &[&moved]);
+    let id = start(&mut app, "pay", &json!({"order": 2}));
+    let error = ended(&mut admin, id).error.expect("an error");
+    assert_eq!(error["class"], "secret");
+    assert!(error["message"].as_str().is_some_and(|text| text.contains("another project")), "{error}");
+
+    for form in forms(CANARY) {
+        assert_eq!(db.places_of(&form, &sidecar), [""; 0], "{form}");
+    }
+    // The search finds what is there.
+    assert!(db.places_of("[secret api]", &sidecar).contains(&"the dump".to_owned()));
+}
+
+#[test]
+fn clear_text_is_no_secret_for_the_database() {
+    let db = Database::preloaded("clear_text");
+    let mut app = db.app();
+    for value in ["hunter2", "mhs1:", "mhs1:k1:", "mhs1::YQ==", "mhs1:k1:not base64"] {
+        let error = app.error("SELECT meshhook.set_secret('api', $1)", &[&value]);
+        assert!(error.message().contains("not a value that a sidecar has sealed"), "{value}: {error:?}");
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    }
+    for name in ["", "a-b", "1a", "a b"] {
+        let error = app.error("SELECT meshhook.set_secret($1, 'mhs1:k1:YQ==')", &[&name]);
+        assert!(error.message().contains("cannot be the name of a secret"), "{name:?}: {error:?}");
+    }
+    app.rows("SELECT meshhook.set_secret('api', 'mhs1:k1:YQ==')", &[]);
+    assert_eq!(app.value::<String>("SELECT name || key FROM meshhook.secrets", &[]), "apik1");
+    app.rows("SELECT meshhook.drop_secret('api')", &[]);
+    assert!(app.error("SELECT meshhook.drop_secret('api')", &[]).message().contains("there is no secret"));
+    let acts =
+        db.admin().values::<String>("SELECT action FROM meshhook.audit_log WHERE action ~ '^secret'", &[]);
+    assert_eq!(acts, ["secret.set", "secret.dropped"]);
+}
+
+#[test]
+fn the_command_hands_a_secret_over_and_the_newest_key_seals() {
+    let db = Database::preloaded("handed_over");
+    let keys = keys();
+    let url = format!("postgres://{}@127.0.0.1:{}/{}", meshhook_e2e::APP, db.cluster.port(), db.name);
+    let file = keys.path().display().to_string();
+    let set = |value: &str| {
+        sidecar_says(&["secret", "set", "api", "--database-url", &url, "--secret-keys", &file], value)
+    };
+    set("first");
+    let key = |db: &Database| db.app().value::<String>("SELECT key FROM meshhook.secrets", &[]);
+    assert_eq!(key(&db), "k1");
+    let older = std::fs::read_to_string(keys.path()).expect("read");
+    std::fs::write(keys.path(), sidecar_says(&["secret", "key", "k2"], "") + &older).expect("written");
+    set("second");
+    assert_eq!(key(&db), "k2");
+
+    let stub = Stub::start();
+    stub.script("/", [Reply::json(200, &json!("ok"))]);
+    publish(&mut db.app(), &call(&stub.url("/")));
+    let _sidecar = db.sidecar().env("MESHHOOK_SECRET_KEYS", &file).start();
+    let id = start(&mut db.app(), "pay", &json!({"order": 1}));
+    assert_eq!(ended(&mut db.admin(), id).status, "succeeded");
+    assert_eq!(stub.received()[0].header("authorization"), Some("Bearer second"));
+}
