@@ -1,7 +1,7 @@
 //! A field of `with` that is a template: read, looked through for references, rendered, always under its own name.
 
 use super::{Context, Reference, located, references};
-use crate::definition::{Fields, Problems};
+use crate::definition::{Fields, MAX_NAME_BYTES, Problems};
 use crate::error::ErrorInfo;
 use crate::expr::Budget;
 use crate::json::{Json, MAX_DOCUMENT_DEPTH};
@@ -39,7 +39,14 @@ impl TemplateField {
 
     /// Reads a field of a call, if it is there: secrets are put in by whoever makes it.
     pub(super) fn called(with: &mut Fields, name: &'static str, problems: &mut Problems) -> Option<Self> {
-        Some(Self { name, template: with.template(name, problems)? })
+        let field = Self { name, template: with.template(name, problems)? };
+        for (below, secret) in field.template.secrets() {
+            if secret.len() > MAX_NAME_BYTES {
+                let message = format!("the name of a secret has at most {MAX_NAME_BYTES} bytes");
+                problems.add(format!("{}{below}", with.at(name)), "secret", message);
+            }
+        }
+        Some(field)
     }
 
     /// Reads a field that has to be there.
