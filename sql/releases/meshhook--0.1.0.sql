@@ -328,6 +328,10 @@ CREATE TABLE meshhook.endpoint (
     dedupe_window interval NOT NULL,
     filter text,
     route text,
+    action text NOT NULL DEFAULT 'start' CHECK (action IN ('start', 'signal', 'signal_or_start')),
+    business_key text,
+    signal text,
+    schema jsonb,
     rate_limit integer,
     rate_ms bigint,
     dropped_at timestamptz,
@@ -342,7 +346,11 @@ COMMENT ON COLUMN meshhook.endpoint.scheme IS 'How senders sign, where the prese
 COMMENT ON COLUMN meshhook.endpoint.keep IS 'Of which deliveries of a known sender headers and body are kept.';
 COMMENT ON COLUMN meshhook.endpoint.dedupe_window IS 'How long a delivery is recognised when it comes again.';
 COMMENT ON COLUMN meshhook.endpoint.filter IS 'An expression over the event; where it says false or null the delivery starts nothing.';
-COMMENT ON COLUMN meshhook.endpoint.route IS 'An expression over the event that names the workflow to start; null is the endpoint''s own.';
+COMMENT ON COLUMN meshhook.endpoint.route IS 'An expression over the event that names the workflow it is for; null is the endpoint''s own.';
+COMMENT ON COLUMN meshhook.endpoint.action IS 'What a delivery does.';
+COMMENT ON COLUMN meshhook.endpoint.business_key IS 'An expression over the event: what a run is started under, or found by.';
+COMMENT ON COLUMN meshhook.endpoint.signal IS 'An expression over the event: the signal that the run is sent.';
+COMMENT ON COLUMN meshhook.endpoint.schema IS 'The JSON Schema of bodies; what breaks it does nothing.';
 COMMENT ON COLUMN meshhook.endpoint.rate_limit IS 'How many deliveries are taken in rate_ms milliseconds; null is no limit.';
 
 CREATE TABLE meshhook.webhook_rate (
@@ -394,28 +402,13 @@ CREATE TABLE meshhook.delivery_key (
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (project_id, endpoint_id, dedupe_key)
 );
-COMMENT ON TABLE meshhook.delivery_key IS 'What was delivered already: one run per endpoint and delivery, within the endpoint''s window.';
+COMMENT ON TABLE meshhook.delivery_key IS 'What was delivered already: one run per endpoint and delivery, started or signaled, within the endpoint''s window.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
 -- src/lib.rs:45
 -- requires:
 --   schema_webhook
-
-CREATE TABLE meshhook.secret (
-    project_id integer NOT NULL REFERENCES meshhook.project,
-    name text NOT NULL,
-    sealed text NOT NULL,
-    changed_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    PRIMARY KEY (project_id, name)
-);
-COMMENT ON TABLE meshhook.secret IS 'Secrets that calls send outside, sealed under a key that only sidecars have.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:46
--- requires:
---   schema_secret
 
 -- Rows are written under the schedule's row lock only, by turns and by whoever changes the schedule.
 CREATE TABLE meshhook.schedule (
@@ -480,7 +473,7 @@ ALTER TABLE meshhook.schedule_firing SET (autovacuum_vacuum_scale_factor = 0, au
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:47
+-- src/lib.rs:46
 -- requires:
 --   schema_schedule
 
@@ -587,7 +580,7 @@ ALTER TABLE meshhook.message SET (autovacuum_vacuum_insert_scale_factor = 0.05, 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:52
+-- src/lib.rs:51
 -- requires:
 --   schema_event_store
 
@@ -711,7 +704,7 @@ COMMENT ON VIEW meshhook.flow_due IS 'When the next start of each workflow can b
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:53
+-- src/lib.rs:52
 -- requires:
 --   schema_flow
 
@@ -769,7 +762,7 @@ COMMENT ON TABLE meshhook.retention IS 'How long runs are kept after their end; 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:54
+-- src/lib.rs:53
 -- requires:
 --   schema_operations
 
@@ -804,7 +797,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:55
+-- src/lib.rs:54
 -- requires:
 --   schema_dump
 
@@ -933,7 +926,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:56
+-- src/lib.rs:55
 -- requires:
 --   schema_leaves
 
@@ -1018,7 +1011,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:57
+-- src/lib.rs:56
 -- requires:
 --   schema_leaves
 
@@ -1100,7 +1093,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:62
+-- src/lib.rs:61
 -- requires:
 --   event_store_functions
 
@@ -1138,7 +1131,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:63
+-- src/lib.rs:62
 -- requires:
 --   waiting
 
@@ -1188,7 +1181,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:68
+-- src/lib.rs:67
 -- requires:
 --   message_store_functions
 
@@ -1403,7 +1396,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:73
+-- src/lib.rs:72
 -- requires:
 --   message_store_install
 
@@ -1631,6 +1624,28 @@ AS 'MODULE_PATHNAME', 'add_member_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/webhook/endpoint.rs:153
+-- meshhook::webhook::endpoint::alter_endpoint
+CREATE  FUNCTION "alter_endpoint"(
+	"endpoint" TEXT, /* Option < & str > */
+	"workflow" TEXT DEFAULT NULL, /* Option < & str > */
+	"tolerance" interval DEFAULT NULL, /* Option < Interval > */
+	"keep" TEXT DEFAULT NULL, /* Option < & str > */
+	"dedupe_window" interval DEFAULT NULL, /* Option < Interval > */
+	"filter" TEXT DEFAULT NULL, /* Option < & str > */
+	"route" TEXT DEFAULT NULL, /* Option < & str > */
+	"action" TEXT DEFAULT NULL, /* Option < & str > */
+	"business_key" TEXT DEFAULT NULL, /* Option < & str > */
+	"signal" TEXT DEFAULT NULL, /* Option < & str > */
+	"schema" jsonb DEFAULT NULL, /* Option < RawJsonb > */
+	"to_default" TEXT[] DEFAULT '{}' /* Vec < Option < String > > */
+) RETURNS void
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'alter_endpoint_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/event_store/native.rs:97
 -- meshhook::event_store::native::append_message
 
@@ -1694,7 +1709,7 @@ AS 'MODULE_PATHNAME', 'cancel_bulk_operation_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:126
+-- src/run/mod.rs:127
 -- meshhook::run::cancel_run
 CREATE  FUNCTION "cancel_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1706,7 +1721,7 @@ AS 'MODULE_PATHNAME', 'cancel_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:72
+-- src/job/mod.rs:57
 -- meshhook::job::claim_jobs
 CREATE  FUNCTION "claim_jobs"(
 	"queue" TEXT DEFAULT 'default', /* Option < & str > */
@@ -1716,13 +1731,11 @@ CREATE  FUNCTION "claim_jobs"(
 ) RETURNS TABLE (
 	"job_id" TEXT,  /* String */
 	"token" bigint,  /* i64 */
-	"project" TEXT,  /* String */
 	"run_id" uuid,  /* pgrx :: Uuid */
 	"node" TEXT,  /* String */
 	"attempt" INT,  /* i32 */
 	"kind" TEXT,  /* String */
 	"payload" jsonb,  /* RawJsonb */
-	"secrets" jsonb,  /* Option < RawJsonb > */
 	"idempotency_key" TEXT,  /* String */
 	"lease_expires_at" timestamp with time zone  /* TimestampWithTimeZone */
 )
@@ -1746,7 +1759,7 @@ AS 'MODULE_PATHNAME', 'commit_consumer_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:294
+-- src/job/mod.rs:263
 -- meshhook::job::complete_jobs
 CREATE  FUNCTION "complete_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1781,7 +1794,7 @@ AS 'MODULE_PATHNAME', 'create_bulk_operation_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:131
+-- src/webhook/endpoint.rs:88
 -- meshhook::webhook::endpoint::create_endpoint
 CREATE  FUNCTION "create_endpoint"(
 	"workflow" TEXT, /* & str */
@@ -1792,7 +1805,11 @@ CREATE  FUNCTION "create_endpoint"(
 	"keep" TEXT DEFAULT 'refused', /* & str */
 	"dedupe_window" interval DEFAULT NULL, /* Option < Interval > */
 	"filter" TEXT DEFAULT NULL, /* Option < & str > */
-	"route" TEXT DEFAULT NULL /* Option < & str > */
+	"route" TEXT DEFAULT NULL, /* Option < & str > */
+	"action" TEXT DEFAULT 'start', /* & str */
+	"business_key" TEXT DEFAULT NULL, /* Option < & str > */
+	"signal" TEXT DEFAULT NULL, /* Option < & str > */
+	"schema" jsonb DEFAULT NULL /* Option < RawJsonb > */
 ) RETURNS TABLE (
 	"endpoint" TEXT,  /* String */
 	"path" TEXT,  /* String */
@@ -1859,7 +1876,7 @@ AS 'MODULE_PATHNAME', 'current_project_id_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:196
+-- src/run/mod.rs:202
 -- meshhook::run::decide_approval
 CREATE  FUNCTION "decide_approval"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -1907,7 +1924,7 @@ AS 'MODULE_PATHNAME', 'drop_consumer_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:241
+-- src/webhook/endpoint.rs:279
 -- meshhook::webhook::endpoint::drop_endpoint
 CREATE  FUNCTION "drop_endpoint"(
 	"endpoint" TEXT /* Option < & str > */
@@ -1926,17 +1943,6 @@ CREATE  FUNCTION "drop_schedule"(
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'drop_schedule_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/secret/sent.rs:57
--- meshhook::secret::sent::drop_secret
-CREATE  FUNCTION "drop_secret"(
-	"name" TEXT /* Option < & str > */
-) RETURNS void
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'drop_secret_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1967,7 +1973,7 @@ AS 'MODULE_PATHNAME', 'enqueue_event_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:306
+-- src/job/mod.rs:275
 -- meshhook::job::fail_jobs
 CREATE  FUNCTION "fail_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1984,7 +1990,7 @@ AS 'MODULE_PATHNAME', 'fail_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:102
+-- src/lib.rs:100
 -- requires:
 --   job::complete_jobs
 --   job::fail_jobs
@@ -2023,7 +2029,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'hash_64_wrapper
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:261
+-- src/job/mod.rs:230
 -- meshhook::job::heartbeat_jobs
 CREATE  FUNCTION "heartbeat_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -2059,7 +2065,7 @@ AS 'MODULE_PATHNAME', 'is_active_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:138
+-- src/run/mod.rs:139
 -- meshhook::run::kill_run
 CREATE  FUNCTION "kill_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2150,7 +2156,7 @@ AS 'MODULE_PATHNAME', 'pause_project_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:152
+-- src/run/mod.rs:153
 -- meshhook::run::pause_run
 CREATE  FUNCTION "pause_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2362,12 +2368,11 @@ AS 'MODULE_PATHNAME', 'register_database_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:318
+-- src/job/mod.rs:287
 -- meshhook::job::release_jobs
 CREATE  FUNCTION "release_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
-	"tokens" bigint[], /* Vec < Option < i64 > > */
-	"delay" interval DEFAULT '0' /* Interval */
+	"tokens" bigint[] /* Vec < Option < i64 > > */
 ) RETURNS TABLE (
 	"job_id" TEXT,  /* String */
 	"outcome" TEXT  /* String */
@@ -2432,7 +2437,7 @@ AS 'MODULE_PATHNAME', 'resume_project_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/mod.rs:159
+-- src/run/mod.rs:160
 -- meshhook::run::resume_run
 CREATE  FUNCTION "resume_run"(
 	"run" uuid /* Option < pgrx :: Uuid > */
@@ -2492,7 +2497,7 @@ AS 'MODULE_PATHNAME', 'rollback_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:205
+-- src/webhook/endpoint.rs:243
 -- meshhook::webhook::endpoint::rotate_endpoint_secret
 CREATE  FUNCTION "rotate_endpoint_secret"(
 	"endpoint" TEXT, /* & str */
@@ -2605,7 +2610,7 @@ AS 'MODULE_PATHNAME', 'run_status_after_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:78
+-- src/lib.rs:77
 -- requires:
 --   schema_leaves
 --   project::current_project_id
@@ -2873,7 +2878,89 @@ COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:107
+-- src/lib.rs:88
+-- requires:
+--   views
+
+CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
+SELECT s.name,
+       w.name AS workflow,
+       s.version,
+       s.cron,
+       s.every,
+       s.anchor,
+       s.time_zone,
+       s.input,
+       s.overlap,
+       s.catch_up,
+       s.jitter,
+       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
+       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
+       s.last_time,
+       s.last_run_id,
+       r.status AS last_status,
+       (SELECT count(*) FROM meshhook.schedule_firing f
+        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
+          AND (SELECT run.finished_at IS NULL FROM meshhook.run
+               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
+       s.waiting,
+       s.missed,
+       s.skipped,
+       s.paused_at IS NOT NULL AS paused,
+       s.paused_at,
+       s.paused_by,
+       s.pause_reason,
+       s.created_at,
+       s.created_by
+FROM meshhook.schedule s
+JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
+LEFT JOIN LATERAL (
+    SELECT run.status FROM meshhook.run
+    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
+    OFFSET 0
+) r ON true;
+COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:89
+-- requires:
+--   schedule_views
+
+CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
+SELECT e.endpoint_id AS endpoint,
+       '/hooks/' || e.endpoint_id AS path,
+       w.name AS workflow,
+       e.preset,
+       e.scheme,
+       e.tolerance,
+       e.keep,
+       e.dedupe_window,
+       e.filter,
+       e.route,
+       e.action,
+       e.business_key,
+       e.signal,
+       e.schema,
+       e.rate_limit,
+       e.rate_ms * interval '1 ms' AS rate_per,
+       e.created_at,
+       last.received_at AS last_received_at,
+       last.status AS last_status,
+       last.reason AS last_reason
+FROM meshhook.endpoint e
+JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
+LEFT JOIN LATERAL (
+    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
+    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
+    ORDER BY d.delivery_id DESC LIMIT 1
+) last ON true
+WHERE e.dropped_at IS NULL;
+COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what deliveries do, how senders sign, which ones are wanted and whom each is for, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:105
 -- requires:
 --   views
 
@@ -2998,7 +3085,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:108
+-- src/lib.rs:106
 -- requires:
 --   search
 
@@ -3173,7 +3260,7 @@ COMMENT ON VIEW meshhook.bulk_operations IS 'Acts on many runs of your project: 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:109
+-- src/lib.rs:107
 -- requires:
 --   bulk
 
@@ -3360,94 +3447,6 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:89
--- requires:
---   views
-
-CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
-SELECT s.name,
-       w.name AS workflow,
-       s.version,
-       s.cron,
-       s.every,
-       s.anchor,
-       s.time_zone,
-       s.input,
-       s.overlap,
-       s.catch_up,
-       s.jitter,
-       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
-       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
-       s.last_time,
-       s.last_run_id,
-       r.status AS last_status,
-       (SELECT count(*) FROM meshhook.schedule_firing f
-        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
-          AND (SELECT run.finished_at IS NULL FROM meshhook.run
-               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
-       s.waiting,
-       s.missed,
-       s.skipped,
-       s.paused_at IS NOT NULL AS paused,
-       s.paused_at,
-       s.paused_by,
-       s.pause_reason,
-       s.created_at,
-       s.created_by
-FROM meshhook.schedule s
-JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
-LEFT JOIN LATERAL (
-    SELECT run.status FROM meshhook.run
-    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
-    OFFSET 0
-) r ON true;
-COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:90
--- requires:
---   schedule_views
-
-CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
-SELECT e.endpoint_id AS endpoint,
-       '/hooks/' || e.endpoint_id AS path,
-       w.name AS workflow,
-       e.preset,
-       e.scheme,
-       e.tolerance,
-       e.keep,
-       e.dedupe_window,
-       e.filter,
-       e.route,
-       e.rate_limit,
-       e.rate_ms * interval '1 ms' AS rate_per,
-       e.created_at,
-       last.received_at AS last_received_at,
-       last.status AS last_status,
-       last.reason AS last_reason
-FROM meshhook.endpoint e
-JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
-LEFT JOIN LATERAL (
-    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
-    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
-    ORDER BY d.delivery_id DESC LIMIT 1
-) last ON true
-WHERE e.dropped_at IS NULL;
-COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what they start, how senders sign, which deliveries are wanted and what each starts, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:91
--- requires:
---   endpoint_views
-
-CREATE VIEW meshhook.secrets WITH (security_invoker = true) AS
-SELECT s.name, split_part(s.sealed, ':', 2) AS key, s.changed_at FROM meshhook.secret s;
-COMMENT ON VIEW meshhook.secrets IS 'The secrets that calls of your project send: their names, the key each is sealed under, and since when. Their values are nowhere in the database.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/run/replay.rs:239
 -- meshhook::run::replay::run_timeline
 CREATE  FUNCTION "run_timeline"(
@@ -3553,19 +3552,7 @@ AS 'MODULE_PATHNAME', 'set_run_tags_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/secret/sent.rs:28
--- meshhook::secret::sent::set_secret
-CREATE  FUNCTION "set_secret"(
-	"name" TEXT, /* Option < & str > */
-	"sealed" TEXT /* Option < & str > */
-) RETURNS void
-SET search_path TO pg_catalog, pg_temp
-LANGUAGE c /* Rust */
-AS 'MODULE_PATHNAME', 'set_secret_wrapper';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/run/mod.rs:166
+-- src/run/mod.rs:167
 -- meshhook::run::signal_run
 CREATE  FUNCTION "signal_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -3614,7 +3601,7 @@ AS 'MODULE_PATHNAME', 'skip_node_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/start.rs:198
+-- src/run/start.rs:211
 -- meshhook::run::start::start_run
 CREATE  FUNCTION "start_run"(
 	"workflow" TEXT, /* Option < & str > */
@@ -3684,7 +3671,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'stream_category
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:92
+-- src/lib.rs:90
 -- requires:
 --   views
 --   event_store::native::holders_of_positions
@@ -3924,7 +3911,7 @@ AS 'MODULE_PATHNAME', 'workflow_schema_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:110
+-- src/lib.rs:108
 -- finalize
 -- Run last: what every function means (docs/sql-reference.md is generated from these texts), and who may call it.
 
@@ -4027,7 +4014,7 @@ COMMENT ON PROCEDURE meshhook.wait_turn(uuid, integer, boolean) IS
 'Ends the current transaction and sleeps without a snapshot until the run may have ended, or with moves may have new events, at most ms milliseconds. For await_run and wait_for_run.';
 
 COMMENT ON FUNCTION meshhook.claim_jobs(text, text, integer, interval) IS
-'Claims up to batch_size (1 to 1000) ready jobs of a queue, oldest first and each project its equal share, each with a lease (1 ms to 1 day) and a fencing token. Report before the lease runs out, or renew it; afterwards the attempt counts as failed and its token is worthless. idempotency_key is the same for every attempt of a node: pass it on to whatever you call. project is the name of the jobs. executor is a name for people; default the role''s. Members of meshhook_executor claim from every project, others from theirs. A job that sends resume URLs is left out, with a WARNING, where no key is there to sign them. Empty where the database is a dormant copy.';
+'Claims up to batch_size (1 to 1000) ready jobs of a queue, oldest first and each project its equal share, each with a lease (1 ms to 1 day) and a fencing token. Report before the lease runs out, or renew it; afterwards the attempt counts as failed and its token is worthless. idempotency_key is the same for every attempt of a node: pass it on to whatever you call. executor is a name for people; default the role''s. Members of meshhook_executor claim from every project, others from theirs. A job that sends resume URLs is left out, with a WARNING, where no key is there to sign them. Empty where the database is a dormant copy.';
 COMMENT ON FUNCTION meshhook.log_job(text, bigint, text, text, jsonb) IS
 'Adds a line about the attempt under way to the run''s log, where run_log and wait_for_run show it in the order of events. level is info, warning or error; message up to 8 kB; data, for programs, up to 64 kB. accepted; stale where the lease was lost; full where the run''s log, and what waits to be added to it, have come to half of meshhook.max_run_events. 22023 for a bad level, 54000 for a line that is too large.';
 COMMENT ON FUNCTION meshhook.heartbeat_jobs(text[], bigint[], interval) IS
@@ -4036,8 +4023,8 @@ COMMENT ON FUNCTION meshhook.complete_jobs(text[], bigint[], jsonb[]) IS
 'Reports results: one job id, token and output (at most 1 MiB) each. outcome is "accepted", or "stale" where the lease was lost or the job is gone (also where it is gone because an earlier call, whose answer never arrived, was taken); stale results change nothing. All or nothing per call: it is part of your transaction.';
 COMMENT ON FUNCTION meshhook.fail_jobs(text[], bigint[], jsonb[]) IS
 'Reports failed attempts: one job id, token and error each. An error is a text or {"class","message","retryable","retry_after_ms","details"}; retryable false ends the retries. The node''s retry policy decides what follows. outcome as in complete_jobs.';
-COMMENT ON FUNCTION meshhook.release_jobs(text[], bigint[], interval) IS
-'Gives claimed jobs back unstarted: no attempt is spent. They are ready again at once, or after delay (at most 1 hour; whoever waits for it looks again by himself, for nobody is woken). outcome as in complete_jobs.';
+COMMENT ON FUNCTION meshhook.release_jobs(text[], bigint[]) IS
+'Gives claimed jobs back unstarted: they are ready again at once and no attempt is spent. outcome as in complete_jobs.';
 COMMENT ON FUNCTION meshhook.complete_job(text, bigint, jsonb) IS 'complete_jobs for one job; returns its outcome.';
 COMMENT ON FUNCTION meshhook.fail_job(text, bigint, jsonb) IS 'fail_jobs for one job; returns its outcome.';
 
@@ -4154,12 +4141,10 @@ COMMENT ON FUNCTION meshhook.add_member(text, regrole) IS
 COMMENT ON FUNCTION meshhook.current_project_id() IS
 'The project this session works in (SET meshhook.project), null if the role may not. Row policies ask it.';
 
-COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text, jsonb, text, interval, text, text) IS
-'Makes an address that starts a run of a workflow''s newest version for each delivery. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. scheme says how senders sign where preset is "hmac": the header, what is signed, the algorithm (docs/webhooks.md). keep says of which deliveries of a known sender headers and body are kept, for redeliver(): "refused" (those that started no run), "all" or "nothing". For dedupe_window a delivery that comes again starts nothing: 7 days by default, 90 where no time is signed, one where nothing is. filter and route are expressions over the event, {"input", "headers", "query"}: where filter says false or null the delivery starts nothing (204), and route names the workflow to start, null the endpoint''s own. Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match, a scheme that could be deceived, a window in which a signature could be used twice or an expression that is none, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
-COMMENT ON FUNCTION meshhook.set_secret(text, text) IS
-'Keeps a secret that calls of your project send, as {{ $secrets.<name> }} in the fields of http nodes. sealed is what meshhook-sidecar secret seal prints for this project and name; clear text is refused (22023). One that is there is replaced, for every attempt from now on. Audited.';
-COMMENT ON FUNCTION meshhook.drop_secret(text) IS
-'Takes a secret of your project away. Attempts that need it fail with class secret until it is set again. 42704 for one that does not exist. Audited.';
+COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text, jsonb, text, interval, text, text, text, text, text, jsonb) IS
+'Makes an address that starts a run of a workflow''s newest version for each delivery, or signals one. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. scheme says how senders sign where preset is "hmac": the header, what is signed, the algorithm (docs/webhooks.md). keep says of which deliveries of a known sender headers and body are kept, for redeliver(): "refused" (those that started no run), "all" or "nothing". For dedupe_window a delivery that comes again starts nothing: 7 days by default, 90 where no time is signed, one where nothing is. filter and route are expressions over the event, {"input", "headers", "query"}: where filter says false or null the delivery does nothing (204), and route names the workflow it is for, null the endpoint''s own. action is "start", "signal" (the open run that has the business key; 404 where there is none) or "signal_or_start" (a new run where no open one has it); business_key and signal are expressions over the event too, and a run that is started has the business key as its idempotency key. schema is a JSON Schema (draft 2020-12) of the body; what breaks it does nothing (422, with the violations). Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match, a scheme that could be deceived, a window in which a signature could be used twice, an expression or a schema that is none or an action without what it needs, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
+COMMENT ON FUNCTION meshhook.alter_endpoint(text, text, interval, text, interval, text, text, text, text, text, jsonb, text[]) IS
+'Changes settings of an endpoint for deliveries from now on: those that are given, as create_endpoint has them; what is null stays. to_default names settings that come by default again, as if create_endpoint had been given none: tolerance, keep, dedupe_window, filter, route, action, business_key, signal, schema. What results is judged as there (22023). Preset and scheme are for good; rotate_endpoint_secret changes the secret and set_endpoint_rate the rate. Audited, with what was changed. P0002 if the endpoint or the workflow does not exist.';
 COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval, text) IS
 'Gives an endpoint a new secret, the one given or a fresh one, and returns it, this once. Older ones verify for the overlap given, so that senders can change over.';
 COMMENT ON FUNCTION meshhook.drop_endpoint(text) IS
@@ -4169,13 +4154,13 @@ COMMENT ON FUNCTION meshhook.set_endpoint_rate(text, integer, interval) IS
 COMMENT ON FUNCTION meshhook.set_project_webhook_rate(text, integer, interval) IS
 'Limits the deliveries that all endpoints of a project take together, beside their own limits; as set_endpoint_rate. Not part of the user API: a tenant must not set its own. 42704 if there is no such project.';
 COMMENT ON FUNCTION meshhook.redeliver(text, bigint, boolean) IS
-'Takes a delivery in once more from what was kept of it (keep of create_endpoint), as the workflow is now, without asking its signature or the rates: it was verified when it came. Returns the number of the new delivery, its status and its answer. A delivery that has started a run starts no other (status 200, "duplicate"), but again => true starts one whatever was before. Audited. P0002 if there is no such delivery, 55000 if its body was not kept.';
+'Takes a delivery in once more from what was kept of it (keep of create_endpoint), as the workflow is now, without asking its signature or the rates: it was verified when it came. Returns the number of the new delivery, its status and its answer. A delivery that has started or signaled a run does nothing more (status 200, "duplicate"), but again => true takes it whatever was before; a business key counts all the same. Audited. P0002 if there is no such delivery, 55000 if its body was not kept.';
 COMMENT ON FUNCTION meshhook.open_resume_url(text) IS
 'What a resume URL (its last segment) is for: the HTTP status to answer with, and a document with its state: "open", "early" (an approval that the run does not wait for yet) or "used" with the answer that counted, each with workflow, run_id, node and the signal or approval; or "over", "expired" (410), "unknown" (404). Changes nothing.';
 COMMENT ON FUNCTION meshhook.use_resume_url(text, jsonb) IS
 'Answers a wait node in the name of a resume URL: {"approved": true, "payload": …, "by": "…"}, without approved for a signal. The first answer counts (status 200, "used": false) and is told to everybody after (200, "used": true). 400 if the answer is malformed, 404 if nobody signed the URL, 409 before the run waits for an approval, 410 after it has ended, gone on or the URL has expired, 503 without the key file or in a dormant copy.';
 COMMENT ON FUNCTION meshhook.receive_webhook(text, text, jsonb, text, bytea) IS
-'Takes a delivery in: verifies the signature over the raw body, starts one run per delivery in this transaction, records the delivery. headers is an object with lower-case names. Answer with the status, headers and body it returns, after the commit: 202 with run_id, 200 for a repeat with the first run_id or a challenge, 204 where the filter does not want it, 400, 401, 404, 405, 413, 415, 410 where the workflow is archived, 422 with the violations where the body breaks its input schema or an expression of the endpoint fails on it, 429 with retry-after over a rate, or 503 where no key file is set. Never raises for a sender''s fault.';
+'Takes a delivery in: verifies the signature over the raw body, starts or signals one run per delivery in this transaction, records the delivery. headers is an object with lower-case names. Answer with the status, headers and body it returns, after the commit: 202 with run_id (and "signaled" where the run was there), 200 for a repeat, or a business key that has a run already, with the first run_id, or a challenge, 204 where the filter does not want it, 400, 401, 404 (also where a signal finds no open run), 405, 413, 415, 410 where the workflow is archived, 422 with the violations where the body breaks the endpoint''s schema or the workflow''s, or where an expression of the endpoint fails on it, 429 with retry-after over a rate, or 503 where no key file is set. Never raises for a sender''s fault.';
 
 COMMENT ON FUNCTION meshhook.create_schedule(text, text, text, interval, text, jsonb, text, interval, interval, integer, timestamptz, boolean) IS
 'Starts a workflow by the clock and returns the first time. Either cron (minute, hour, day of month, month, day of week; with seconds before them, names, L, W, #, @daily, …) or every (1 second to 36500 days of 24 hours, counted from anchor, by default from now). time_zone is an IANA name; docs/schedules.md says what happens when clocks are changed. overlap says what becomes of a time while an earlier run has not ended: "skip" it, "queue_one", "queue_all", "cancel_other" (starts when that has ended) or "allow". Times that were due longer ago than catch_up (at least 10 seconds) are left out and counted. jitter puts each time off by up to that much, never up to the next one. version picks one other than the newest. A run sees .run.trigger = {"type":"schedule","schedule","nominal_time","origin"}; each time has one run at most. 23505 if the name (1 to 255 bytes) is taken, but with replace => true the schedule is changed: what waits, counters and pause stay, and if its times are the same it goes on where it was. 22023 for a pattern, zone or policy that is none, P0002 if the workflow is not published.';
@@ -4265,10 +4250,10 @@ CREATE FUNCTION meshhook.api_routines() RETURNS SETOF regprocedure
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.oid::regprocedure FROM pg_proc p
     WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
-        'append_message', 'append_messages', 'archive_workflow', 'await_run', 'backfill_schedule',
+        'alter_endpoint', 'append_message', 'append_messages', 'archive_workflow', 'await_run', 'backfill_schedule',
         'cancel_bulk_operation', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job', 'complete_jobs',
         'create_bulk_operation', 'create_endpoint', 'create_schedule', 'create_snapshot', 'current_project_id',
-        'decide_approval', 'discard_draft', 'drop_consumer', 'drop_endpoint', 'drop_schedule', 'drop_secret', 'edit_run',
+        'decide_approval', 'discard_draft', 'drop_consumer', 'drop_endpoint', 'drop_schedule', 'edit_run',
         'enqueue_event', 'fail_job', 'fail_jobs', 'fork_run', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active',
         'kill_run', 'last_message', 'log_job', 'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow',
         'preview_expression', 'preview_schedule', 'preview_template', 'project_is_paused', 'publish_draft',
@@ -4276,7 +4261,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'replay_run', 'reset_run', 'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule',
         'resume_workflow', 'retry_run', 'rollback_workflow', 'rotate_endpoint_secret', 'run_diff', 'run_filter',
         'run_history', 'run_log', 'run_log_text', 'run_state', 'run_state_at', 'run_status_after', 'run_timeline',
-        'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_endpoint_rate', 'set_run_tags', 'set_secret',
+        'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_endpoint_rate', 'set_run_tags',
         'signal_run', 'simulate_run', 'skip_node', 'start_run', 'status', 'stream_cardinal_id', 'stream_category',
         'stream_id', 'stream_version', 'submit_event', 'tick', 'trigger_schedule', 'unarchive_workflow', 'uuid_floor',
         'uuid_time', 'validate_workflow', 'verify_run', 'verify_runs', 'version', 'wait_append', 'wait_for_messages',
@@ -4295,7 +4280,7 @@ BEGIN
     END LOOP;
     FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'run_audit_trail', 'stuck_runs', 'diverging_runs', 'run_divergence', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
         'run_slot', 'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
-        'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery', 'endpoint', 'endpoints', 'secret', 'secrets',
+        'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery', 'endpoint', 'endpoints',
         'audit_log', 'streams', 'stream', 'message', 'position_holders', 'consumer_lag', 'consumer', 'consumer_position',
         'schedules', 'schedule', 'schedule_firing'] LOOP
         EXECUTE format('GRANT SELECT ON meshhook.%I TO %s', readable, role);
@@ -4317,7 +4302,7 @@ GRANT EXECUTE ON FUNCTION
     meshhook.complete_job(text, bigint, jsonb),
     meshhook.fail_job(text, bigint, jsonb),
     meshhook.log_job(text, bigint, text, text, jsonb),
-    meshhook.release_jobs(text[], bigint[], interval),
+    meshhook.release_jobs(text[], bigint[]),
     meshhook.receive_webhook(text, text, jsonb, text, bytea),
     meshhook.open_resume_url(text),
     meshhook.use_resume_url(text, jsonb),

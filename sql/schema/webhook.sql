@@ -9,6 +9,10 @@ CREATE TABLE meshhook.endpoint (
     dedupe_window interval NOT NULL,
     filter text,
     route text,
+    action text NOT NULL DEFAULT 'start' CHECK (action IN ('start', 'signal', 'signal_or_start')),
+    business_key text,
+    signal text,
+    schema jsonb,
     rate_limit integer,
     rate_ms bigint,
     dropped_at timestamptz,
@@ -23,7 +27,11 @@ COMMENT ON COLUMN meshhook.endpoint.scheme IS 'How senders sign, where the prese
 COMMENT ON COLUMN meshhook.endpoint.keep IS 'Of which deliveries of a known sender headers and body are kept.';
 COMMENT ON COLUMN meshhook.endpoint.dedupe_window IS 'How long a delivery is recognised when it comes again.';
 COMMENT ON COLUMN meshhook.endpoint.filter IS 'An expression over the event; where it says false or null the delivery starts nothing.';
-COMMENT ON COLUMN meshhook.endpoint.route IS 'An expression over the event that names the workflow to start; null is the endpoint''s own.';
+COMMENT ON COLUMN meshhook.endpoint.route IS 'An expression over the event that names the workflow it is for; null is the endpoint''s own.';
+COMMENT ON COLUMN meshhook.endpoint.action IS 'What a delivery does.';
+COMMENT ON COLUMN meshhook.endpoint.business_key IS 'An expression over the event: what a run is started under, or found by.';
+COMMENT ON COLUMN meshhook.endpoint.signal IS 'An expression over the event: the signal that the run is sent.';
+COMMENT ON COLUMN meshhook.endpoint.schema IS 'The JSON Schema of bodies; what breaks it does nothing.';
 COMMENT ON COLUMN meshhook.endpoint.rate_limit IS 'How many deliveries are taken in rate_ms milliseconds; null is no limit.';
 
 CREATE TABLE meshhook.webhook_rate (
@@ -75,4 +83,4 @@ CREATE TABLE meshhook.delivery_key (
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (project_id, endpoint_id, dedupe_key)
 );
-COMMENT ON TABLE meshhook.delivery_key IS 'What was delivered already: one run per endpoint and delivery, within the endpoint''s window.';
+COMMENT ON TABLE meshhook.delivery_key IS 'What was delivered already: one run per endpoint and delivery, started or signaled, within the endpoint''s window.';

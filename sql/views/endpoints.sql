@@ -9,6 +9,10 @@ SELECT e.endpoint_id AS endpoint,
        e.dedupe_window,
        e.filter,
        e.route,
+       e.action,
+       e.business_key,
+       e.signal,
+       e.schema,
        e.rate_limit,
        e.rate_ms * interval '1 ms' AS rate_per,
        e.created_at,
@@ -23,4 +27,4 @@ LEFT JOIN LATERAL (
     ORDER BY d.delivery_id DESC LIMIT 1
 ) last ON true
 WHERE e.dropped_at IS NULL;
-COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what they start, how senders sign, which deliveries are wanted and what each starts, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
+COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what deliveries do, how senders sign, which ones are wanted and whom each is for, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';

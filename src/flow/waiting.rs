@@ -14,17 +14,34 @@ const MAX_FACTS: i32 = 100;
 /// Most bytes of them. They are one value, written anew with each.
 const MAX_FACT_BYTES: i32 = 4 << 20;
 
+/// A run that has been sent as much as is kept of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Full;
+
 /// Keeps a fact until the run begins; false if it no longer waits, and then its start lies in the inbox. Raises 54000
 /// where it has been sent too much. Called as the owner role.
 pub fn keep(project: Project, run: pgrx::Uuid, kind: &'static str, data: RawJsonb, actor: Role) -> bool {
+    try_keep(project, run, kind, data, actor).unwrap_or_else(|Full| {
+        too_much(&format!("run \"{run}\" has been sent too much before it has begun")).raise()
+    })
+}
+
+/// Like [`keep`], and tells where it has been sent too much.
+pub fn try_keep(
+    project: Project,
+    run: pgrx::Uuid,
+    kind: &'static str,
+    data: RawJsonb,
+    actor: Role,
+) -> Result<bool, Full> {
     fault::around!("inbox.keep");
     fault::at_commit!("inbox.commit");
-    let full = spi::run_one(
-        "UPDATE meshhook.run_queue
-         SET facts = facts || jsonb_build_object('kind', $3::text, 'data', $4::jsonb,
-                                                 'metadata', jsonb_build_object('actor', $5::text))
+    let kept = spi::exec(
+        "UPDATE meshhook.run_queue SET facts = facts || more.fact
+         FROM (SELECT jsonb_build_object('kind', $3::text, 'data', $4::jsonb,
+                                         'metadata', jsonb_build_object('actor', $5::text))) AS more (fact)
          WHERE project_id = $1 AND run_id = $2
-         RETURNING jsonb_array_length(facts) > $6 OR pg_column_size(facts) > $7",
+           AND jsonb_array_length(facts) < $6 AND pg_column_size(facts || more.fact) <= $7",
         &[
             arg(project.0),
             arg(run),
@@ -34,12 +51,22 @@ pub fn keep(project: Project, run: pgrx::Uuid, kind: &'static str, data: RawJson
             arg(MAX_FACTS),
             arg(MAX_FACT_BYTES),
         ],
+    );
+    // What is there and was not changed had no room.
+    match kept {
+        0 if waits(project, run) => Err(Full),
+        kept => Ok(kept > 0),
+    }
+}
+
+/// Whether a run waits, as it is committed now.
+fn waits(project: Project, run: pgrx::Uuid) -> bool {
+    let found = spi::run_one(
+        "SELECT true FROM meshhook.run_queue WHERE project_id = $1 AND run_id = $2",
+        &[arg(project.0), arg(run)],
         |row| row.must::<bool>(1),
     );
-    if full == Some(true) {
-        too_much(&format!("run \"{run}\" has been sent too much before it has begun")).raise();
-    }
-    full.is_some()
+    found.is_some()
 }
 
 /// Keeps a signal for those of `runs` that wait: which they were. Raises 54000 as [`keep`] does, 55P03 where another

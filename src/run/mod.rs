@@ -8,6 +8,7 @@ mod simulate;
 pub mod snapshot;
 pub mod start;
 pub mod tags;
+pub mod tell;
 pub mod turn;
 mod verify;
 
@@ -187,6 +188,11 @@ fn signal_fact(name: &str, payload: Option<RawJsonb>, id: Option<&str>) -> Strin
     check_text("a signal's name", name, MAX_NAME_BYTES);
     id.iter().for_each(|id| check_text("a signal's id", id, MAX_SIGNAL_ID_BYTES));
     payload.iter().for_each(|payload| start::check_document("payload", *payload));
+    signal_data(name, payload, id)
+}
+
+/// A signal as a fact's data.
+pub fn signal_data(name: &str, payload: Option<RawJsonb>, id: Option<&str>) -> String {
     let payload = payload.map_or_else(|| "null".to_owned(), RawJsonb::text);
     let id = id.map_or_else(String::new, |id| format!(",\"id\":{}", json!(id)));
     format!("{{\"name\":{},\"payload\":{payload}{id}}}", json!(name))

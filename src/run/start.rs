@@ -4,6 +4,8 @@ use std::cell::Cell;
 
 use meshhook_engine::definition::flow::Keys;
 use meshhook_engine::json::MAX_DOCUMENT_DEPTH;
+use meshhook_engine::selection::MAX_KEY_BYTES;
+pub use meshhook_engine::selection::OWN_KEYS;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::prelude::*;
 
@@ -16,10 +18,6 @@ use crate::spi::{self, Arg, RawJsonb, arg};
 use crate::workflow::{self, Version};
 use crate::{fault, flow, guc, installation, shmem, worker};
 
-/// Longest idempotency key, in bytes.
-const MAX_KEY_BYTES: usize = 255;
-/// What keys begin with that meshhook makes itself. Nobody else may hold one uncommitted: a turn would wait for it.
-pub const OWN_KEYS: &str = "meshhook:";
 /// Farthest a start is put off, in microseconds: 10 years.
 const MAX_DELAY_MICROS: i64 = 3_653 * 86_400_000_000;
 
@@ -66,6 +64,8 @@ pub struct Options {
     pub tags: Vec<String>,
     /// How long the idempotency key is taken, in microseconds; `None` is for ever.
     pub window: Option<i64>,
+    /// The run that has ended and whose key this one takes, if it still has it.
+    pub successor_of: Option<pgrx::Uuid>,
     /// What the start is counted under.
     pub keys: Keys,
 }
@@ -154,7 +154,10 @@ fn claim_key(start: &Start, key: &str, run: pgrx::Uuid) -> Option<pgrx::Uuid> {
          ON CONFLICT DO NOTHING",
         &[arg(start.project.0), arg(start.version.workflow_id), arg(key.to_owned()), arg(run)],
     );
-    if taken == 1 || start.options.window.is_some_and(|window| take_over(start, key, run, window)) {
+    if taken == 1
+        || start.options.window.is_some_and(|window| take_over(start, key, run, window))
+        || start.options.successor_of.is_some_and(|ended| take_from(start, key, run, ended))
+    {
         return None;
     }
     spi::run_one(
@@ -171,6 +174,16 @@ fn take_over(start: &Start, key: &str, run: pgrx::Uuid, window: i64) -> bool {
          WHERE project_id = $1 AND workflow_id = $2 AND idempotency_key = $3
            AND created_at <= clock_timestamp() - $5 * interval '1 us'",
         &[arg(start.project.0), arg(start.version.workflow_id), arg(key.to_owned()), arg(run), arg(window)],
+    );
+    taken == 1
+}
+
+/// Takes a key from a run that has ended, unless another one has done so before.
+fn take_from(start: &Start, key: &str, run: pgrx::Uuid, ended: pgrx::Uuid) -> bool {
+    let taken = spi::exec(
+        "UPDATE meshhook.run_key SET run_id = $4, created_at = clock_timestamp()
+         WHERE project_id = $1 AND workflow_id = $2 AND idempotency_key = $3 AND run_id = $5",
+        &[arg(start.project.0), arg(start.version.workflow_id), arg(key.to_owned()), arg(run), arg(ended)],
     );
     taken == 1
 }
@@ -226,7 +239,7 @@ fn start_run(
         start_at: start_time(delay, start_at),
         tags: tags::checked(tags),
         window: idempotency_window.map(|window| window_micros(&window, idempotency_key)),
-        keys: Keys::default(),
+        ..Options::default()
     };
     as_owner(|caller| {
         let project = project::current(caller);

@@ -1,22 +1,19 @@
-//! From a delivery whose sender is known to one run, however often it comes.
-
-use std::borrow::Cow;
+//! From a delivery whose sender is known to one run, or one signal, however often it comes.
 
 use meshhook_engine::body::{self, BodyFault, Document};
-use meshhook_engine::definition::flow::Keys;
 use meshhook_engine::json::{Json, MAX_DOCUMENT_DEPTH};
-use meshhook_engine::selection::{Selected, Selection, SelectionFault};
+use meshhook_engine::selection::{Selection, SelectionFault, Target};
 use meshhook_engine::signature::Headers;
 use serde_json::{Value, json};
 
+use super::action::Act;
 use super::answer::Answer;
 use super::record::storable;
-use super::{Came, Endpoint};
+use super::{Came, Endpoint, schema};
+use crate::fault;
 use crate::owner::Role;
-use crate::run::start::{Options, Start, nesting, new_run, start};
+use crate::run::start::{nesting, new_run};
 use crate::spi::{self, RawJsonb, arg};
-use crate::workflow::{self, Pause, Version};
-use crate::{fault, flow};
 
 /// Longest part of a header kept with the run.
 const MAX_HEADER_BYTES: usize = 256;
@@ -24,34 +21,19 @@ const MAX_HEADER_BYTES: usize = 256;
 /// What was delivered by a sender that is known.
 pub(super) struct Delivery<'a> {
     pub(super) came: &'a Came<'a>,
-    /// What it is recognised by when it comes again; `None` starts a run whatever was delivered before.
+    /// What it is recognised by when it comes again; `None` takes it whatever was delivered before.
     pub(super) dedupe_key: Option<String>,
     /// The sender's id of it.
     pub(super) sender_id: Option<String>,
 }
 
-/// The body becomes the input of one run, however often it comes.
+/// The body becomes the input of one run, or one signal, however often it comes.
 pub(super) fn accept(endpoint: &Endpoint, delivery: &Delivery<'_>, caller: Role) -> Answer {
-    let document = match body::read(Headers::get(delivery.came.headers, "content-type"), delivery.came.body) {
-        Ok(document) => document,
-        Err(BodyFault::ContentType(content_type)) => {
-            return Answer::error(
-                415,
-                "send a body of another content type",
-                format!("content type {content_type}"),
-            );
-        }
-        Err(BodyFault::Malformed(what)) => return Answer::error(400, &what, what.clone()),
-    };
-    if matches!(document, Document::Text(text) if nesting(text) > MAX_DOCUMENT_DEPTH) {
-        return Answer::error(400, "the body is nested too deep", "too_deep");
-    }
-    let workflow = match selected(endpoint, delivery.came, &document) {
-        Ok(Selected::Ignored) => return Answer::new(204, Value::Null, "filtered out"),
-        Ok(Selected::Default) => Cow::Borrowed(&*endpoint.workflow),
-        Ok(Selected::Named(name)) => Cow::Owned(name),
-        // The expression is the endpoint's affair; what it met stands in the record.
-        Err(fault) => return Answer::error(422, "the event cannot be handled here", fault.to_string()),
+    let read =
+        read(delivery.came).and_then(|document| Ok((target(endpoint, delivery.came, &document)?, document)));
+    let (target, document) = match read {
+        Ok(read) => read,
+        Err(answer) => return *answer,
     };
     let (run, now) = new_run();
     // Without a window nothing is recognised, not even what comes at the same moment.
@@ -63,42 +45,55 @@ pub(super) fn accept(endpoint: &Endpoint, delivery: &Delivery<'_>, caller: Role)
         Document::Text(text) => RawJsonb::of_text(text),
         Document::Value(value) => RawJsonb::of(value),
     };
-    let trigger = trigger(endpoint, delivery).to_string();
-    let (version, keys) = match startable(endpoint, &workflow, input, run, &trigger) {
-        Ok(found) => found,
-        Err(answer) => {
-            // It may come again once the workflow takes it.
-            if let Some(key) = key {
-                forget(endpoint, key);
-            }
-            return *answer;
-        }
-    };
-    start(&Start {
-        project: endpoint.project,
+    let act = Act {
+        endpoint,
+        workflow: target.workflow.as_deref().unwrap_or(&endpoint.workflow),
+        input,
+        trigger: trigger(endpoint, delivery).to_string(),
         run,
         now,
-        version,
-        workflow: &workflow,
-        input,
-        key: None,
-        trigger,
-        actor: Some(caller),
-        parent: None,
-        options: Options { keys, ..Options::default() },
-    });
-    Answer::new(202, json!({ "run_id": run.to_string() }), "accepted").of_run(run)
+        caller,
+    };
+    let answer = act.done(&target);
+    if let Some(key) = key {
+        match answer.run {
+            Some(made) if made == run => {}
+            Some(found) => fault::around!("webhook.key_run", set_run(endpoint, key, found)),
+            // It may come again once there is somebody to take it.
+            None => forget(endpoint, key),
+        }
+    }
+    answer
 }
 
-/// What is to become of a delivery, by the endpoint's expressions.
-fn selected(
-    endpoint: &Endpoint,
-    came: &Came<'_>,
-    document: &Document<'_>,
-) -> Result<Selected, SelectionFault> {
-    let selection = Selection::parse(endpoint.filter.as_deref(), endpoint.route.as_deref())?;
-    if selection.is_trivial() {
-        return Ok(Selected::Default);
+/// The body as a document, or the answer to one that is none.
+fn read<'b>(came: &Came<'b>) -> Result<Document<'b>, Box<Answer>> {
+    let document =
+        body::read(Headers::get(came.headers, "content-type"), came.body).map_err(|fault| match fault {
+            BodyFault::ContentType(content_type) => Answer::error(
+                415,
+                "send a body of another content type",
+                format!("content type {content_type}"),
+            ),
+            BodyFault::Malformed(what) => Answer::error(400, &what, what.clone()),
+        })?;
+    match document {
+        Document::Text(text) if nesting(text) > MAX_DOCUMENT_DEPTH => {
+            Err(Answer::error(400, "the body is nested too deep", "too_deep").into())
+        }
+        document => Ok(document),
+    }
+}
+
+/// Whom a delivery is for, or the answer to one that is for nobody.
+fn target(endpoint: &Endpoint, came: &Came<'_>, document: &Document<'_>) -> Result<Target, Box<Answer>> {
+    // The expressions are the endpoint's affair; what they met stands in the record.
+    let unhandled = |fault: SelectionFault| {
+        Box::new(Answer::error(422, "the event cannot be handled here", fault.to_string()))
+    };
+    let selection = Selection::parse(&endpoint.expressions).map_err(unhandled)?;
+    if selection.is_trivial() && endpoint.schema.is_none() {
+        return Ok(Target::default());
     }
     let input = match document {
         // Checked when it was read.
@@ -107,39 +102,21 @@ fn selected(
     };
     let query = came.query.filter(|_| !endpoint.preset.is_secret_in_query());
     let headers = Json::encode(&endpoint.preset.redacted(came.headers)).unwrap_or(Json::Null);
-    selection.of(&Json::object([
-        ("input", input),
+    let event = Json::object([
+        ("input", input.clone()),
         ("headers", headers),
         ("query", Json::from(query.unwrap_or_default())),
-    ]))
-}
-
-/// The version that a delivery starts and what the start is counted under, or the answer to one that starts nothing.
-fn startable(
-    endpoint: &Endpoint,
-    workflow: &str,
-    input: RawJsonb,
-    run: pgrx::Uuid,
-    trigger: &str,
-) -> Result<(Version, Keys), Box<Answer>> {
-    let version = workflow::startable(endpoint.project, workflow, None).ok_or_else(|| {
-        if workflow == endpoint.workflow {
-            return Answer::error(410, "no new runs are taken here", "archived");
-        }
-        let reason = format!("route: no workflow \"{workflow}\" takes new runs");
-        Answer::error(422, "the event cannot be handled here", reason)
-    })?;
-    if version.pause == Some(Pause::Reject) {
-        return Err(Answer::later("paused").into());
+    ]);
+    if !selection.wants(&event).map_err(unhandled)? {
+        return Err(Answer::new(204, Value::Null, "filtered out").into());
     }
-    let violations = workflow::input_violations(endpoint.project, version, input);
-    if !violations.is_empty() {
-        let told = json!({ "error": "the body breaks the input schema", "violations": violations });
-        return Err(Answer::new(422, told, "input_schema").into());
+    // What was checked when it was set is sound.
+    let contract = endpoint.schema.as_deref().and_then(|schema| schema::compiled(schema).ok());
+    let violations = contract.as_deref().and_then(Option::as_ref).map(|contract| contract.violations(&input));
+    if let Some(violations) = violations.filter(|violations| !violations.is_empty()) {
+        return Err(Answer::violations("schema", &violations).into());
     }
-    let keys = flow::keys(endpoint.project, &version, input, run, trigger)
-        .map_err(|error| Answer::error(400, "the body lacks what the workflow counts by", error))?;
-    Ok((version, keys))
+    selection.target(&event).map_err(unhandled)
 }
 
 /// Notes that `run` is made of a delivery, or tells of which run it was made within the endpoint's window. Waits for the
@@ -177,6 +154,15 @@ fn note_key(endpoint: &Endpoint, key: &str, run: pgrx::Uuid) -> Option<pgrx::Uui
             return None;
         }
     }
+}
+
+/// Says which run a delivery reached that started none.
+fn set_run(endpoint: &Endpoint, dedupe_key: &str, run: pgrx::Uuid) {
+    spi::exec(
+        "UPDATE meshhook.delivery_key SET run_id = $4
+         WHERE project_id = $1 AND endpoint_id = $2 AND dedupe_key = $3",
+        &[arg(endpoint.project.0), arg(endpoint.id.clone()), arg(dedupe_key.to_owned()), arg(run)],
+    );
 }
 
 fn forget(endpoint: &Endpoint, dedupe_key: &str) {

@@ -1,5 +1,6 @@
 //! What senders are answered.
 
+use meshhook_engine::contract::Violation;
 use serde_json::{Map, Value, json};
 
 /// What the sender is told, and what the record says.
@@ -18,6 +19,22 @@ impl Answer {
 
     pub(super) fn error(status: i32, message: &str, reason: impl Into<String>) -> Self {
         Self::new(status, json!({ "error": message }), reason)
+    }
+
+    /// To what has started a run.
+    pub(super) fn accepted(run: pgrx::Uuid) -> Self {
+        Self::new(202, json!({ "run_id": run.to_string() }), "accepted").of_run(run)
+    }
+
+    /// To what has signaled a run.
+    pub(super) fn signaled(run: pgrx::Uuid) -> Self {
+        Self::new(202, json!({ "run_id": run.to_string(), "signaled": true }), "signaled").of_run(run)
+    }
+
+    /// To a body that breaks a schema: that of the workflow's input, or the endpoint's own.
+    pub(super) fn violations(schema: &str, violations: &[Violation]) -> Self {
+        let told = json!({ "error": "the body breaks the input schema", "violations": violations });
+        Self::new(422, told, schema)
     }
 
     /// To what has started a run already.

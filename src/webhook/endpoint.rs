@@ -4,28 +4,21 @@ use std::borrow::Cow;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use meshhook_engine::selection::{Selection, SelectionFault};
-use meshhook_engine::signature::{KeyForm, OWN_SCHEME, PRESETS, Preset, TimestampSource};
+use meshhook_engine::selection::Expressions;
+use meshhook_engine::signature::{KeyForm, OWN_SCHEME, PRESETS, Preset};
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
+use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::{DAY, Keep, MINUTE, SECOND, micros, path_of, preset_of, seal_place, unknown};
+use super::settings::{Settings, interval, settings_columns};
+use super::{path_of, preset_of, seal_place, unknown};
 use crate::error::{bad_parameter, refuse, required};
 use crate::owner::as_owner;
 use crate::project::{self, Project};
 use crate::secret;
 use crate::spi::{self, RawJsonb, arg};
 use crate::{guc, installation, random, workflow};
-
-/// How long deliveries with a signed time are recognised: longer than any sender tries.
-const TIMED_WINDOW: i64 = 7 * DAY;
-/// How long those without are, whose signature never ages.
-const UNTIMED_WINDOW: i64 = 90 * DAY;
-/// How long those are that come with a token: no longer than senders try, for the same body may well be sent again.
-const TOKEN_WINDOW: i64 = DAY;
-const KEEPS: &str = "'refused' keeps headers and body of a known sender's deliveries that started no run, 'all' of every \
-                     one, 'nothing' of none.";
 
 /// The secret of an endpoint: as given, or a fresh one in the form the preset's senders take. None where the preset has
 /// none. Raises 22023 for one that can never match, and where the sender alone can make it.
@@ -91,42 +84,6 @@ fn keep_secret(project: Project, endpoint: &str, clear: &str) {
     );
 }
 
-/// How long deliveries are recognised, in microseconds. Raises 22023 for a time in which a signature could be used twice.
-fn window(preset: &Preset, tolerance: i64, given: Option<Interval>) -> i64 {
-    let is_timed = preset.timestamp != TimestampSource::None;
-    let Some(given) = given else {
-        return match (is_timed, preset.signs()) {
-            (true, _) => TIMED_WINDOW,
-            (false, true) => UNTIMED_WINDOW,
-            (false, false) => TOKEN_WINDOW,
-        };
-    };
-    let given = micros(&given);
-    let least = match (is_timed, preset.signs()) {
-        // A signed time may be that much in the future and is taken until that much later; the rest is for fractions of
-        // seconds and for how long a transaction may take.
-        (true, _) => 2 * tolerance + MINUTE,
-        (false, true) => DAY,
-        // Whoever has a token can send whatever they like anyway.
-        (false, false) => 0,
-    };
-    if !(least..=36_500 * DAY).contains(&given) {
-        let least = least / SECOND;
-        bad_parameter(format!("dedupe_window must be from {least} seconds to 36500 days"))
-            .detail("Within less a signature that somebody has caught could start a second run.")
-            .raise();
-    }
-    given
-}
-
-fn refuse_expression(fault: SelectionFault) -> ! {
-    let refusal = bad_parameter(format!("{} cannot be used: {}", fault.expression, fault.message));
-    match fault.marker {
-        Some(marker) => refusal.detail(format!("The place:\n{marker}")).raise(),
-        None => refusal.raise(),
-    }
-}
-
 /// Makes an address for a workflow; see the COMMENT.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
@@ -141,22 +98,22 @@ fn create_endpoint(
     dedupe_window: default!(Option<Interval>, "NULL"),
     filter: default!(Option<&str>, "NULL"),
     route: default!(Option<&str>, "NULL"),
+    action: default!(&str, "'start'"),
+    business_key: default!(Option<&str>, "NULL"),
+    signal: default!(Option<&str>, "NULL"),
+    schema: default!(Option<RawJsonb>, "NULL"),
 ) -> TableIterator<'static, (name!(endpoint, String), name!(path, String), name!(secret, Option<String>))> {
     let scheme = scheme.map(RawJsonb::text);
     let known = chosen_preset(preset, scheme.as_deref());
-    let tolerance = tolerance.map_or(known.tolerance_s * SECOND, |given| micros(&given));
-    if !(SECOND..=DAY).contains(&tolerance) {
-        bad_parameter("tolerance must be from 1 second to 1 day").raise();
-    }
-    // Signed times are whole seconds.
-    let tolerance = (tolerance + SECOND - 1) / SECOND * SECOND;
-    if Keep::of(keep).is_none() {
-        bad_parameter(format!("keep cannot be \"{keep}\"")).hint(KEEPS).raise();
-    }
-    if let Err(fault) = Selection::parse(filter, route) {
-        refuse_expression(fault);
-    }
-    let dedupe_window = window(&known, tolerance, dedupe_window);
+    let settings = Settings {
+        tolerance: interval(tolerance),
+        keep: Some(keep.to_owned()),
+        dedupe_window: interval(dedupe_window),
+        schema: schema.map(RawJsonb::text),
+        action: Some(action.to_owned()),
+        expressions: expressions(filter, route, business_key, signal),
+    };
+    let settings = settings.checked(&known);
     if known.signs_url() && guc::public_url().is_none() {
         refuse(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -174,23 +131,14 @@ fn create_endpoint(
         installation::ensure();
         let version = workflow::find(project, workflow, None);
         let endpoint = URL_SAFE_NO_PAD.encode(random::bytes::<16>());
+        let mut row = settings.row(project, &endpoint, version.workflow_id);
+        row.extend([arg(known.name.to_string()), arg(scheme)]);
         spi::exec(
-            "INSERT INTO meshhook.endpoint (project_id, endpoint_id, workflow_id, preset, tolerance, scheme, keep,
-                                            dedupe_window, filter, route)
-             VALUES ($1, $2, $3, $4, $5 * interval '1 us', $6::jsonb, $7,
-                     justify_hours($8 * interval '1 us'), $9, $10)",
-            &[
-                arg(project.0),
-                arg(endpoint.clone()),
-                arg(version.workflow_id),
-                arg(known.name.to_string()),
-                arg(tolerance),
-                arg(scheme),
-                arg(keep.to_owned()),
-                arg(dedupe_window),
-                arg(filter.map(str::to_owned)),
-                arg(route.map(str::to_owned)),
-            ],
+            "INSERT INTO meshhook.endpoint (project_id, endpoint_id, workflow_id, tolerance, keep, dedupe_window, schema,
+                                            action, filter, route, business_key, signal, preset, scheme)
+             VALUES ($1, $2, $3, $4 * interval '1 us', $5, justify_hours($6 * interval '1 us'), $7::jsonb, $8, $9, $10,
+                     $11, $12, $13, $14::jsonb)",
+            &row,
         );
         if let Some(secret) = &secret {
             keep_secret(project, &endpoint, secret);
@@ -199,6 +147,96 @@ fn create_endpoint(
         let path = path_of(&endpoint);
         TableIterator::once((endpoint, path, secret.map(|secret| secret.to_string())))
     })
+}
+
+/// Changes settings of an endpoint; see the COMMENT.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::too_many_arguments, reason = "the arguments are the SQL contract")]
+fn alter_endpoint(
+    endpoint: Option<&str>,
+    workflow: default!(Option<&str>, "NULL"),
+    tolerance: default!(Option<Interval>, "NULL"),
+    keep: default!(Option<&str>, "NULL"),
+    dedupe_window: default!(Option<Interval>, "NULL"),
+    filter: default!(Option<&str>, "NULL"),
+    route: default!(Option<&str>, "NULL"),
+    action: default!(Option<&str>, "NULL"),
+    business_key: default!(Option<&str>, "NULL"),
+    signal: default!(Option<&str>, "NULL"),
+    schema: default!(Option<RawJsonb>, "NULL"),
+    to_default: default!(Vec<Option<String>>, "'{}'"),
+) {
+    let endpoint = required("endpoint", endpoint);
+    let given = Settings {
+        tolerance: interval(tolerance),
+        keep: keep.map(str::to_owned),
+        dedupe_window: interval(dedupe_window),
+        schema: schema.map(RawJsonb::text),
+        action: action.map(str::to_owned),
+        expressions: expressions(filter, route, business_key, signal),
+    };
+    let to_default: Vec<String> = to_default.into_iter().map(|name| required("to_default", name)).collect();
+    let mut changed = given.told();
+    changed.extend(workflow.map(|name| ("workflow".to_owned(), json!(name))));
+    if changed.is_empty() && to_default.is_empty() {
+        bad_parameter("nothing is given that could be changed")
+            .hint("Name what changes: filter => '.input.n > 1'; or what comes by default again: to_default => '{filter}'.")
+            .raise();
+    }
+    as_owner(|caller| {
+        let project = project::current(caller);
+        installation::ensure();
+        let (preset, workflow_id, mut before) =
+            spi::run_one(LOCKED, &[arg(project.0), arg(endpoint.to_owned())], |row| {
+                let preset = preset_of(&row.must::<String>(1), row.get::<String>(2).as_deref());
+                (preset, row.must::<i64>(3), Settings::of(row, 4))
+            })
+            .and_then(|(preset, workflow, before)| Some((preset?, workflow, before)))
+            .unwrap_or_else(|| unknown(endpoint));
+        let mut given = given;
+        for name in &to_default {
+            before.leave_out(name);
+            let is_given = given.told().len();
+            given.leave_out(name);
+            if given.told().len() < is_given {
+                bad_parameter(format!("{name} is given and in to_default"))
+                    .hint("Leave one of them out.")
+                    .raise();
+            }
+        }
+        let settings = given.over(before).checked(&preset);
+        let workflow_id =
+            workflow.map_or(workflow_id, |name| workflow::find(project, name, None).workflow_id);
+        spi::exec(
+            "UPDATE meshhook.endpoint
+             SET workflow_id = $3, tolerance = $4 * interval '1 us', keep = $5,
+                 dedupe_window = justify_hours($6 * interval '1 us'), schema = $7::jsonb, action = $8, filter = $9,
+                 route = $10, business_key = $11, signal = $12
+             WHERE project_id = $1 AND endpoint_id = $2",
+            &settings.row(project, endpoint, workflow_id),
+        );
+        let details = json!({ "changed": changed, "to_default": to_default });
+        project::audit(project, caller, "endpoint.altered", endpoint, Some(details.to_string()));
+    });
+}
+
+/// An endpoint's row, locked: what is settled for good, and its settings.
+const LOCKED: &str = concat!(
+    "SELECT preset, scheme::text, workflow_id, ",
+    settings_columns!(),
+    " FROM meshhook.endpoint WHERE project_id = $1 AND endpoint_id = $2 AND dropped_at IS NULL FOR UPDATE"
+);
+
+fn expressions(
+    filter: Option<&str>,
+    route: Option<&str>,
+    business_key: Option<&str>,
+    signal: Option<&str>,
+) -> Expressions {
+    let [filter, route, business_key, signal] =
+        [filter, route, business_key, signal].map(|text| text.map(str::to_owned));
+    Expressions { filter, route, business_key, signal }
 }
 
 /// Gives an endpoint a new secret; see the COMMENT.

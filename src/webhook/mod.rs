@@ -1,15 +1,19 @@
 //! Webhooks: endpoints and what arrives at them.
 
 mod accept;
+mod action;
 mod answer;
 mod endpoint;
 mod rate;
 mod receive;
 mod record;
 mod redeliver;
+mod schema;
+mod settings;
 
 use std::borrow::Cow;
 
+use meshhook_engine::selection::Expressions;
 use meshhook_engine::signature::{OWN_SCHEME, Preset};
 use pgrx::PgSqlErrorCode;
 use pgrx::datum::Interval;
@@ -40,9 +44,11 @@ struct Endpoint {
     /// How long a delivery is recognised, in microseconds.
     dedupe_window: i64,
     keep: Keep,
-    /// The expressions that say what is wanted and what it starts.
-    filter: Option<String>,
-    route: Option<String>,
+    action: Action,
+    /// The expressions that say what is wanted and whom it is for.
+    expressions: Expressions,
+    /// The JSON Schema of what is wanted.
+    schema: Option<String>,
     limits: Vec<rate::Limit>,
     secrets: Vec<Sealed>,
 }
@@ -58,6 +64,32 @@ struct Came<'a> {
     body: &'a [u8],
 }
 
+/// What a delivery does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    /// It starts a run.
+    Start,
+    /// It signals the run that has its business key.
+    Signal,
+    /// It signals the run that has its business key, and starts one where none has it.
+    SignalOrStart,
+}
+
+impl Action {
+    /// By its name in SQL.
+    fn of(name: &str) -> Option<Self> {
+        [Self::Start, Self::Signal, Self::SignalOrStart].into_iter().find(|action| action.name() == name)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Signal => "signal",
+            Self::SignalOrStart => "signal_or_start",
+        }
+    }
+}
+
 /// Of which deliveries headers and body are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Keep {
@@ -69,11 +101,14 @@ enum Keep {
 impl Keep {
     /// By its name in SQL.
     fn of(name: &str) -> Option<Self> {
-        match name {
-            "nothing" => Some(Self::Nothing),
-            "refused" => Some(Self::Refused),
-            "all" => Some(Self::All),
-            _ => None,
+        [Self::Nothing, Self::Refused, Self::All].into_iter().find(|keep| keep.name() == name)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Refused => "refused",
+            Self::All => "all",
         }
     }
 }
@@ -83,7 +118,8 @@ fn find(endpoint: &str) -> Option<Endpoint> {
     spi::read_one(
         "SELECT e.project_id, e.endpoint_id, e.preset, extract(epoch FROM e.tolerance)::bigint, w.name,
                 e.scheme::text, (extract(epoch FROM e.dedupe_window) * 1000000)::bigint, e.keep,
-                e.rate_limit, e.rate_ms, r.rate_limit, r.rate_ms, s.ids, s.sealed, e.filter, e.route
+                e.rate_limit, e.rate_ms, r.rate_limit, r.rate_ms, s.ids, s.sealed, e.action, e.filter, e.route,
+                e.business_key, e.signal, e.schema::text
          FROM meshhook.endpoint e
          JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
          LEFT JOIN meshhook.webhook_rate r ON r.project_id = e.project_id
@@ -108,8 +144,14 @@ fn find(endpoint: &str) -> Option<Endpoint> {
                 keep: Keep::of(&row.must::<String>(8)).unwrap_or(Keep::Nothing),
                 limits,
                 secrets: sealed(row.get(13), row.get(14)),
-                filter: row.get(15),
-                route: row.get(16),
+                action: Action::of(&row.must::<String>(15))?,
+                expressions: Expressions {
+                    filter: row.get(16),
+                    route: row.get(17),
+                    business_key: row.get(18),
+                    signal: row.get(19),
+                },
+                schema: row.get(20),
                 id,
             })
         },

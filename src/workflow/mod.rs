@@ -101,7 +101,8 @@ pub fn sound(definition: &str) -> Workflow {
     Workflow::from_text(definition).unwrap_or_else(|problems| refuse_faults(&problems))
 }
 
-fn listing(problems: &[Problem]) -> String {
+/// Faults as lines of a DETAIL.
+pub fn listing(problems: &[Problem]) -> String {
     let line =
         |problem: &Problem| format!("{}: {} ({})", shown(&problem.pointer), problem.message, problem.code);
     problems.iter().map(line).collect::<Vec<_>>().join("\n")

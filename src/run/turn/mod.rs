@@ -13,7 +13,7 @@ mod load;
 mod redrive;
 pub use load::{columns, events_after, recorded};
 mod submit;
-pub use submit::submit;
+pub use submit::{offer, submit};
 pub mod tick;
 mod unbegun;
 mod write;

@@ -3,7 +3,7 @@
 
 use meshhook_engine::decide::refusal;
 use meshhook_engine::fact::Fact;
-use meshhook_engine::state::RunState;
+use meshhook_engine::state::{RunState, RunStatus};
 use pgrx::prelude::*;
 use serde_json::json;
 
@@ -21,6 +21,27 @@ use crate::{fault, random, shmem};
 /// nothing, where the run's log is not what the engine decides, or where the caller is a function that a turn is
 /// calling: that turn has a state of its own.
 pub fn submit(key: RunKey, fact: &Fact, actor: Role) -> RunState {
+    take(key, fact, actor).unwrap_or_else(|Refused { reason, status }| {
+        refuse(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, reason)
+            .detail(format!("Run \"{}\" is {}.", key.run, status.as_str()))
+            .raise()
+    })
+}
+
+/// Like [`submit`], for a fact that only counts for a run that has not ended: false where it has, also by what lay in
+/// its inbox before, and where there is none.
+pub fn offer(key: RunKey, fact: &Fact, actor: Role) -> bool {
+    load::wait_for(key).is_some_and(|run| !run.finished) && take(key, fact, actor).is_ok()
+}
+
+/// Why a fact would change nothing.
+struct Refused {
+    reason: String,
+    status: RunStatus,
+}
+
+/// What lies in the inbox is decided in any case; the fact where it changes something.
+fn take(key: RunKey, fact: &Fact, actor: Role) -> Result<RunState, Refused> {
     if database::is_calling() {
         refuse(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -63,12 +84,10 @@ pub fn submit(key: RunKey, fact: &Fact, actor: Role) -> RunState {
     moved.take(facts, now, &mut out);
     let is_over = moved.state.status.is_terminal() && !is_redriven;
     let reason = is_over.then(|| "the run has ended".to_owned());
-    if let Some(reason) = reason.or_else(|| refusal(&moved.workflow, &moved.state, fact)) {
-        refuse(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, reason)
-            .detail(format!("Run \"{}\" is {}.", key.run, moved.state.status.as_str()))
-            .raise();
+    let reason = reason.or_else(|| refusal(&moved.workflow, &moved.state, fact));
+    if reason.is_none() {
+        moved.record(fact, now, Some(&json!({ "actor": actor.name() }).to_string()), &mut out);
     }
-    moved.record(fact, now, Some(&json!({ "actor": actor.name() }).to_string()), &mut out);
     let state = moved.state.clone();
     moved.settle(&mut out);
     fault::at_commit!("hand.commit");
@@ -77,5 +96,8 @@ pub fn submit(key: RunKey, fact: &Fact, actor: Role) -> RunState {
     // Work of the database, other runs that hear of it, slots that were freed, and what was left here are the
     // orchestrator's.
     shmem::wake_on_commit();
-    state
+    match reason {
+        None => Ok(state),
+        Some(reason) => Err(Refused { reason, status: state.status }),
+    }
 }

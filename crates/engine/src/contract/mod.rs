@@ -13,7 +13,7 @@ use cost::Fault;
 use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use serde_json::{Map, Number, Value};
 
-use crate::definition::{Problems, Workflow, shown};
+use crate::definition::{Problem, Problems, Workflow, shown};
 use crate::error::ErrorInfo;
 use crate::json::Json;
 use crate::to_json;
@@ -61,6 +61,22 @@ pub struct Contract {
 }
 
 impl Contract {
+    /// Compiles a schema that stands alone, from its JSON text. `None` where there is nothing to check.
+    ///
+    /// # Errors
+    /// Every fault of it.
+    pub fn parse(schema: &str) -> Result<Option<Self>, Vec<Problem>> {
+        let mut problems = Problems::default();
+        let compiled = match Json::parse(schema) {
+            Ok(schema) => Self::compile(&schema, "", &mut problems),
+            Err(error) => {
+                problems.add("", "json", error.to_string());
+                None
+            }
+        };
+        if problems.0.is_empty() { Ok(compiled) } else { Err(problems.0) }
+    }
+
     /// Compiles a schema that stands at a place of a definition and notes every fault. `None` where it has
     /// one, and where there is nothing to check.
     pub(crate) fn compile(schema: &Json, at: &str, problems: &mut Problems) -> Option<Self> {

@@ -33,5 +33,6 @@ mod secrets;
 mod tenancy;
 mod transactions;
 mod waiting;
+mod webhook_keys;
 mod webhooks;
 mod workers;

@@ -117,29 +117,27 @@ fn echo() -> Value {
     json!({"name": "echo", "nodes": [{"id": "out", "type": "transform", "with": {"output": "{{ .input }}"}}]})
 }
 
-/// Delivers `count` events at once, each by a sender of its own who comes again while it is told to; `event` tells the
-/// id of the nth.
-fn storm(
-    sidecar: &Sidecar,
-    path: &str,
-    secret: &str,
-    count: usize,
-    event: fn(usize) -> usize,
-) -> Vec<Response> {
-    let start = Barrier::new(count);
+/// Delivers events, each with its id, at once, each by a sender of its own who comes again while it is told to.
+pub fn storm(sidecar: &Sidecar, path: &str, secret: &str, events: &[(String, Value)]) -> Vec<Response> {
+    let start = Barrier::new(events.len());
     std::thread::scope(|scope| {
-        let send = |n: usize| {
-            let body = format!("{{\"n\": {}}}", event(n)).into_bytes();
-            let headers = sign::standard(secret, &format!("msg_{}", event(n)), unix_now(), &body);
+        let send = |(id, event): &(String, Value)| {
+            let body = event.to_string().into_bytes();
+            let headers = sign::standard(secret, id, unix_now(), &body);
             start.wait();
             wait_some("an answer", SOON, || {
                 let answer = sidecar.post(path, &headers, &body);
                 (answer.status != 503).then_some(answer)
             })
         };
-        let senders: Vec<_> = (0..count).map(|n| scope.spawn(move || send(n))).collect();
+        let senders: Vec<_> = events.iter().map(|event| scope.spawn(move || send(event))).collect();
         senders.into_iter().map(|sender| sender.join().expect("a sender does not panic")).collect()
     })
+}
+
+/// So many deliveries of so many events.
+fn numbered(deliveries: usize, events: usize) -> Vec<(String, Value)> {
+    (0..deliveries).map(|n| (format!("msg_{}", n % events), json!({"n": n % events}))).collect()
 }
 
 #[test]
@@ -148,7 +146,7 @@ fn a_thousand_deliveries_of_a_hundred_events_are_a_hundred_runs() {
     publish(&mut db.app(), &echo());
     let (path, secret) = db.endpoint("echo", "standard");
     let sidecar = db.sidecar().start();
-    let answers = storm(&sidecar, &path, &secret, 1_000, |n| n % 100);
+    let answers = storm(&sidecar, &path, &secret, &numbered(1_000, 100));
     assert_eq!(answers.iter().filter(|answer| answer.status == 202).count(), 100);
     assert_eq!(answers.iter().filter(|answer| answer.status == 200).count(), 900);
     let mut runs: BTreeMap<usize, BTreeSet<Uuid>> = BTreeMap::new();
@@ -170,7 +168,7 @@ fn one_delivery_too_many_is_told_when_to_come_again() {
     db.admin().exec("SELECT meshhook.set_endpoint_rate(endpoint, 20, '1 hour') FROM meshhook.endpoints");
     let sidecar = db.sidecar().start();
     // Over all of its connections together.
-    let answers = storm(&sidecar, &path, &secret, 200, |n| n);
+    let answers = storm(&sidecar, &path, &secret, &numbered(200, 200));
     let (taken, told): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 202);
     assert_eq!(taken.len(), 20);
     let left: BTreeSet<_> = taken.iter().map(|answer| answer.header("ratelimit").map(left)).collect();

@@ -105,8 +105,8 @@ fn issue_triage(play: &mut Play) -> Result<(), Trouble> {
     // A delivery of GitHub's is known by its signed body.
     issue["play"] = json!(play.name);
     let body = issue.to_string().into_bytes();
-    let signed = sign::github_event(&play.stage.endpoint.1, &play.name, "issues", &body);
-    let run = play.deliver(&signed, &body)?;
+    let (path, secret) = play.stage.issues.clone();
+    let run = play.deliver(&path, &sign::github_event(&secret, &play.name, "issues", &body), &body)?;
     play.wait_ended(run)
 }
 

@@ -4,7 +4,7 @@
 use super::play::{Kind, Play, Trouble, until};
 use super::stage::Scenario;
 use meshhook_e2e::quick;
-use meshhook_testkit::request;
+use meshhook_testkit::{request, sign};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -22,6 +22,7 @@ pub fn all() -> Vec<Scenario> {
             answers: || vec![("/mail", 202, json!({}))],
             drive: answer,
         },
+        Scenario { name: "paid", definitions: awaited, answers: none, drive: order_and_pay },
         Scenario { name: "care", definitions: patient, answers: none, drive: look_after },
         Scenario { name: "update", definitions: none_of_its_own, answers: none, drive: update },
     ]
@@ -109,6 +110,24 @@ fn fork(play: &mut Play, run: Uuid) -> Uuid {
             panic!("{refusal}\n{sql}");
         }
     }
+}
+
+fn awaited(_outside: &str) -> Vec<Value> {
+    vec![waiter("paid")]
+}
+
+/// One endpoint takes both events: the first starts the run, the second is its signal.
+fn order_and_pay(play: &mut Play) -> Result<(), Trouble> {
+    let (path, secret) = play.stage.orders.clone();
+    let mut deliver = |event: &str| {
+        let body = json!({"order": play.name, "event": event}).to_string().into_bytes();
+        play.deliver(&path, &sign::github_event(&secret, event, "order", &body), &body)
+    };
+    let (ordered, paid) = (deliver("ordered")?, deliver("paid")?);
+    if ordered != paid {
+        return Err(Trouble::new(Kind::Doubled, "an order has two runs"));
+    }
+    play.wait_ended(ordered)
 }
 
 fn lanes(_outside: &str) -> Vec<Value> {

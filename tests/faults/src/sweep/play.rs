@@ -102,15 +102,22 @@ impl Play<'_> {
         self.left_out += runs;
     }
 
-    /// Delivers a webhook until it is taken.
-    pub fn deliver(&mut self, headers: &[(String, String)], body: &[u8]) -> Result<Uuid, Trouble> {
-        let (address, path) = (self.stage.sidecar().address(), self.stage.endpoint.0.clone());
+    /// Delivers a webhook until it is taken: the run that it starts or signals.
+    pub fn deliver(
+        &mut self,
+        path: &str,
+        headers: &[(String, String)],
+        body: &[u8],
+    ) -> Result<Uuid, Trouble> {
+        let address = self.stage.sidecar().address();
         let answer = until("a delivery to be taken", || {
-            let answer = request(address, "POST", &path, headers, body).ok()?;
+            let answer = request(address, "POST", path, headers, body).ok()?;
             matches!(answer.status, 200 | 202).then_some(answer)
         })?;
         let run = meshhook_e2e::run_id(&answer);
-        self.runs.push(run);
+        if !self.runs.contains(&run) {
+            self.runs.push(run);
+        }
         Ok(run)
     }
 

@@ -32,7 +32,10 @@ pub fn scenarios() -> Vec<Scenario> {
 pub struct Stage {
     sidecar: Sidecar,
     pub stub: Stub,
-    pub endpoint: (String, String),
+    /// Path and secret of the endpoint of the example "issue-triage".
+    pub issues: (String, String),
+    /// Those of one that starts a run for an order and signals it.
+    pub orders: (String, String),
     plays: AtomicU32,
 }
 
@@ -68,10 +71,16 @@ impl Stage {
                 publish(&mut database.app(), &definition);
             }
         }
-        let endpoint = database.endpoint("issue-triage", "github");
+        let issues = database.endpoint("issue-triage", "github");
+        let orders = database.admin().rows(
+            "SELECT path, secret FROM meshhook.create_endpoint('paid', 'github', action => 'signal_or_start',
+                 business_key => '.input.order', signal => '\"go\"')",
+            &[],
+        );
+        let orders = (orders[0].get(0), orders[0].get(1));
         // The shortest lease there is: what a crash takes from the sidecar comes back soon.
         let sidecar = database.sidecar().env("MESHHOOK_LEASE", "1s").start();
-        Stage { sidecar, stub, endpoint, plays: AtomicU32::new(0) }
+        Stage { sidecar, stub, issues, orders, plays: AtomicU32::new(0) }
     }
 
     pub fn sidecar(&self) -> &Sidecar {
