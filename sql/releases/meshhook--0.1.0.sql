@@ -1624,7 +1624,7 @@ AS 'MODULE_PATHNAME', 'add_member_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:153
+-- src/webhook/endpoint.rs:167
 -- meshhook::webhook::endpoint::alter_endpoint
 CREATE  FUNCTION "alter_endpoint"(
 	"endpoint" TEXT, /* Option < & str > */
@@ -1794,7 +1794,7 @@ AS 'MODULE_PATHNAME', 'create_bulk_operation_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:88
+-- src/webhook/endpoint.rs:102
 -- meshhook::webhook::endpoint::create_endpoint
 CREATE  FUNCTION "create_endpoint"(
 	"workflow" TEXT, /* & str */
@@ -1924,7 +1924,7 @@ AS 'MODULE_PATHNAME', 'drop_consumer_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:279
+-- src/webhook/endpoint.rs:293
 -- meshhook::webhook::endpoint::drop_endpoint
 CREATE  FUNCTION "drop_endpoint"(
 	"endpoint" TEXT /* Option < & str > */
@@ -2497,7 +2497,7 @@ AS 'MODULE_PATHNAME', 'rollback_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:243
+-- src/webhook/endpoint.rs:257
 -- meshhook::webhook::endpoint::rotate_endpoint_secret
 CREATE  FUNCTION "rotate_endpoint_secret"(
 	"endpoint" TEXT, /* & str */
@@ -2875,88 +2875,6 @@ JOIN meshhook.workflow w ON w.project_id = q.project_id AND w.workflow_id = q.wo
 CROSS JOIN LATERAL (SELECT meshhook.project_is_paused() AS paused) p
 LEFT JOIN meshhook.run_lane l ON l.project_id = q.project_id AND l.workflow_id = q.workflow_id AND l.lane = q.lane;
 COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start, with what they wait for.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:88
--- requires:
---   views
-
-CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
-SELECT s.name,
-       w.name AS workflow,
-       s.version,
-       s.cron,
-       s.every,
-       s.anchor,
-       s.time_zone,
-       s.input,
-       s.overlap,
-       s.catch_up,
-       s.jitter,
-       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
-       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
-       s.last_time,
-       s.last_run_id,
-       r.status AS last_status,
-       (SELECT count(*) FROM meshhook.schedule_firing f
-        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
-          AND (SELECT run.finished_at IS NULL FROM meshhook.run
-               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
-       s.waiting,
-       s.missed,
-       s.skipped,
-       s.paused_at IS NOT NULL AS paused,
-       s.paused_at,
-       s.paused_by,
-       s.pause_reason,
-       s.created_at,
-       s.created_by
-FROM meshhook.schedule s
-JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
-LEFT JOIN LATERAL (
-    SELECT run.status FROM meshhook.run
-    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
-    OFFSET 0
-) r ON true;
-COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:89
--- requires:
---   schedule_views
-
-CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
-SELECT e.endpoint_id AS endpoint,
-       '/hooks/' || e.endpoint_id AS path,
-       w.name AS workflow,
-       e.preset,
-       e.scheme,
-       e.tolerance,
-       e.keep,
-       e.dedupe_window,
-       e.filter,
-       e.route,
-       e.action,
-       e.business_key,
-       e.signal,
-       e.schema,
-       e.rate_limit,
-       e.rate_ms * interval '1 ms' AS rate_per,
-       e.created_at,
-       last.received_at AS last_received_at,
-       last.status AS last_status,
-       last.reason AS last_reason
-FROM meshhook.endpoint e
-JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
-LEFT JOIN LATERAL (
-    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
-    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
-    ORDER BY d.delivery_id DESC LIMIT 1
-) last ON true
-WHERE e.dropped_at IS NULL;
-COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what deliveries do, how senders sign, which ones are wanted and whom each is for, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3444,6 +3362,88 @@ BEGIN
     END IF;
 END
 $$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:88
+-- requires:
+--   views
+
+CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
+SELECT s.name,
+       w.name AS workflow,
+       s.version,
+       s.cron,
+       s.every,
+       s.anchor,
+       s.time_zone,
+       s.input,
+       s.overlap,
+       s.catch_up,
+       s.jitter,
+       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
+       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
+       s.last_time,
+       s.last_run_id,
+       r.status AS last_status,
+       (SELECT count(*) FROM meshhook.schedule_firing f
+        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
+          AND (SELECT run.finished_at IS NULL FROM meshhook.run
+               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
+       s.waiting,
+       s.missed,
+       s.skipped,
+       s.paused_at IS NOT NULL AS paused,
+       s.paused_at,
+       s.paused_by,
+       s.pause_reason,
+       s.created_at,
+       s.created_by
+FROM meshhook.schedule s
+JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
+LEFT JOIN LATERAL (
+    SELECT run.status FROM meshhook.run
+    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
+    OFFSET 0
+) r ON true;
+COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:89
+-- requires:
+--   schedule_views
+
+CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
+SELECT e.endpoint_id AS endpoint,
+       '/hooks/' || e.endpoint_id AS path,
+       w.name AS workflow,
+       e.preset,
+       e.scheme,
+       e.tolerance,
+       e.keep,
+       e.dedupe_window,
+       e.filter,
+       e.route,
+       e.action,
+       e.business_key,
+       e.signal,
+       e.schema,
+       e.rate_limit,
+       e.rate_ms * interval '1 ms' AS rate_per,
+       e.created_at,
+       last.received_at AS last_received_at,
+       last.status AS last_status,
+       last.reason AS last_reason
+FROM meshhook.endpoint e
+JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
+LEFT JOIN LATERAL (
+    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
+    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
+    ORDER BY d.delivery_id DESC LIMIT 1
+) last ON true
+WHERE e.dropped_at IS NULL;
+COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what deliveries do, how senders sign, which ones are wanted and whom each is for, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -4142,7 +4142,7 @@ COMMENT ON FUNCTION meshhook.current_project_id() IS
 'The project this session works in (SET meshhook.project), null if the role may not. Row policies ask it.';
 
 COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text, jsonb, text, interval, text, text, text, text, text, jsonb) IS
-'Makes an address that starts a run of a workflow''s newest version for each delivery, or signals one. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. scheme says how senders sign where preset is "hmac": the header, what is signed, the algorithm (docs/webhooks.md). keep says of which deliveries of a known sender headers and body are kept, for redeliver(): "refused" (those that started no run), "all" or "nothing". For dedupe_window a delivery that comes again starts nothing: 7 days by default, 90 where no time is signed, one where nothing is. filter and route are expressions over the event, {"input", "headers", "query"}: where filter says false or null the delivery does nothing (204), and route names the workflow it is for, null the endpoint''s own. action is "start", "signal" (the open run that has the business key; 404 where there is none) or "signal_or_start" (a new run where no open one has it); business_key and signal are expressions over the event too, and a run that is started has the business key as its idempotency key. schema is a JSON Schema (draft 2020-12) of the body; what breaks it does nothing (422, with the violations). Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match, a scheme that could be deceived, a window in which a signature could be used twice, an expression or a schema that is none or an action without what it needs, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
+'Makes an address that starts a run of a workflow''s newest version for each delivery, or signals one. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. scheme says how senders sign where preset is "hmac" (the header, what is signed, the algorithm) or "jwt" (algorithms, issuer, audience); docs/webhooks.md has the fields. keep says of which deliveries of a known sender headers and body are kept, for redeliver(): "refused" (those that started no run), "all" or "nothing". For dedupe_window a delivery that comes again starts nothing: 7 days by default, 90 where no time is signed, one where nothing is. filter and route are expressions over the event, {"input", "headers", "query"}: where filter says false or null the delivery does nothing (204), and route names the workflow it is for, null the endpoint''s own. action is "start", "signal" (the open run that has the business key; 404 where there is none) or "signal_or_start" (a new run where no open one has it); business_key and signal are expressions over the event too, and a run that is started has the business key as its idempotency key. schema is a JSON Schema (draft 2020-12) of the body; what breaks it does nothing (422, with the violations). Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match, a scheme that could be deceived, a window in which a signature could be used twice, an expression or a schema that is none or an action without what it needs, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
 COMMENT ON FUNCTION meshhook.alter_endpoint(text, text, interval, text, interval, text, text, text, text, text, jsonb, text[]) IS
 'Changes settings of an endpoint for deliveries from now on: those that are given, as create_endpoint has them; what is null stays. to_default names settings that come by default again, as if create_endpoint had been given none: tolerance, keep, dedupe_window, filter, route, action, business_key, signal, schema. What results is judged as there (22023). Preset and scheme are for good; rotate_endpoint_secret changes the secret and set_endpoint_rate the rate. Audited, with what was changed. P0002 if the endpoint or the workflow does not exist.';
 COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval, text) IS

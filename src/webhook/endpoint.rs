@@ -5,14 +5,14 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use meshhook_engine::selection::Expressions;
-use meshhook_engine::signature::{KeyForm, OWN_SCHEME, PRESETS, Preset};
+use meshhook_engine::signature::{JWT, KeyForm, OWN_SCHEME, PRESETS, Preset, SchemeFault};
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::settings::{Settings, interval, settings_columns};
-use super::{path_of, preset_of, seal_place, unknown};
+use super::{described, path_of, preset_of, seal_place, unknown};
 use crate::error::{bad_parameter, refuse, required};
 use crate::owner::as_owner;
 use crate::project::{self, Project};
@@ -29,6 +29,18 @@ fn chosen_secret(preset: &Preset, given: Option<&str>) -> Option<Zeroizing<Strin
         }
         return Some(Zeroizing::new(given.to_owned()));
     }
+    let public = || -> ! {
+        bad_parameter(format!("preset \"{}\" verifies with the sender's public key", preset.name))
+            .hint("Give it as secret => '…'; the sender shows it where its webhooks are set up.")
+            .raise()
+    };
+    if let Some(token) = &preset.token {
+        if !token.is_shared() {
+            public();
+        }
+        // As many bytes as the longest hash.
+        return Some(Zeroizing::new(URL_SAFE_NO_PAD.encode(&Zeroizing::new(random::bytes::<64>())[..])));
+    }
     let key = preset.proofs.first()?.key;
     let bytes = Zeroizing::new(random::bytes::<32>());
     Some(Zeroizing::new(match key {
@@ -37,33 +49,35 @@ fn chosen_secret(preset: &Preset, given: Option<&str>) -> Option<Zeroizing<Strin
         KeyForm::Pair => format!("meshhook:{}", URL_SAFE_NO_PAD.encode(&bytes[..])),
         KeyForm::Base64 => STANDARD.encode(&bytes[..]),
         KeyForm::Hex => hex::encode(&bytes[..]),
-        KeyForm::Whpk | KeyForm::Ed25519Hex | KeyForm::P256Spki => {
-            bad_parameter(format!("preset \"{}\" verifies with the sender's public key", preset.name))
-                .hint("Give it as secret => '…'; the sender shows it where its webhooks are set up.")
-                .raise()
-        }
+        KeyForm::Whpk | KeyForm::Ed25519Hex | KeyForm::P256Spki => public(),
     }))
 }
 
-/// The scheme asked for. Raises 22023 for a preset that does not exist, and for a scheme of one's own that is none, or
-/// that comes with another preset.
+/// The scheme asked for. Raises 22023 for a preset that does not exist, and for a scheme that is none, is missing, or comes
+/// with another preset.
 fn chosen_preset(name: &str, scheme: Option<&str>) -> Cow<'static, Preset> {
-    match scheme {
-        Some(scheme) if name == OWN_SCHEME => Cow::Owned(Preset::own(scheme).unwrap_or_else(|fault| {
-            bad_parameter("scheme does not say how senders sign").detail(fault.to_string()).raise()
-        })),
-        Some(_) => bad_parameter(format!("preset \"{name}\" has its scheme already"))
-            .hint(format!("A scheme of your own goes with preset => '{OWN_SCHEME}'."))
-            .raise(),
-        None if name == OWN_SCHEME => bad_parameter(format!("preset \"{name}\" needs a scheme"))
+    let refuse_scheme = |fault: SchemeFault| -> ! {
+        bad_parameter("scheme does not say how senders sign").detail(fault.to_string()).raise()
+    };
+    match (scheme, name) {
+        (Some(scheme), _) => match described(name, scheme) {
+            Some(described) => Cow::Owned(described.unwrap_or_else(|fault| refuse_scheme(fault))),
+            None => bad_parameter(format!("preset \"{name}\" has its scheme already"))
+                .hint(format!("A scheme of your own goes with preset => '{OWN_SCHEME}' or '{JWT}'."))
+                .raise(),
+        },
+        (None, OWN_SCHEME) => bad_parameter(format!("preset \"{name}\" needs a scheme"))
             .hint("Say how senders sign: scheme => '{\"header\": \"X-Signature\"}'.")
             .raise(),
-        None => Preset::by_name(name).map_or_else(
+        (None, JWT) => bad_parameter(format!("preset \"{name}\" needs a scheme"))
+            .hint("Say which tokens count: scheme => '{\"algorithms\": \"RS256\", \"issuer\": \"…\", \"audience\": \"…\"}'.")
+            .raise(),
+        (None, _) => Preset::by_name(name).map_or_else(
             || {
                 let names: Vec<&str> = PRESETS.iter().map(|preset| &*preset.name).collect();
                 bad_parameter(format!("there is no preset \"{name}\""))
                     .hint(format!(
-                        "There are: {}, and {OWN_SCHEME} with a scheme of your own.",
+                        "There are: {}, and {OWN_SCHEME} and {JWT} with a scheme of your own.",
                         names.join(", ")
                     ))
                     .raise()

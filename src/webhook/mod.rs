@@ -14,7 +14,7 @@ mod settings;
 use std::borrow::Cow;
 
 use meshhook_engine::selection::Expressions;
-use meshhook_engine::signature::{OWN_SCHEME, Preset};
+use meshhook_engine::signature::{JWT, OWN_SCHEME, Preset, SchemeFault};
 use pgrx::PgSqlErrorCode;
 use pgrx::datum::Interval;
 use serde_json::{Map, Value};
@@ -160,9 +160,18 @@ fn find(endpoint: &str) -> Option<Endpoint> {
 
 /// How an endpoint's senders sign, by what its row says: a preset, or a scheme of its own.
 fn preset_of(name: &str, scheme: Option<&str>) -> Option<Cow<'static, Preset>> {
-    match scheme {
-        Some(scheme) if name == OWN_SCHEME => Preset::own(scheme).ok().map(Cow::Owned),
-        _ => Preset::by_name(name).map(Cow::Borrowed),
+    match scheme.and_then(|scheme| described(name, scheme)) {
+        Some(described) => described.ok().map(Cow::Owned),
+        None => Preset::by_name(name).map(Cow::Borrowed),
+    }
+}
+
+/// The preset that a scheme describes; none where the name is that of a preset that has one already.
+fn described(name: &str, scheme: &str) -> Option<Result<Preset, SchemeFault>> {
+    match name {
+        OWN_SCHEME => Some(Preset::own(scheme)),
+        JWT => Some(Preset::jwt(scheme)),
+        _ => None,
     }
 }
 

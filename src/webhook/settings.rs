@@ -1,7 +1,7 @@
 //! What can be set of an endpoint, and what of it goes together: for whoever makes one and whoever changes it.
 
 use meshhook_engine::selection::{Expressions, Selection, SelectionFault};
-use meshhook_engine::signature::{Preset, TimestampSource};
+use meshhook_engine::signature::{Dedupe, Preset, TimestampSource};
 use pgrx::datum::Interval;
 use serde_json::{Map, Value, json};
 
@@ -217,14 +217,15 @@ fn refuse_expression(fault: SelectionFault) -> ! {
 /// How long deliveries are recognised, in microseconds. Raises 22023 for a time in which a signature could be used twice.
 fn window(preset: &Preset, tolerance: i64, given: Option<i64>) -> i64 {
     let is_timed = preset.timestamp != TimestampSource::None;
+    let names_delivery = preset.signs() || preset.dedupe == Dedupe::SignedId;
     let Some(given) = given else {
-        return match (is_timed, preset.signs()) {
+        return match (is_timed, names_delivery) {
             (true, _) => TIMED_WINDOW,
             (false, true) => UNTIMED_WINDOW,
             (false, false) => TOKEN_WINDOW,
         };
     };
-    let least = match (is_timed, preset.signs()) {
+    let least = match (is_timed, names_delivery) {
         // A signed time may be that much in the future and is taken until that much later; the rest is for fractions of
         // seconds and for how long a transaction may take.
         (true, _) => 2 * tolerance + MINUTE,

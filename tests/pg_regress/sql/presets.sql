@@ -95,3 +95,26 @@ SELECT encode(pg_temp.mac('abc', 'of zoom', 'sha256'), 'hex') AS mac;
 SELECT r.* FROM (VALUES ('POST'), ('GET')) m (method), (VALUES (:'meta'), ('guess')) v (word),
   LATERAL meshhook.receive_webhook(:'meta', method, '{}', 'hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=' || word, '') r;
 SELECT status, reason, run_id FROM meshhook.delivery WHERE endpoint_id IN (:'slack', :'zoom', :'meta') ORDER BY delivery_id;
+
+-- Tokens: what they are signed with and what they must say is the endpoint's say.
+CREATE FUNCTION pg_temp.base64url(bytes bytea) RETURNS text LANGUAGE sql AS $$
+    SELECT translate(rtrim(encode(bytes, 'base64'), '='), E'+/\n', '-_')
+$$;
+CREATE FUNCTION pg_temp.token(secret text, claims jsonb, header jsonb DEFAULT '{"alg": "HS256"}') RETURNS text LANGUAGE sql AS $$
+    SELECT signed || '.' || pg_temp.base64url(public.hmac(signed, secret, 'sha256'))
+    FROM (SELECT pg_temp.base64url(convert_to(header::text, 'UTF8')) || '.' || pg_temp.base64url(convert_to(claims::text, 'UTF8'))) s (signed)
+$$;
+SELECT endpoint AS jwt, secret AS shared FROM meshhook.create_endpoint('taken', 'jwt', scheme => '{"algorithms": "HS256", "issuer": "us", "audience": "hooks"}') \gset
+SELECT n, r.status
+FROM (VALUES (1, '{}', '{"alg": "HS256"}'), (2, '{"exp": 1}', '{"alg": "HS256"}'), (3, '{"iss": "them"}', '{"alg": "HS256"}'),
+    (4, '{"aud": "others"}', '{"alg": "HS256"}'), (5, '{}', '{"alg": "none"}'), (6, '{"exp": null}', '{"alg": "HS256"}')) v (n, more, header),
+  LATERAL (SELECT '{"iss": "us", "aud": "hooks"}' || jsonb_build_object('exp', extract(epoch FROM now() + '1 min')::bigint) || more::jsonb AS claims) c,
+  LATERAL (SELECT jsonb_build_object('content-type', 'application/json',
+      'authorization', 'Bearer ' || pg_temp.token(:'shared', jsonb_strip_nulls(claims), header::jsonb)) AS sent) s,
+  LATERAL meshhook.receive_webhook(:'jwt', 'POST', sent, '', convert_to(jsonb_build_object('n', n)::text, 'UTF8')) r ORDER BY n;
+SELECT reason FROM meshhook.delivery WHERE endpoint_id = :'jwt' ORDER BY delivery_id;
+SELECT meshhook.create_endpoint('taken', 'jwt');
+SELECT meshhook.create_endpoint('taken', 'jwt', scheme => '{"algorithms": ["HS256", "ES256"]}');
+SELECT meshhook.create_endpoint('taken', 'jwt', scheme => '{"algorithms": "ES256"}');
+SELECT meshhook.create_endpoint('taken', 'jwt', scheme => '{"algorithms": "ES256"}', secret => 'shared');
+SELECT meshhook.create_endpoint('taken', 'jwt', scheme => '{"algorithms": "HS256"}', secret => 'short');

@@ -72,6 +72,12 @@ pub enum SecretError {
     /// It is not a public key of the kind that the scheme verifies with.
     #[error("secret must be the sender's public key: {0}")]
     NotAPublicKey(&'static str),
+    /// It is a public key, which everybody knows.
+    #[error("secret must be a shared secret, and this is a public key")]
+    NotShared,
+    /// Whoever has seen a token could find it by trying.
+    #[error("secret must have at least {0} bytes")]
+    TooShort(usize),
     /// A header cannot hold it.
     #[error(
         "secret must be at most 1024 bytes in the header, without control characters and space around it"

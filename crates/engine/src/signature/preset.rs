@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value};
 
 use super::challenge::Challenge;
+use super::jwt::Token;
 use super::key::{KeyForm, SecretError};
 
 /// Text that is fixed in the table, or comes from an endpoint's own scheme.
@@ -18,8 +19,10 @@ pub struct Preset {
     /// The alternative sets of header names, in order of preference. One request is judged by one
     /// set: names of different sets are never mixed.
     pub headers: Vec<HeaderSet>,
-    /// What proves who sent it: any of these. None at all takes whatever comes.
+    /// What proves who sent it: any of these. None at all, and no token, takes whatever comes.
     pub proofs: Vec<Proof>,
+    /// What is demanded of the token that proves who sent it, where one does.
+    pub token: Option<Token>,
     /// What is signed: these parts, joined without separator.
     pub signed: Vec<Part>,
     /// Whether the sender may have signed the address with its port or without.
@@ -146,7 +149,7 @@ pub enum TimestampSource {
 /// What a delivery is recognised by when it comes again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dedupe {
-    /// The signed delivery id.
+    /// The signed delivery id; of a token its `jti`.
     SignedId,
     /// What stands at this place of the signed body, a JSON pointer: a text or a number; where none does, as
     /// [`Dedupe::BodyDigest`].
@@ -225,6 +228,9 @@ impl Preset {
     /// # Errors
     /// Why it cannot, by the first way the scheme has to prove something.
     pub fn check_secret(&self, secret: &[u8]) -> Result<(), SecretError> {
+        if let Some(token) = &self.token {
+            return token.check_secret(secret);
+        }
         let mut reasons = self.proofs.iter().map(|proof| {
             proof.key.decode(secret)?;
             if proof.algorithm == Algorithm::Token { proof.encoding.check_token(secret) } else { Ok(()) }

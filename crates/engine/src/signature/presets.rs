@@ -72,6 +72,7 @@ fn of_body(name: &'static str, headers: Vec<HeaderSet>, proof: Proof, hint: Opti
         name: name.into(),
         headers,
         proofs: vec![proof],
+        token: None,
         signed: vec![Part::Body],
         any_port: false,
         timestamp: TimestampSource::None,

@@ -97,7 +97,7 @@ pub struct SchemeFault {
     pub message: String,
 }
 
-fn fault<T>(pointer: &'static str, message: impl Into<String>) -> Result<T, SchemeFault> {
+pub(super) fn fault<T>(pointer: &'static str, message: impl Into<String>) -> Result<T, SchemeFault> {
     Err(SchemeFault { pointer, message: message.into() })
 }
 
@@ -157,6 +157,7 @@ impl Preset {
             name: OWN_SCHEME.into(),
             headers,
             proofs: vec![proof(&written, grammar)],
+            token: None,
             signed,
             any_port: false,
             timestamp,
@@ -249,7 +250,7 @@ fn text(pointer: &'static str, text: &str) -> Result<Text, SchemeFault> {
 }
 
 /// The name of a header (RFC 9110, section 5.1), in lower case.
-fn header(pointer: &'static str, name: &str) -> Result<Text, SchemeFault> {
+pub(super) fn header(pointer: &'static str, name: &str) -> Result<Text, SchemeFault> {
     if is_token(name) && name.len() <= MAX_TEXT_BYTES {
         return Ok(Text::from(name.to_ascii_lowercase()));
     }

@@ -27,7 +27,8 @@ pub enum Verdict {
         dedupe_key: String,
         /// The delivery id, where the scheme signs one.
         signed_id: Option<String>,
-        /// The sender's delivery id where it is *not* signed: to show and to search, not to trust.
+        /// The sender's delivery id where it is *not* signed, or that of a token whose deliveries are not known by it: to
+        /// show and to search, not to trust.
         unsigned_id: Option<String>,
         /// Position in `secrets` of the first one that matched; absent where the scheme has none.
         secret_index: Option<usize>,
@@ -57,6 +58,10 @@ pub enum Reason {
     TooOld,
     /// Rightly signed, further in the future than the tolerance.
     TooNew,
+    /// The token names an algorithm that the endpoint does not take.
+    Algorithm,
+    /// This claim of a rightly signed token is missing or not what the endpoint asks for.
+    Claim(&'static str),
 }
 
 impl Reason {
@@ -70,6 +75,8 @@ impl Reason {
             Reason::NoMatch => "no_match",
             Reason::TooOld => "too_old",
             Reason::TooNew => "too_new",
+            Reason::Algorithm => "algorithm",
+            Reason::Claim(_) => "claim",
         }
     }
 
@@ -92,6 +99,8 @@ impl fmt::Display for Reason {
             Reason::NoMatch => f.write_str("no secret matches the signature"),
             Reason::TooOld => f.write_str("the timestamp is older than the tolerance"),
             Reason::TooNew => f.write_str("the timestamp is further ahead than the tolerance"),
+            Reason::Algorithm => f.write_str("the token's algorithm is none that the endpoint takes"),
+            Reason::Claim(name) => write!(f, "the token's claim {name} is missing or not what is asked for"),
         }
     }
 }
@@ -124,7 +133,16 @@ fn judge<H: Headers + ?Sized>(
 ) -> Result<Verdict, Reason> {
     let mut claim = Claim::default();
     let mut secret_index = None;
-    if !preset.proofs.is_empty() {
+    let mut token_id = None;
+    if let Some(token) = &preset.token {
+        let set = choose_set(preset, request)?;
+        let proven = token.prove(&set.signature, secrets, tolerance_s, now_unix_s, request)?;
+        secret_index = Some(proven.secret_index);
+        match preset.dedupe {
+            Dedupe::SignedId => claim.id = Some(proven.id.ok_or(Reason::Claim("jti"))?),
+            _ => token_id = proven.id,
+        }
+    } else if !preset.proofs.is_empty() {
         let set = choose_set(preset, request)?;
         claim = Claim::read(preset, set, request)?;
         secret_index = Some(prove(preset, set, secrets, &claim, request)?);
@@ -152,7 +170,7 @@ fn judge<H: Headers + ?Sized>(
     let hint = preset.hint.as_ref().and_then(|name| request.headers.get(name)).and_then(clean_id);
     Ok(Verdict::Accepted {
         dedupe_key: dedupe_key(preset, &claim, &body, request),
-        unsigned_id: hint.map(str::to_owned),
+        unsigned_id: hint.map(str::to_owned).or(token_id),
         signed_id: claim.id,
         secret_index,
         timestamp,
@@ -340,7 +358,7 @@ fn choose_set<'p, H: Headers + ?Sized>(
 }
 
 /// Ids become text in a unique index and in people's searches: visible ASCII, bounded.
-fn clean_id(id: &str) -> Option<&str> {
+pub(super) fn clean_id(id: &str) -> Option<&str> {
     let fits = (1..=MAX_ID_BYTES).contains(&id.len());
     (fits && id.bytes().all(|b| b.is_ascii_graphic())).then_some(id)
 }

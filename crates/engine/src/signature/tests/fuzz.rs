@@ -3,10 +3,11 @@
 use fastrand::Rng;
 
 use super::every::{Sender, body};
+use super::jwt::{Issuer, bearer, claims};
 use super::*;
 
 /// Pieces that lead deeper into the verifier.
-const PIECES: [&str; 22] = [
+const PIECES: [&str; 25] = [
     "v1,",
     "v1a,",
     "v1=",
@@ -21,6 +22,9 @@ const PIECES: [&str; 22] = [
     " ",
     "\t",
     "Bearer ",
+    ".",
+    "eyJhbGciOiJub25lIn0",
+    "eyJhbGciOiJIUzI1NiJ9",
     "Basic ",
     "sha256=",
     "sha1=",
@@ -68,6 +72,15 @@ impl Caught {
                     all.push(Caught { preset, secret: sender.secret.clone(), headers, url, body });
                 }
             }
+        }
+        for (algorithm, dedupe) in [("HS256", None), ("HS256", Some("jti")), ("EdDSA", Some("jti"))] {
+            let mut scheme = json!({"algorithms": algorithm, "audience": "hooks"});
+            dedupe.into_iter().for_each(|dedupe| scheme["dedupe"] = json!(dedupe));
+            let preset = Box::leak(Box::new(Preset::jwt(&scheme.to_string()).unwrap()));
+            let issuer = Issuer::new(algorithm, 7);
+            let headers = bearer(&issuer.token(&claims()));
+            let (secret, url) = (issuer.secret.clone(), URL.to_owned());
+            all.push(Caught { preset, secret, headers, url, body: body(NOW, 1) });
         }
         all
     }
@@ -154,7 +167,8 @@ fn a_caught_request_makes_no_other_delivery() {
         let verdict = one.verdict(&headers, &url, &body, now);
         if let Verdict::Accepted { dedupe_key, .. } = verdict {
             accepted += 1;
-            let is_same = dedupe_key == keys[index] || !one.preset.signs();
+            let names_delivery = one.preset.signs() || one.preset.dedupe == Dedupe::SignedId;
+            let is_same = dedupe_key == keys[index] || !names_delivery;
             assert!(is_same, "case {case}, seed {seed}: {}: {headers:?} {url} {body:?}", one.preset.name);
         }
     }

@@ -6,6 +6,7 @@ mod cases;
 mod challenge;
 mod every;
 mod fuzz;
+mod jwt;
 mod own;
 mod properties;
 
