@@ -104,6 +104,11 @@ extension_sql_file!(
     name = "single",
     requires = [job::complete_jobs, job::fail_jobs]
 );
+extension_sql_file!(
+    "../sql/webhook/rpc.sql",
+    name = "rpc",
+    requires = ["schema_webhook", webhook::receive::receive_webhook]
+);
 extension_sql_file!("../sql/operations/search.sql", name = "search", requires = ["views"]);
 extension_sql_file!("../sql/operations/bulk.sql", name = "bulk", requires = ["search"]);
 extension_sql_file!("../sql/operations/retention.sql", name = "retention", requires = ["bulk"]);

@@ -332,6 +332,7 @@ CREATE TABLE meshhook.endpoint (
     business_key text,
     signal text,
     schema jsonb,
+    rpc boolean NOT NULL DEFAULT false,
     rate_limit integer,
     rate_ms bigint,
     dropped_at timestamptz,
@@ -350,6 +351,7 @@ COMMENT ON COLUMN meshhook.endpoint.route IS 'An expression over the event that 
 COMMENT ON COLUMN meshhook.endpoint.action IS 'What a delivery does.';
 COMMENT ON COLUMN meshhook.endpoint.business_key IS 'An expression over the event: what a run is started under, or found by.';
 COMMENT ON COLUMN meshhook.endpoint.signal IS 'An expression over the event: the signal that the run is sent.';
+COMMENT ON COLUMN meshhook.endpoint.rpc IS 'Whether it has a function in schema meshhook_public too.';
 COMMENT ON COLUMN meshhook.endpoint.schema IS 'The JSON Schema of bodies; what breaks it does nothing.';
 COMMENT ON COLUMN meshhook.endpoint.rate_limit IS 'How many deliveries are taken in rate_ms milliseconds; null is no limit.';
 
@@ -1624,7 +1626,7 @@ AS 'MODULE_PATHNAME', 'add_member_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:167
+-- src/webhook/endpoint.rs:171
 -- meshhook::webhook::endpoint::alter_endpoint
 CREATE  FUNCTION "alter_endpoint"(
 	"endpoint" TEXT, /* Option < & str > */
@@ -1809,7 +1811,9 @@ CREATE  FUNCTION "create_endpoint"(
 	"action" TEXT DEFAULT 'start', /* & str */
 	"business_key" TEXT DEFAULT NULL, /* Option < & str > */
 	"signal" TEXT DEFAULT NULL, /* Option < & str > */
-	"schema" jsonb DEFAULT NULL /* Option < RawJsonb > */
+	"schema" jsonb DEFAULT NULL, /* Option < RawJsonb > */
+	"rpc" bool DEFAULT false, /* bool */
+	"rpc_roles" TEXT[] DEFAULT NULL /* :: std :: option :: Option < Vec < Option < String > > > */
 ) RETURNS TABLE (
 	"endpoint" TEXT,  /* String */
 	"path" TEXT,  /* String */
@@ -1924,7 +1928,7 @@ AS 'MODULE_PATHNAME', 'drop_consumer_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:293
+-- src/webhook/endpoint.rs:297
 -- meshhook::webhook::endpoint::drop_endpoint
 CREATE  FUNCTION "drop_endpoint"(
 	"endpoint" TEXT /* Option < & str > */
@@ -2341,6 +2345,78 @@ AS 'MODULE_PATHNAME', 'receive_webhook_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/lib.rs:105
+-- requires:
+--   schema_webhook
+--   webhook::receive::receive_webhook
+
+-- Endpoints without the sidecar: each has a function of its own, which PostgREST serves as /rpc/hook_<endpoint>.
+--
+-- The functions are made at run time and no members of the extension, so that a dump has them; they only name their
+-- endpoint, so that an update of the extension need not know them, and go when the extension goes.
+CREATE SCHEMA meshhook_public;
+COMMENT ON SCHEMA meshhook_public IS 'Functions that receive webhooks, one for each endpoint made with rpc => true: for PostgREST to expose.';
+GRANT USAGE ON SCHEMA meshhook_public TO PUBLIC;
+GRANT USAGE, CREATE ON SCHEMA meshhook_public TO meshhook_owner;
+
+CREATE FUNCTION meshhook.receive_rpc(endpoint text, body bytea) RETURNS json
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    -- Empty behind the transaction that had them.
+    headers jsonb := coalesce(nullif(current_setting('request.headers', true), '')::jsonb, '{}');
+    method text := coalesce(nullif(current_setting('request.method', true), ''), 'POST');
+    answer record;
+BEGIN
+    SELECT * INTO answer FROM meshhook.receive_webhook(endpoint, method, headers, '', body);
+    PERFORM set_config('response.status', answer.status::text, true);
+    PERFORM set_config('response.headers',
+        (SELECT coalesce(jsonb_agg(jsonb_build_object(h.key, h.value)), '[]') FROM jsonb_each(answer.headers) h)::text, true);
+    RETURN answer.body;
+END
+$$;
+
+-- The body comes as PostgREST knows it: json keeps the text as it was sent.
+CREATE FUNCTION meshhook.make_rpc(endpoint text, roles text[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    body_type text;
+    bytes text;
+    routine text;
+    role text;
+BEGIN
+    FOREACH body_type IN ARRAY ARRAY['json', 'text', 'bytea'] LOOP
+        routine := format('meshhook_public.%I(%s)', 'hook_' || endpoint, body_type);
+        bytes := CASE body_type WHEN 'bytea' THEN '$1' ELSE 'convert_to($1::text, ''UTF8'')' END;
+        EXECUTE format('CREATE FUNCTION %s RETURNS json LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
+                       routine, format('SELECT meshhook.receive_rpc(%L, %s)', endpoint, bytes));
+        EXECUTE format('ALTER FUNCTION %s DEPENDS ON EXTENSION meshhook', routine);
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', routine);
+        FOREACH role IN ARRAY roles LOOP
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine, role);
+        END LOOP;
+    END LOOP;
+    -- PostgREST knows functions by heart.
+    PERFORM pg_notify('pgrst', 'reload schema');
+END
+$$;
+
+CREATE FUNCTION meshhook.drop_rpc(endpoint text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    routine regprocedure;
+BEGIN
+    FOR routine IN
+        SELECT p.oid FROM pg_proc p
+        WHERE p.pronamespace = 'meshhook_public'::regnamespace AND p.proname = 'hook_' || endpoint
+    LOOP
+        EXECUTE format('DROP FUNCTION %s', routine);
+    END LOOP;
+    PERFORM pg_notify('pgrst', 'reload schema');
+END
+$$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/webhook/redeliver.rs:28
 -- meshhook::webhook::redeliver::redeliver
 CREATE  FUNCTION "redeliver"(
@@ -2497,7 +2573,7 @@ AS 'MODULE_PATHNAME', 'rollback_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:257
+-- src/webhook/endpoint.rs:261
 -- meshhook::webhook::endpoint::rotate_endpoint_secret
 CREATE  FUNCTION "rotate_endpoint_secret"(
 	"endpoint" TEXT, /* & str */
@@ -2878,7 +2954,7 @@ COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:105
+-- src/lib.rs:110
 -- requires:
 --   views
 
@@ -3003,7 +3079,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:106
+-- src/lib.rs:111
 -- requires:
 --   search
 
@@ -3178,7 +3254,7 @@ COMMENT ON VIEW meshhook.bulk_operations IS 'Acts on many runs of your project: 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:107
+-- src/lib.rs:112
 -- requires:
 --   bulk
 
@@ -3429,6 +3505,7 @@ SELECT e.endpoint_id AS endpoint,
        e.business_key,
        e.signal,
        e.schema,
+       CASE WHEN e.rpc THEN '/rpc/hook_' || e.endpoint_id END AS rpc_path,
        e.rate_limit,
        e.rate_ms * interval '1 ms' AS rate_per,
        e.created_at,
@@ -3911,7 +3988,7 @@ AS 'MODULE_PATHNAME', 'workflow_schema_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:108
+-- src/lib.rs:113
 -- finalize
 -- Run last: what every function means (docs/sql-reference.md is generated from these texts), and who may call it.
 
@@ -4141,14 +4218,18 @@ COMMENT ON FUNCTION meshhook.add_member(text, regrole) IS
 COMMENT ON FUNCTION meshhook.current_project_id() IS
 'The project this session works in (SET meshhook.project), null if the role may not. Row policies ask it.';
 
-COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text, jsonb, text, interval, text, text, text, text, text, jsonb) IS
-'Makes an address that starts a run of a workflow''s newest version for each delivery, or signals one. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. scheme says how senders sign where preset is "hmac" (the header, what is signed, the algorithm) or "jwt" (algorithms, issuer, audience); docs/webhooks.md has the fields. keep says of which deliveries of a known sender headers and body are kept, for redeliver(): "refused" (those that started no run), "all" or "nothing". For dedupe_window a delivery that comes again starts nothing: 7 days by default, 90 where no time is signed, one where nothing is. filter and route are expressions over the event, {"input", "headers", "query"}: where filter says false or null the delivery does nothing (204), and route names the workflow it is for, null the endpoint''s own. action is "start", "signal" (the open run that has the business key; 404 where there is none) or "signal_or_start" (a new run where no open one has it); business_key and signal are expressions over the event too, and a run that is started has the business key as its idempotency key. schema is a JSON Schema (draft 2020-12) of the body; what breaks it does nothing (422, with the violations). Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match, a scheme that could be deceived, a window in which a signature could be used twice, an expression or a schema that is none or an action without what it needs, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
+COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text, jsonb, text, interval, text, text, text, text, text, jsonb, boolean, text[]) IS
+'Makes an address that starts a run of a workflow''s newest version for each delivery, or signals one. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. scheme says how senders sign where preset is "hmac" (the header, what is signed, the algorithm) or "jwt" (algorithms, issuer, audience); docs/webhooks.md has the fields. keep says of which deliveries of a known sender headers and body are kept, for redeliver(): "refused" (those that started no run), "all" or "nothing". For dedupe_window a delivery that comes again starts nothing: 7 days by default, 90 where no time is signed, one where nothing is. filter and route are expressions over the event, {"input", "headers", "query"}: where filter says false or null the delivery does nothing (204), and route names the workflow it is for, null the endpoint''s own. action is "start", "signal" (the open run that has the business key; 404 where there is none) or "signal_or_start" (a new run where no open one has it); business_key and signal are expressions over the event too, and a run that is started has the business key as its idempotency key. schema is a JSON Schema (draft 2020-12) of the body; what breaks it does nothing (422, with the violations). With rpc the endpoint also has functions meshhook_public."hook_<endpoint>" (json, text, bytea), which PostgREST serves to rpc_roles, by default those of anon, authenticated and service_role that exist. Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match, a scheme that could be deceived, a window in which a signature could be used twice, an expression or a schema that is none or an action without what it needs, 42704 for a role that does not exist, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
 COMMENT ON FUNCTION meshhook.alter_endpoint(text, text, interval, text, interval, text, text, text, text, text, jsonb, text[]) IS
 'Changes settings of an endpoint for deliveries from now on: those that are given, as create_endpoint has them; what is null stays. to_default names settings that come by default again, as if create_endpoint had been given none: tolerance, keep, dedupe_window, filter, route, action, business_key, signal, schema. What results is judged as there (22023). Preset and scheme are for good; rotate_endpoint_secret changes the secret and set_endpoint_rate the rate. Audited, with what was changed. P0002 if the endpoint or the workflow does not exist.';
+COMMENT ON FUNCTION meshhook.receive_rpc(text, bytea) IS
+'Receives a webhook as PostgREST hands it over: headers and method in request.*, the answer''s status and headers to response.*. For the functions in schema meshhook_public.';
+COMMENT ON FUNCTION meshhook.make_rpc(text, text[]) IS 'Makes the functions of an endpoint in schema meshhook_public. For create_endpoint.';
+COMMENT ON FUNCTION meshhook.drop_rpc(text) IS 'Drops them. For drop_endpoint.';
 COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval, text) IS
 'Gives an endpoint a new secret, the one given or a fresh one, and returns it, this once. Older ones verify for the overlap given, so that senders can change over.';
 COMMENT ON FUNCTION meshhook.drop_endpoint(text) IS
-'Takes an endpoint away: its address is unknown from now on and its secrets are gone. Its deliveries stay until retention forgets them. Audited. P0002 if it does not exist.';
+'Takes an endpoint away: its address is unknown from now on, its secrets and its function are gone. Its deliveries stay until retention forgets them. Audited. P0002 if it does not exist.';
 COMMENT ON FUNCTION meshhook.set_endpoint_rate(text, integer, interval) IS
 'Limits the deliveries that an endpoint takes to so many in a period (1 second to 1 day): that many at once after a quiet spell, then one each per / deliveries. Null takes the limit away. One too many is answered 429 with retry-after. Only deliveries whose sender is known count. Counted in shared memory: a restart forgets it, and without preloading each connection counts for itself. Audited. P0002 if the endpoint does not exist.';
 COMMENT ON FUNCTION meshhook.set_project_webhook_rate(text, integer, interval) IS

@@ -13,6 +13,7 @@ CREATE TABLE meshhook.endpoint (
     business_key text,
     signal text,
     schema jsonb,
+    rpc boolean NOT NULL DEFAULT false,
     rate_limit integer,
     rate_ms bigint,
     dropped_at timestamptz,
@@ -31,6 +32,7 @@ COMMENT ON COLUMN meshhook.endpoint.route IS 'An expression over the event that 
 COMMENT ON COLUMN meshhook.endpoint.action IS 'What a delivery does.';
 COMMENT ON COLUMN meshhook.endpoint.business_key IS 'An expression over the event: what a run is started under, or found by.';
 COMMENT ON COLUMN meshhook.endpoint.signal IS 'An expression over the event: the signal that the run is sent.';
+COMMENT ON COLUMN meshhook.endpoint.rpc IS 'Whether it has a function in schema meshhook_public too.';
 COMMENT ON COLUMN meshhook.endpoint.schema IS 'The JSON Schema of bodies; what breaks it does nothing.';
 COMMENT ON COLUMN meshhook.endpoint.rate_limit IS 'How many deliveries are taken in rate_ms milliseconds; null is no limit.';
 

@@ -12,7 +12,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::settings::{Settings, interval, settings_columns};
-use super::{described, path_of, preset_of, seal_place, unknown};
+use super::{described, path_of, preset_of, rpc, seal_place, unknown};
 use crate::error::{bad_parameter, refuse, required};
 use crate::owner::as_owner;
 use crate::project::{self, Project};
@@ -116,6 +116,8 @@ fn create_endpoint(
     business_key: default!(Option<&str>, "NULL"),
     signal: default!(Option<&str>, "NULL"),
     schema: default!(Option<RawJsonb>, "NULL"),
+    rpc: default!(bool, "false"),
+    rpc_roles: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> TableIterator<'static, (name!(endpoint, String), name!(path, String), name!(secret, Option<String>))> {
     let scheme = scheme.map(RawJsonb::text);
     let known = chosen_preset(preset, scheme.as_deref());
@@ -128,6 +130,7 @@ fn create_endpoint(
         expressions: expressions(filter, route, business_key, signal),
     };
     let settings = settings.checked(&known);
+    let callers = rpc::callers(rpc, rpc_roles, &known);
     if known.signs_url() && guc::public_url().is_none() {
         refuse(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -146,17 +149,18 @@ fn create_endpoint(
         let version = workflow::find(project, workflow, None);
         let endpoint = URL_SAFE_NO_PAD.encode(random::bytes::<16>());
         let mut row = settings.row(project, &endpoint, version.workflow_id);
-        row.extend([arg(known.name.to_string()), arg(scheme)]);
+        row.extend([arg(known.name.to_string()), arg(scheme), arg(rpc)]);
         spi::exec(
             "INSERT INTO meshhook.endpoint (project_id, endpoint_id, workflow_id, tolerance, keep, dedupe_window, schema,
-                                            action, filter, route, business_key, signal, preset, scheme)
+                                            action, filter, route, business_key, signal, preset, scheme, rpc)
              VALUES ($1, $2, $3, $4 * interval '1 us', $5, justify_hours($6 * interval '1 us'), $7::jsonb, $8, $9, $10,
-                     $11, $12, $13, $14::jsonb)",
+                     $11, $12, $13, $14::jsonb, $15)",
             &row,
         );
         if let Some(secret) = &secret {
             keep_secret(project, &endpoint, secret);
         }
+        callers.into_iter().for_each(|callers| rpc::make(&endpoint, callers));
         project::audit(project, caller, "endpoint.created", &endpoint, None);
         let path = path_of(&endpoint);
         TableIterator::once((endpoint, path, secret.map(|secret| secret.to_string())))
@@ -309,6 +313,7 @@ fn drop_endpoint(endpoint: Option<&str>) {
             "DELETE FROM meshhook.endpoint_secret WHERE project_id = $1 AND endpoint_id = $2",
             &[arg(project.0), arg(endpoint.to_owned())],
         );
+        rpc::drop(endpoint);
         project::audit(project, caller, "endpoint.dropped", endpoint, None);
     });
 }

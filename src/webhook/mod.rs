@@ -8,6 +8,7 @@ mod rate;
 mod receive;
 mod record;
 mod redeliver;
+mod rpc;
 mod schema;
 mod settings;
 

@@ -112,3 +112,49 @@ SELECT meshhook.alter_endpoint(:'narrow', workflow => 'nothing');
 SELECT meshhook.alter_endpoint('nowhere', filter => '1');
 SELECT meshhook.alter_endpoint(NULL, filter => '1');
 SELECT workflow, filter, tolerance, business_key FROM meshhook.endpoints WHERE endpoint = :'narrow';
+
+-- Without the sidecar, as PostgREST calls: json as it was sent, headers and answer in settings.
+CREATE ROLE anon;
+CREATE ROLE service_role;
+CREATE ROLE web;
+SELECT endpoint AS rpc FROM meshhook.create_endpoint('sale', 'github', secret => 'token', rpc => true) \gset
+SELECT endpoint AS other FROM meshhook.create_endpoint('sale', 'bearer', secret => 'token', rpc => true, rpc_roles => '{web}') \gset
+SELECT replace(p.oid::regprocedure::text, :'rpc', '…') AS routine, pg_get_userbyid(proowner) AS owner, prosecdef, proconfig,
+    array_agg(r.rolname ORDER BY r.rolname) AS may_call
+FROM pg_proc p JOIN pg_roles r ON has_function_privilege(r.oid, p.oid, 'EXECUTE') AND r.rolname = ANY ('{anon,authenticated,service_role,web,public}')
+WHERE pronamespace = 'meshhook_public'::regnamespace AND proname = 'hook_' || :'rpc' GROUP BY p.oid ORDER BY 1;
+SELECT has_function_privilege('anon', oid, 'EXECUTE') AS anon, has_function_privilege('web', oid, 'EXECUTE') AS web
+FROM pg_proc WHERE proname = 'hook_' || :'other' AND proargtypes = '114';
+SELECT rpc_path = '/rpc/hook_' || endpoint AS is_told FROM meshhook.endpoints WHERE endpoint = :'rpc';
+\set call 'meshhook_public."hook_' :rpc '"'
+CREATE FUNCTION pg_temp.github(body bytea) RETURNS text LANGUAGE sql AS $$
+    SELECT jsonb_build_object('content-type', 'application/json', 'x-hub-signature-256', 'sha256=' || encode(public.hmac(body, 'token', 'sha256'), 'hex'))::text
+$$;
+SELECT set_config('test.spaced', '{"order": "R",  "n": 1.0}', false) IS NOT NULL AS noted;
+SELECT pg_temp.github(convert_to(current_setting('test.spaced'), 'UTF8')) AS signed \gset
+BEGIN;
+SELECT set_config('request.headers', :'signed', true) IS NOT NULL AS told, set_config('request.method', 'POST', true) AS method;
+SET LOCAL ROLE anon;
+SELECT (:call (current_setting('test.spaced')::json))::jsonb - 'run_id' AS answer;
+SELECT current_setting('response.status') AS status, current_setting('response.headers') AS headers;
+COMMIT;
+BEGIN;
+SELECT set_config('request.headers', :'signed', true) IS NOT NULL AS told;
+SET LOCAL ROLE service_role;
+SELECT (:call (convert_to(current_setting('test.spaced'), 'UTF8')))::jsonb - 'run_id' AS answer, current_setting('response.status') AS status;
+SELECT :call ('{"order": "R"}'::text) AS answer, current_setting('response.status') AS status;
+COMMIT;
+SELECT :call ('{}'::json) AS answer;
+SELECT status, reason FROM meshhook.delivery WHERE endpoint_id = :'rpc' ORDER BY delivery_id;
+\set VERBOSITY sqlstate
+SET ROLE web;
+SELECT :call ('{}'::json);
+RESET ROLE;
+\set VERBOSITY default
+SELECT meshhook.drop_endpoint(:'rpc');
+SELECT count(*) FROM pg_proc WHERE pronamespace = 'meshhook_public'::regnamespace;
+SELECT meshhook.create_endpoint('sale', 'url_secret', rpc => true);
+SELECT meshhook.create_endpoint('sale', 'none', rpc => true, rpc_roles => '{nobody_there}');
+SELECT meshhook.create_endpoint('sale', 'none', rpc_roles => '{web}');
+SELECT meshhook.drop_endpoint(:'other');
+DROP ROLE anon, service_role, web;

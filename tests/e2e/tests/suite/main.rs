@@ -34,5 +34,6 @@ mod tenancy;
 mod transactions;
 mod waiting;
 mod webhook_keys;
+mod webhook_rpc;
 mod webhooks;
 mod workers;
