@@ -333,6 +333,7 @@ CREATE TABLE meshhook.endpoint (
     signal text,
     schema jsonb,
     rpc boolean NOT NULL DEFAULT false,
+    respond_within interval,
     rate_limit integer,
     rate_ms bigint,
     dropped_at timestamptz,
@@ -352,6 +353,7 @@ COMMENT ON COLUMN meshhook.endpoint.action IS 'What a delivery does.';
 COMMENT ON COLUMN meshhook.endpoint.business_key IS 'An expression over the event: what a run is started under, or found by.';
 COMMENT ON COLUMN meshhook.endpoint.signal IS 'An expression over the event: the signal that the run is sent.';
 COMMENT ON COLUMN meshhook.endpoint.rpc IS 'Whether it has a function in schema meshhook_public too.';
+COMMENT ON COLUMN meshhook.endpoint.respond_within IS 'How long senders wait for the answer of the run they start; null is not at all.';
 COMMENT ON COLUMN meshhook.endpoint.schema IS 'The JSON Schema of bodies; what breaks it does nothing.';
 COMMENT ON COLUMN meshhook.endpoint.rate_limit IS 'How many deliveries are taken in rate_ms milliseconds; null is no limit.';
 
@@ -1626,7 +1628,7 @@ AS 'MODULE_PATHNAME', 'add_member_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:171
+-- src/webhook/endpoint.rs:173
 -- meshhook::webhook::endpoint::alter_endpoint
 CREATE  FUNCTION "alter_endpoint"(
 	"endpoint" TEXT, /* Option < & str > */
@@ -1640,6 +1642,7 @@ CREATE  FUNCTION "alter_endpoint"(
 	"business_key" TEXT DEFAULT NULL, /* Option < & str > */
 	"signal" TEXT DEFAULT NULL, /* Option < & str > */
 	"schema" jsonb DEFAULT NULL, /* Option < RawJsonb > */
+	"respond_within" interval DEFAULT NULL, /* Option < Interval > */
 	"to_default" TEXT[] DEFAULT '{}' /* Vec < Option < String > > */
 ) RETURNS void
 SET search_path TO pg_catalog, pg_temp
@@ -1813,7 +1816,8 @@ CREATE  FUNCTION "create_endpoint"(
 	"signal" TEXT DEFAULT NULL, /* Option < & str > */
 	"schema" jsonb DEFAULT NULL, /* Option < RawJsonb > */
 	"rpc" bool DEFAULT false, /* bool */
-	"rpc_roles" TEXT[] DEFAULT NULL /* :: std :: option :: Option < Vec < Option < String > > > */
+	"rpc_roles" TEXT[] DEFAULT NULL, /* :: std :: option :: Option < Vec < Option < String > > > */
+	"respond_within" interval DEFAULT NULL /* Option < Interval > */
 ) RETURNS TABLE (
 	"endpoint" TEXT,  /* String */
 	"path" TEXT,  /* String */
@@ -1928,7 +1932,7 @@ AS 'MODULE_PATHNAME', 'drop_consumer_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:297
+-- src/webhook/endpoint.rs:301
 -- meshhook::webhook::endpoint::drop_endpoint
 CREATE  FUNCTION "drop_endpoint"(
 	"endpoint" TEXT /* Option < & str > */
@@ -2131,6 +2135,20 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'message_store_stream_version_wrapper';
 CREATE FUNCTION meshhook.message_store_write(
     project integer, id varchar, stream_name varchar, type varchar, data jsonb, metadata jsonb, expected_version bigint)
 RETURNS bigint LANGUAGE c AS 'MODULE_PATHNAME', 'message_store_write_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/webhook/outcome.rs:120
+-- meshhook::webhook::outcome::open_outcome
+CREATE  FUNCTION "open_outcome"(
+	"token" TEXT /* Option < & str > */
+) RETURNS TABLE (
+	"status" INT,  /* i32 */
+	"body" jsonb  /* RawJsonb */
+)
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'open_outcome_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2337,7 +2355,9 @@ CREATE  FUNCTION "receive_webhook"(
 ) RETURNS TABLE (
 	"status" INT,  /* i32 */
 	"headers" jsonb,  /* RawJsonb */
-	"body" jsonb  /* RawJsonb */
+	"body" jsonb,  /* RawJsonb */
+	"respond_within_ms" INT,  /* Option < i32 > */
+	"outcome" TEXT  /* Option < String > */
 )
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
@@ -2573,7 +2593,7 @@ AS 'MODULE_PATHNAME', 'rollback_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/webhook/endpoint.rs:261
+-- src/webhook/endpoint.rs:265
 -- meshhook::webhook::endpoint::rotate_endpoint_secret
 CREATE  FUNCTION "rotate_endpoint_secret"(
 	"endpoint" TEXT, /* & str */
@@ -3505,6 +3525,7 @@ SELECT e.endpoint_id AS endpoint,
        e.business_key,
        e.signal,
        e.schema,
+       e.respond_within,
        CASE WHEN e.rpc THEN '/rpc/hook_' || e.endpoint_id END AS rpc_path,
        e.rate_limit,
        e.rate_ms * interval '1 ms' AS rate_per,
@@ -3939,6 +3960,22 @@ AS 'MODULE_PATHNAME', 'version_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/webhook/outcome.rs:92
+-- meshhook::webhook::outcome::webhook_outcomes
+CREATE  FUNCTION "webhook_outcomes"(
+	"outcomes" TEXT[] /* :: std :: option :: Option < Vec < Option < String > > > */
+) RETURNS TABLE (
+	"outcome" TEXT,  /* String */
+	"status" INT,  /* i32 */
+	"headers" jsonb,  /* RawJsonb */
+	"body" jsonb  /* RawJsonb */
+)
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'webhook_outcomes_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/workflow/diff.rs:55
 -- meshhook::workflow::diff::workflow_diff
 CREATE  FUNCTION "workflow_diff"(
@@ -4218,10 +4255,14 @@ COMMENT ON FUNCTION meshhook.add_member(text, regrole) IS
 COMMENT ON FUNCTION meshhook.current_project_id() IS
 'The project this session works in (SET meshhook.project), null if the role may not. Row policies ask it.';
 
-COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text, jsonb, text, interval, text, text, text, text, text, jsonb, boolean, text[]) IS
-'Makes an address that starts a run of a workflow''s newest version for each delivery, or signals one. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. scheme says how senders sign where preset is "hmac" (the header, what is signed, the algorithm) or "jwt" (algorithms, issuer, audience); docs/webhooks.md has the fields. keep says of which deliveries of a known sender headers and body are kept, for redeliver(): "refused" (those that started no run), "all" or "nothing". For dedupe_window a delivery that comes again starts nothing: 7 days by default, 90 where no time is signed, one where nothing is. filter and route are expressions over the event, {"input", "headers", "query"}: where filter says false or null the delivery does nothing (204), and route names the workflow it is for, null the endpoint''s own. action is "start", "signal" (the open run that has the business key; 404 where there is none) or "signal_or_start" (a new run where no open one has it); business_key and signal are expressions over the event too, and a run that is started has the business key as its idempotency key. schema is a JSON Schema (draft 2020-12) of the body; what breaks it does nothing (422, with the violations). With rpc the endpoint also has functions meshhook_public."hook_<endpoint>" (json, text, bytea), which PostgREST serves to rpc_roles, by default those of anon, authenticated and service_role that exist. Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match, a scheme that could be deceived, a window in which a signature could be used twice, an expression or a schema that is none or an action without what it needs, 42704 for a role that does not exist, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
-COMMENT ON FUNCTION meshhook.alter_endpoint(text, text, interval, text, interval, text, text, text, text, text, jsonb, text[]) IS
-'Changes settings of an endpoint for deliveries from now on: those that are given, as create_endpoint has them; what is null stays. to_default names settings that come by default again, as if create_endpoint had been given none: tolerance, keep, dedupe_window, filter, route, action, business_key, signal, schema. What results is judged as there (22023). Preset and scheme are for good; rotate_endpoint_secret changes the secret and set_endpoint_rate the rate. Audited, with what was changed. P0002 if the endpoint or the workflow does not exist.';
+COMMENT ON FUNCTION meshhook.create_endpoint(text, text, interval, text, jsonb, text, interval, text, text, text, text, text, jsonb, boolean, text[], interval) IS
+'Makes an address that starts a run of a workflow''s newest version for each delivery, or signals one. preset says how senders sign (docs/webhooks.md has the table). tolerance bounds the age of signed timestamps, 1 second to 1 day; the preset''s own without it. secret is what the sender shows you; without it one is made. scheme says how senders sign where preset is "hmac" (the header, what is signed, the algorithm) or "jwt" (algorithms, issuer, audience); docs/webhooks.md has the fields. keep says of which deliveries of a known sender headers and body are kept, for redeliver(): "refused" (those that started no run), "all" or "nothing". For dedupe_window a delivery that comes again starts nothing: 7 days by default, 90 where no time is signed, one where nothing is. filter and route are expressions over the event, {"input", "headers", "query"}: where filter says false or null the delivery does nothing (204), and route names the workflow it is for, null the endpoint''s own. action is "start", "signal" (the open run that has the business key; 404 where there is none) or "signal_or_start" (a new run where no open one has it); business_key and signal are expressions over the event too, and a run that is started has the business key as its idempotency key. schema is a JSON Schema (draft 2020-12) of the body; what breaks it does nothing (422, with the violations). With rpc the endpoint also has functions meshhook_public."hook_<endpoint>" (json, text, bytea), which PostgREST serves to rpc_roles, by default those of anon, authenticated and service_role that exist. With respond_within (100 ms to 30 s) the sidecar waits so long for the answer of the run''s respond node, or for its end, and after that tells the sender a status URL. Returns the endpoint''s id, its path at the sidecar and the secret, which is shown this once and is null where the preset has none. 22023 for a secret that can never match, a scheme that could be deceived, a window in which a signature could be used twice, an expression or a schema that is none or an action without what it needs, 42704 for a role that does not exist, 55000 for a preset that signs the address while meshhook.public_url is not set. Needs meshhook.kek_file (F0000 otherwise).';
+COMMENT ON FUNCTION meshhook.alter_endpoint(text, text, interval, text, interval, text, text, text, text, text, jsonb, interval, text[]) IS
+'Changes settings of an endpoint for deliveries from now on: those that are given, as create_endpoint has them; what is null stays. to_default names settings that come by default again, as if create_endpoint had been given none: tolerance, keep, dedupe_window, filter, route, action, business_key, signal, schema, respond_within. What results is judged as there (22023). Preset and scheme are for good; rotate_endpoint_secret changes the secret and set_endpoint_rate the rate. Audited, with what was changed. P0002 if the endpoint or the workflow does not exist.';
+COMMENT ON FUNCTION meshhook.webhook_outcomes(text[]) IS
+'The answers that senders wait for, by the outcomes that receive_webhook returned (at most 1000): one row for each that has one, of the run''s respond node, or 200 or 500 by the run''s end. Ask again for the others. Changes nothing.';
+COMMENT ON FUNCTION meshhook.open_outcome(text) IS
+'What a status URL (its last segment) tells: the HTTP status to answer with, and a document with run_id, status, and response once the run''s respond node has answered. 404 if nobody signed it, 503 without the key file. Changes nothing.';
 COMMENT ON FUNCTION meshhook.receive_rpc(text, bytea) IS
 'Receives a webhook as PostgREST hands it over: headers and method in request.*, the answer''s status and headers to response.*. For the functions in schema meshhook_public.';
 COMMENT ON FUNCTION meshhook.make_rpc(text, text[]) IS 'Makes the functions of an endpoint in schema meshhook_public. For create_endpoint.';
@@ -4241,7 +4282,7 @@ COMMENT ON FUNCTION meshhook.open_resume_url(text) IS
 COMMENT ON FUNCTION meshhook.use_resume_url(text, jsonb) IS
 'Answers a wait node in the name of a resume URL: {"approved": true, "payload": …, "by": "…"}, without approved for a signal. The first answer counts (status 200, "used": false) and is told to everybody after (200, "used": true). 400 if the answer is malformed, 404 if nobody signed the URL, 409 before the run waits for an approval, 410 after it has ended, gone on or the URL has expired, 503 without the key file or in a dormant copy.';
 COMMENT ON FUNCTION meshhook.receive_webhook(text, text, jsonb, text, bytea) IS
-'Takes a delivery in: verifies the signature over the raw body, starts or signals one run per delivery in this transaction, records the delivery. headers is an object with lower-case names. Answer with the status, headers and body it returns, after the commit: 202 with run_id (and "signaled" where the run was there), 200 for a repeat, or a business key that has a run already, with the first run_id, or a challenge, 204 where the filter does not want it, 400, 401, 404 (also where a signal finds no open run), 405, 413, 415, 410 where the workflow is archived, 422 with the violations where the body breaks the endpoint''s schema or the workflow''s, or where an expression of the endpoint fails on it, 429 with retry-after over a rate, or 503 where no key file is set. Never raises for a sender''s fault.';
+'Takes a delivery in: verifies the signature over the raw body, starts or signals one run per delivery in this transaction, records the delivery. headers is an object with lower-case names. Answer with the status, headers and body it returns, after the commit: 202 with run_id (and "signaled" where the run was there), 200 for a repeat, or a business key that has a run already, with the first run_id, or a challenge, 204 where the filter does not want it, 400, 401, 404 (also where a signal finds no open run), 405, 413, 415, 410 where the workflow is archived, 422 with the violations where the body breaks the endpoint''s schema or the workflow''s, or where an expression of the endpoint fails on it, 429 with retry-after over a rate, or 503 where no key file is set. Where respond_within_ms is not null the sender waits so long, after the commit, for what webhook_outcomes tells of outcome; then it gets this answer, which has a status_url. Never raises for a sender''s fault.';
 
 COMMENT ON FUNCTION meshhook.create_schedule(text, text, text, interval, text, jsonb, text, interval, interval, integer, timestamptz, boolean) IS
 'Starts a workflow by the clock and returns the first time. Either cron (minute, hour, day of month, month, day of week; with seconds before them, names, L, W, #, @daily, …) or every (1 second to 36500 days of 24 hours, counted from anchor, by default from now). time_zone is an IANA name; docs/schedules.md says what happens when clocks are changed. overlap says what becomes of a time while an earlier run has not ended: "skip" it, "queue_one", "queue_all", "cancel_other" (starts when that has ended) or "allow". Times that were due longer ago than catch_up (at least 10 seconds) are left out and counted. jitter puts each time off by up to that much, never up to the next one. version picks one other than the newest. A run sees .run.trigger = {"type":"schedule","schedule","nominal_time","origin"}; each time has one run at most. 23505 if the name (1 to 255 bytes) is taken, but with replace => true the schedule is changed: what waits, counters and pause stay, and if its times are the same it goes on where it was. 22023 for a pattern, zone or policy that is none, P0002 if the workflow is not published.';
@@ -4313,10 +4354,10 @@ BEGIN
             'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'create_snapshot',
             'decide_approval', 'delete_stream', 'drop_consumer', 'edit_run', 'enqueue_event', 'fail_jobs', 'fork_run',
             'heartbeat_jobs', 'kill_run', 'last_message_of_run', 'messages_of_run', 'messages_of_runs',
-            'open_resume_url', 'pause_run', 'purge_stream', 'read_consumer', 'receive_webhook', 'redeliver', 'release_jobs',
+            'open_outcome', 'open_resume_url', 'pause_run', 'purge_stream', 'read_consumer', 'receive_webhook', 'redeliver', 'release_jobs',
             'replay_run', 'reset_run', 'resize_consumer', 'resume_run', 'retry_run', 'run_diff', 'run_log',
             'run_state', 'run_state_at', 'run_timeline', 'seek_consumer', 'signal_run', 'skip_node', 'start_run',
-            'submit_event', 'tick', 'trigger_schedule', 'use_resume_url'])
+            'submit_event', 'tick', 'trigger_schedule', 'use_resume_url', 'webhook_outcomes'])
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET plan_cache_mode = force_generic_plan', routine);
         FOREACH setting IN ARRAY ARRAY['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin'] LOOP
@@ -4385,6 +4426,8 @@ GRANT EXECUTE ON FUNCTION
     meshhook.log_job(text, bigint, text, text, jsonb),
     meshhook.release_jobs(text[], bigint[]),
     meshhook.receive_webhook(text, text, jsonb, text, bytea),
+    meshhook.webhook_outcomes(text[]),
+    meshhook.open_outcome(text),
     meshhook.open_resume_url(text),
     meshhook.use_resume_url(text, jsonb),
     meshhook.tick(integer),

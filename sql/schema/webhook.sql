@@ -14,6 +14,7 @@ CREATE TABLE meshhook.endpoint (
     signal text,
     schema jsonb,
     rpc boolean NOT NULL DEFAULT false,
+    respond_within interval,
     rate_limit integer,
     rate_ms bigint,
     dropped_at timestamptz,
@@ -33,6 +34,7 @@ COMMENT ON COLUMN meshhook.endpoint.action IS 'What a delivery does.';
 COMMENT ON COLUMN meshhook.endpoint.business_key IS 'An expression over the event: what a run is started under, or found by.';
 COMMENT ON COLUMN meshhook.endpoint.signal IS 'An expression over the event: the signal that the run is sent.';
 COMMENT ON COLUMN meshhook.endpoint.rpc IS 'Whether it has a function in schema meshhook_public too.';
+COMMENT ON COLUMN meshhook.endpoint.respond_within IS 'How long senders wait for the answer of the run they start; null is not at all.';
 COMMENT ON COLUMN meshhook.endpoint.schema IS 'The JSON Schema of bodies; what breaks it does nothing.';
 COMMENT ON COLUMN meshhook.endpoint.rate_limit IS 'How many deliveries are taken in rate_ms milliseconds; null is no limit.';
 

@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use aes_gcm::aead::{Aead, Payload};
 use aes_gcm::{Aes256Gcm, KeyInit, Nonce};
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
 use pgrx::PgSqlErrorCode;
 use sha2::Sha256;
@@ -26,6 +26,11 @@ use crate::random;
 
 const VERSION: u8 = 1;
 const NONCE_BYTES: usize = 12;
+const TOKEN_VERSION: u8 = 1;
+/// Bytes of a token's HMAC.
+const MAC_BYTES: usize = 16;
+/// Longest text of a token that is looked at.
+const MAX_TOKEN_BYTES: usize = 2_048;
 
 /// A key-encryption key.
 struct Kek {
@@ -62,7 +67,7 @@ impl SigningKey {
     }
 
     /// That of a KEK by its id, if it is there.
-    pub fn named(id: &str, purpose: &str) -> Result<Option<Self>, SecretError> {
+    fn named(id: &str, purpose: &str) -> Result<Option<Self>, SecretError> {
         Ok(ring()?.into_iter().find(|kek| kek.id == id).map(|kek| Self::derived(kek, purpose)))
     }
 
@@ -71,19 +76,35 @@ impl SigningKey {
         Self { id: kek.id, key }
     }
 
-    /// The KEK's id.
-    pub fn id(&self) -> &str {
-        &self.id
+    /// A text for URLs that says something, signed. Before base64url: version 1, length of the KEK's id, id, what is said;
+    /// then the first 128 bits of an HMAC-SHA-256 over all that, under this key.
+    pub fn token(&self, said: &[u8]) -> String {
+        let mut bytes = vec![TOKEN_VERSION, u8::try_from(self.id.len()).unwrap_or(u8::MAX)];
+        bytes.extend_from_slice(self.id.as_bytes());
+        bytes.extend_from_slice(said);
+        let mac = mac(&self.key[..], &bytes).finalize().into_bytes();
+        bytes.extend(mac.into_iter().take(MAC_BYTES));
+        URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// The HMAC-SHA-256 of a text.
-    pub fn sign(&self, text: &[u8]) -> [u8; 32] {
-        mac(&self.key[..], text).finalize().into_bytes().into()
+    /// What a token says; `None` where nobody with one of the keys has signed it for this purpose.
+    pub fn said(token: &str, purpose: &str) -> Result<Option<Vec<u8>>, SecretError> {
+        let bytes = Some(token).filter(|text| text.len() <= MAX_TOKEN_BYTES);
+        let bytes = bytes.and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()).unwrap_or_default();
+        let Some((signed, given)) = bytes.split_last_chunk::<MAC_BYTES>() else { return Ok(None) };
+        let Some((id, said)) = Self::split(signed) else { return Ok(None) };
+        let key = Self::named(&id, purpose)?;
+        // Takes as long for any that is wrong.
+        let is_signed = |key: &Self| mac(&key.key[..], signed).verify_truncated_left(given).is_ok();
+        Ok(key.filter(is_signed).map(|_| said.to_vec()))
     }
 
-    /// Whether these are the first bytes of the text's HMAC; takes as long for any that are not.
-    pub fn has_signed(&self, text: &[u8], first_bytes: &[u8]) -> bool {
-        mac(&self.key[..], text).verify_truncated_left(first_bytes).is_ok()
+    /// The KEK's id, and what is said, signed or not.
+    fn split(bytes: &[u8]) -> Option<(String, &[u8])> {
+        let (_, rest) = bytes.split_first().filter(|(version, _)| **version == TOKEN_VERSION)?;
+        let (length, rest) = rest.split_first()?;
+        let (id, said) = rest.split_at_checked(usize::from(*length))?;
+        Some((String::from_utf8(id.to_vec()).ok()?, said))
     }
 }
 

@@ -31,6 +31,11 @@ impl Answer {
         Self::new(202, json!({ "run_id": run.to_string(), "signaled": true }), "signaled").of_run(run)
     }
 
+    /// Whether the run was there before, so that what it answers is for somebody else.
+    pub(super) fn is_signal(&self) -> bool {
+        self.body.get("signaled").is_some()
+    }
+
     /// To a body that breaks a schema: that of the workflow's input, or the endpoint's own.
     pub(super) fn violations(schema: &str, violations: &[Violation]) -> Self {
         let told = json!({ "error": "the body breaks the input schema", "violations": violations });

@@ -118,6 +118,7 @@ fn create_endpoint(
     schema: default!(Option<RawJsonb>, "NULL"),
     rpc: default!(bool, "false"),
     rpc_roles: default!(Option<Vec<Option<String>>>, "NULL"),
+    respond_within: default!(Option<Interval>, "NULL"),
 ) -> TableIterator<'static, (name!(endpoint, String), name!(path, String), name!(secret, Option<String>))> {
     let scheme = scheme.map(RawJsonb::text);
     let known = chosen_preset(preset, scheme.as_deref());
@@ -127,6 +128,7 @@ fn create_endpoint(
         dedupe_window: interval(dedupe_window),
         schema: schema.map(RawJsonb::text),
         action: Some(action.to_owned()),
+        respond_within: interval(respond_within),
         expressions: expressions(filter, route, business_key, signal),
     };
     let settings = settings.checked(&known);
@@ -152,9 +154,9 @@ fn create_endpoint(
         row.extend([arg(known.name.to_string()), arg(scheme), arg(rpc)]);
         spi::exec(
             "INSERT INTO meshhook.endpoint (project_id, endpoint_id, workflow_id, tolerance, keep, dedupe_window, schema,
-                                            action, filter, route, business_key, signal, preset, scheme, rpc)
+                                            action, filter, route, business_key, signal, respond_within, preset, scheme, rpc)
              VALUES ($1, $2, $3, $4 * interval '1 us', $5, justify_hours($6 * interval '1 us'), $7::jsonb, $8, $9, $10,
-                     $11, $12, $13, $14::jsonb, $15)",
+                     $11, $12, $13 * interval '1 us', $14, $15::jsonb, $16)",
             &row,
         );
         if let Some(secret) = &secret {
@@ -183,6 +185,7 @@ fn alter_endpoint(
     business_key: default!(Option<&str>, "NULL"),
     signal: default!(Option<&str>, "NULL"),
     schema: default!(Option<RawJsonb>, "NULL"),
+    respond_within: default!(Option<Interval>, "NULL"),
     to_default: default!(Vec<Option<String>>, "'{}'"),
 ) {
     let endpoint = required("endpoint", endpoint);
@@ -192,6 +195,7 @@ fn alter_endpoint(
         dedupe_window: interval(dedupe_window),
         schema: schema.map(RawJsonb::text),
         action: action.map(str::to_owned),
+        respond_within: interval(respond_within),
         expressions: expressions(filter, route, business_key, signal),
     };
     let to_default: Vec<String> = to_default.into_iter().map(|name| required("to_default", name)).collect();
@@ -230,7 +234,7 @@ fn alter_endpoint(
             "UPDATE meshhook.endpoint
              SET workflow_id = $3, tolerance = $4 * interval '1 us', keep = $5,
                  dedupe_window = justify_hours($6 * interval '1 us'), schema = $7::jsonb, action = $8, filter = $9,
-                 route = $10, business_key = $11, signal = $12
+                 route = $10, business_key = $11, signal = $12, respond_within = $13 * interval '1 us'
              WHERE project_id = $1 AND endpoint_id = $2",
             &settings.row(project, endpoint, workflow_id),
         );

@@ -4,6 +4,7 @@ mod accept;
 mod action;
 mod answer;
 mod endpoint;
+mod outcome;
 mod rate;
 mod receive;
 mod record;
@@ -50,6 +51,8 @@ struct Endpoint {
     expressions: Expressions,
     /// The JSON Schema of what is wanted.
     schema: Option<String>,
+    /// How long senders wait for the answer of their run, in microseconds.
+    respond_within: Option<i64>,
     limits: Vec<rate::Limit>,
     secrets: Vec<Sealed>,
 }
@@ -120,7 +123,7 @@ fn find(endpoint: &str) -> Option<Endpoint> {
         "SELECT e.project_id, e.endpoint_id, e.preset, extract(epoch FROM e.tolerance)::bigint, w.name,
                 e.scheme::text, (extract(epoch FROM e.dedupe_window) * 1000000)::bigint, e.keep,
                 e.rate_limit, e.rate_ms, r.rate_limit, r.rate_ms, s.ids, s.sealed, e.action, e.filter, e.route,
-                e.business_key, e.signal, e.schema::text
+                e.business_key, e.signal, e.schema::text, (extract(epoch FROM e.respond_within) * 1000000)::bigint
          FROM meshhook.endpoint e
          JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
          LEFT JOIN meshhook.webhook_rate r ON r.project_id = e.project_id
@@ -153,6 +156,7 @@ fn find(endpoint: &str) -> Option<Endpoint> {
                     signal: row.get(19),
                 },
                 schema: row.get(20),
+                respond_within: row.get(21),
                 id,
             })
         },

@@ -10,7 +10,7 @@ use super::accept::{Delivery, accept};
 use super::answer::Answer;
 use super::rate::{self, Refusal};
 use super::record::record;
-use super::{Came, Endpoint, Sealed, find, path_of, seal_place};
+use super::{Came, Endpoint, Sealed, find, outcome, path_of, seal_place};
 use crate::error::required;
 use crate::guc::{self, MAX_PAYLOAD_BYTES};
 use crate::owner::{Role, as_owner};
@@ -27,27 +27,49 @@ fn receive_webhook(
     headers: Option<RawJsonb>,
     query: Option<&str>,
     body: Option<&[u8]>,
-) -> TableIterator<'static, (name!(status, i32), name!(headers, RawJsonb), name!(body, RawJsonb))> {
+) -> TableIterator<
+    'static,
+    (
+        name!(status, i32),
+        name!(headers, RawJsonb),
+        name!(body, RawJsonb),
+        name!(respond_within_ms, Option<i32>),
+        name!(outcome, Option<String>),
+    ),
+> {
     let (endpoint, method) = (required("endpoint", endpoint), required("method", method));
     let body = required("body", body);
     let headers = match serde_json::from_str(&required("headers", headers).text()) {
         Ok(Value::Object(headers)) => headers,
         _ => Map::new(),
     };
-    let answer = as_owner(|caller| match find(endpoint) {
-        None => Answer::error(404, "unknown endpoint", "unknown_endpoint"),
+    let (answer, waits) = as_owner(|caller| match find(endpoint) {
+        None => (Answer::error(404, "unknown endpoint", "unknown_endpoint"), None),
         Some(endpoint) => {
             let came = Came { headers: &headers, query, body };
-            let (answer, delivery) = answer(&endpoint, method, &came, caller);
+            let (mut answer, delivery) = answer(&endpoint, method, &came, caller);
             record(&endpoint, &came, &answer, delivery.as_ref(), None);
-            answer
+            let waits = wait(&endpoint, &mut answer);
+            (answer, waits)
         }
     });
+    let (respond_within_ms, outcome) = waits.unzip();
     TableIterator::once((
         answer.status,
         RawJsonb::of_text(&Value::Object(answer.headers).to_string()),
         RawJsonb::of_text(&answer.body.to_string()),
+        respond_within_ms,
+        outcome,
     ))
+}
+
+/// How long the sender waits for what the run that it started answers, in milliseconds, and what to ask for that with. The
+/// answer to a wait in vain tells where it can be had later.
+fn wait(endpoint: &Endpoint, answer: &mut Answer) -> Option<(i32, String)> {
+    let limit = i32::try_from(endpoint.respond_within? / 1_000).ok()?;
+    let (token, url) = outcome::ticket(endpoint.project, answer.run.filter(|_| !answer.is_signal())?)?;
+    answer.body["status_url"] = Value::String(url);
+    Some((limit, token))
 }
 
 /// The answer, and with it what was delivered if the sender is known.

@@ -30,6 +30,7 @@ pub(super) struct Settings {
     pub(super) dedupe_window: Option<i64>,
     pub(super) schema: Option<String>,
     pub(super) action: Option<String>,
+    pub(super) respond_within: Option<i64>,
     pub(super) expressions: Expressions,
 }
 
@@ -37,7 +38,8 @@ pub(super) struct Settings {
 macro_rules! settings_columns {
     () => {
         "(extract(epoch FROM tolerance) * 1000000)::bigint, keep, (extract(epoch FROM dedupe_window) * 1000000)::bigint,
-         schema::text, action, filter, route, business_key, signal"
+         schema::text, action, filter, route, business_key, signal,
+         (extract(epoch FROM respond_within) * 1000000)::bigint"
     };
 }
 pub(super) use settings_columns;
@@ -57,6 +59,7 @@ impl Settings {
                 business_key: row.get(first + 7),
                 signal: row.get(first + 8),
             },
+            respond_within: row.get(first + 9),
         }
     }
 
@@ -69,6 +72,7 @@ impl Settings {
             dedupe_window: self.dedupe_window.or(before.dedupe_window),
             schema: self.schema.or(before.schema),
             action: self.action.or(before.action),
+            respond_within: self.respond_within.or(before.respond_within),
             expressions: Expressions {
                 filter: filter.or(before.expressions.filter),
                 route: route.or(before.expressions.route),
@@ -90,8 +94,9 @@ impl Settings {
             "route" => self.expressions.route = None,
             "business_key" => self.expressions.business_key = None,
             "signal" => self.expressions.signal = None,
+            "respond_within" => self.respond_within = None,
             _ => bad_parameter(format!("to_default cannot have \"{name}\" in it"))
-                .hint("It takes tolerance, keep, dedupe_window, schema, action, filter, route, business_key and signal.")
+                .hint("It takes tolerance, keep, dedupe_window, schema, action, filter, route, business_key, signal and respond_within.")
                 .raise(),
         }
     }
@@ -111,6 +116,10 @@ impl Settings {
             ("route", text(&self.expressions.route)),
             ("business_key", text(&self.expressions.business_key)),
             ("signal", text(&self.expressions.signal)),
+            (
+                "respond_within_seconds",
+                self.respond_within.map(|micros| json!(micros as f64 / SECOND as f64)),
+            ),
         ];
         all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }
@@ -132,8 +141,14 @@ impl Settings {
             schema: self.schema,
             action: action
                 .unwrap_or_else(|| refuse_choice("action", self.action.as_deref()).hint(ACTIONS).raise()),
+            respond_within: self.respond_within,
             expressions: self.expressions,
         };
+        if checked.respond_within.is_some_and(|limit| !(SECOND / 10..=30 * SECOND).contains(&limit)) {
+            bad_parameter("respond_within must be from 100 milliseconds to 30 seconds")
+                .hint("A run that takes longer is told of by the status URL of its delivery.")
+                .raise();
+        }
         if let Err(fault) = Selection::parse(&checked.expressions) {
             refuse_expression(fault);
         }
@@ -155,6 +170,7 @@ pub(super) struct Checked {
     dedupe_window: i64,
     schema: Option<String>,
     action: Action,
+    respond_within: Option<i64>,
     expressions: Expressions,
 }
 
@@ -193,6 +209,7 @@ impl Checked {
             arg(self.expressions.route),
             arg(self.expressions.business_key),
             arg(self.expressions.signal),
+            arg(self.respond_within),
         ]
     }
 }

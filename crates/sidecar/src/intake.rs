@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::executor::response::{header_object, is_json};
+use crate::outcomes::Outcomes;
 use crate::store::{StoreError, WebhookReply, WebhookRequest, WebhookStore};
 
 /// A body must be here this long after its header.
@@ -26,16 +27,20 @@ const RETRY_SECONDS: &str = "2";
 /// Takes webhooks for a store.
 pub struct Intake<S> {
     store: Arc<S>,
+    outcomes: Arc<Outcomes<S>>,
     slots: Arc<Semaphore>,
     max_body: usize,
 }
 
-impl<S> Intake<S> {
+impl<S: WebhookStore> Intake<S> {
     /// At most `in_flight` webhooks at once, each with at most `max_body` bytes.
     pub fn new(store: Arc<S>, in_flight: usize, max_body: usize) -> Self {
-        Self { store, slots: Arc::new(Semaphore::new(in_flight)), max_body }
+        let outcomes = Outcomes::new(store.clone());
+        Self { store, outcomes, slots: Arc::new(Semaphore::new(in_flight)), max_body }
     }
+}
 
+impl<S> Intake<S> {
     /// A place among the requests that are taken at once, if there is one.
     pub(crate) fn slot(&self) -> Option<OwnedSemaphorePermit> {
         self.slots.clone().try_acquire_owned().ok()
@@ -102,7 +107,13 @@ impl<S: WebhookStore> Intake<S> {
             reply
         });
         match receiving.await {
-            Ok(Ok(reply)) => respond(reply),
+            Ok(Ok(mut reply)) => {
+                let answer = match reply.wait.take() {
+                    Some((outcome, limit)) => self.outcomes.wait(outcome, limit).await,
+                    None => None,
+                };
+                respond(answer.unwrap_or(reply))
+            }
             Ok(Err(StoreError::Unavailable(reason))) => {
                 tracing::debug!(reason, "webhook not taken: database unavailable");
                 busy("try again later")
@@ -208,7 +219,7 @@ mod tests {
     use super::*;
 
     async fn of(status: i32, headers: Option<Value>, body: Option<Value>) -> (u16, HeaderMap, String) {
-        let response = respond(WebhookReply { status, headers, body });
+        let response = respond(WebhookReply { status, headers, body, wait: None });
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (parts.status.as_u16(), parts.headers, String::from_utf8(body.to_vec()).unwrap())

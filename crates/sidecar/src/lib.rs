@@ -12,6 +12,7 @@ pub mod egress;
 pub mod executor;
 pub mod intake;
 pub mod ops;
+pub mod outcomes;
 pub mod resume;
 pub mod secrets;
 pub mod server;
@@ -122,6 +123,7 @@ async fn reload(mut hangup: Signal, client: HttpClient, keys: Keys, config: Conf
 fn router<S: WebhookStore + ResumeStore>(intake: Intake<S>, ops: Ops) -> Router {
     let incoming = Router::new()
         .route("/hooks/{endpoint}", any(intake::receive::<S>))
+        .route("/outcomes/{token}", any(outcomes::handle::<S>))
         .route("/resume/{token}", any(resume::handle::<S>))
         .with_state(Arc::new(intake));
     Router::new()

@@ -158,3 +158,28 @@ SELECT meshhook.create_endpoint('sale', 'none', rpc => true, rpc_roles => '{nobo
 SELECT meshhook.create_endpoint('sale', 'none', rpc_roles => '{web}');
 SELECT meshhook.drop_endpoint(:'other');
 DROP ROLE anon, service_role, web;
+
+-- An answer for whoever waits: of the respond node, or of the run's end; and the status URL.
+SELECT meshhook.publish_workflow('{"name": "sale-quote", "nodes": [{"id": "go", "type": "wait", "with": {"signal": "go"}},
+    {"id": "answer", "type": "respond", "with": {"status": 201, "headers": {"x-quote": "1"}, "body": {"order": "{{ .input.order }}"}}},
+    {"id": "rest", "type": "wait", "with": {"signal": "rest"}}], "edges": [{"from": "go", "to": "answer"}, {"from": "answer", "to": "rest"}]}');
+SELECT endpoint AS quote FROM meshhook.create_endpoint('sale-quote', 'bearer', secret => 'token', respond_within => '1.5 s') \gset
+SELECT r.status, respond_within_ms, r.body ->> 'run_id' AS run, outcome, r.body ->> 'status_url' = '/outcomes/' || outcome AS is_told
+FROM meshhook.receive_webhook(:'quote', 'POST', '{"authorization": "Bearer token"}', '', '{"order": 1}') r \gset
+\echo :status :respond_within_ms :is_told
+SELECT status, headers, body FROM meshhook.webhook_outcomes(ARRAY[:'outcome', 'x', NULL]);
+SELECT status, body - 'run_id' AS body, body ->> 'run_id' = :'run' AS its_run FROM meshhook.open_outcome(:'outcome');
+SELECT meshhook.submit_event(:'run', 'go') ->> 'status' AS status;
+SELECT status, headers, body, outcome = :'outcome' AS is_it FROM meshhook.webhook_outcomes(ARRAY[:'outcome', 'x', NULL]);
+SELECT status, body - 'run_id' AS body FROM meshhook.open_outcome(:'outcome');
+-- A repeat waits for the same; a signal for nothing, and neither does whoever is refused.
+SELECT r.status, respond_within_ms, outcome = :'outcome' AS the_same FROM meshhook.receive_webhook(:'quote', 'POST', '{"authorization": "Bearer token"}', '', '{"order": 1}') r;
+SELECT r.status, respond_within_ms, outcome FROM meshhook.receive_webhook(:'quote', 'POST', '{"authorization": "Bearer guess"}', '', '{"order": 2}') r;
+SELECT meshhook.alter_endpoint(:'both', respond_within => '1 s');
+SELECT n, r.status, respond_within_ms, outcome IS NOT NULL AS waits FROM generate_series(1, 2) n,
+    meshhook.receive_webhook(:'both', 'POST', '{"authorization": "Bearer token"}', '', convert_to(jsonb_build_object('order', 'W', 'event', 'seen', 'n', n)::text, 'UTF8')) r;
+SELECT meshhook.alter_endpoint(:'quote', to_default => '{respond_within}');
+SELECT r.status, respond_within_ms, outcome FROM meshhook.receive_webhook(:'quote', 'POST', '{"authorization": "Bearer token"}', '', '{"order": 3}') r;
+SELECT status, body FROM meshhook.open_outcome('x');
+SELECT meshhook.create_endpoint('sale', 'none', respond_within => '31 s');
+SELECT meshhook.create_endpoint('sale', 'none', respond_within => '99 ms');

@@ -21,7 +21,7 @@ use crate::intake::{Intake, json_response};
 use crate::store::{ResumeReply, ResumeStore, StoreError};
 
 /// Sent with every answer: the URL is a key, so it must not get into caches, frames, or the referrer of a request.
-const GUARDS: [(HeaderName, &str); 4] = [
+pub(crate) const GUARDS: [(HeaderName, &str); 4] = [
     (CACHE_CONTROL, "no-store"),
     (REFERRER_POLICY, "no-referrer"),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),

@@ -94,6 +94,8 @@ pub struct WebhookReply {
     pub headers: Option<Value>,
     /// Body; a string under a non-JSON content type is sent as it is, everything else as JSON.
     pub body: Option<Value>,
+    /// What the sender waits for before it gets this answer, and how long.
+    pub wait: Option<(String, Duration)>,
 }
 
 /// Whether the database can be worked with.
@@ -192,14 +194,23 @@ pub trait WebhookStore: Send + Sync + 'static {
         &self,
         webhook: &WebhookRequest,
     ) -> impl Future<Output = Result<WebhookReply, StoreError>> + Send;
+
+    /// Those of the outcomes that senders wait for which are there, each with the answer.
+    fn outcomes(
+        &self,
+        outcomes: &[String],
+    ) -> impl Future<Output = Result<Vec<(String, WebhookReply)>, StoreError>> + Send;
+
+    /// What a status URL tells, by its last segment; changes nothing.
+    fn open_outcome(&self, token: &str) -> impl Future<Output = Result<ResumeReply, StoreError>> + Send;
 }
 
-/// What to answer to whoever has a resume URL.
+/// What to answer to whoever has a resume URL, or a status URL.
 #[derive(Clone, Debug)]
 pub struct ResumeReply {
     /// HTTP status.
     pub status: i32,
-    /// What the URL is for and what has become of it.
+    /// What the URL is for and what has become of that.
     pub body: Value,
 }
 

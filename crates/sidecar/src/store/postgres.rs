@@ -16,8 +16,12 @@ use super::{
     WebhookReply, WebhookRequest, WebhookStore,
 };
 
-const RECEIVE: &str = "SELECT status, headers, body FROM meshhook.receive_webhook(
+const RECEIVE: &str =
+    "SELECT status, headers, body, outcome, respond_within_ms FROM meshhook.receive_webhook(
     endpoint => $1::text, method => $2::text, headers => $3::jsonb, query => $4::text, body => $5::bytea)";
+const OUTCOMES: &str =
+    "SELECT outcome, status, headers, body FROM meshhook.webhook_outcomes(outcomes => $1::text[])";
+const OPEN_OUTCOME: &str = "SELECT status, body FROM meshhook.open_outcome(token => $1::text)";
 
 const OPEN_RESUME_URL: &str = "SELECT status, body FROM meshhook.open_resume_url(token => $1::text)";
 const USE_RESUME_URL: &str =
@@ -48,6 +52,14 @@ impl PgStore {
         })
     }
 
+    /// What a function on a connection for what comes in returns.
+    async fn asked(&self, sql: &'static str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
+        if let DatabaseState::Incompatible(problem) = &*self.state.borrow() {
+            return Err(StoreError::Unavailable(problem.clone()));
+        }
+        self.incoming.query(sql, params).await
+    }
+
     /// The one row that a function which answers a sender returns.
     async fn told<T>(
         &self,
@@ -55,10 +67,7 @@ impl PgStore {
         params: &[&(dyn ToSql + Sync)],
         read: impl Fn(&Row) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, StoreError> {
-        if let DatabaseState::Incompatible(problem) = &*self.state.borrow() {
-            return Err(StoreError::Unavailable(problem.clone()));
-        }
-        let rows = self.incoming.query(sql, params).await?;
+        let rows = self.asked(sql, params).await?;
         let Some(row) = rows.first() else {
             return Err(StoreError::Refused {
                 code: "02000".to_owned(),
@@ -154,9 +163,29 @@ impl WebhookStore for PgStore {
         let params: &[&(dyn ToSql + Sync)] =
             &[&webhook.endpoint, &webhook.method, &webhook.headers, &webhook.query, &body];
         self.told(RECEIVE, params, |row| {
-            Ok(WebhookReply { status: row.try_get(0)?, headers: row.try_get(1)?, body: row.try_get(2)? })
+            let limit = row.try_get::<_, Option<i32>>(4)?.and_then(|ms| u64::try_from(ms).ok());
+            let wait = row.try_get::<_, Option<String>>(3)?.zip(limit.map(Duration::from_millis));
+            Ok(WebhookReply {
+                status: row.try_get(0)?,
+                headers: row.try_get(1)?,
+                body: row.try_get(2)?,
+                wait,
+            })
         })
         .await
+    }
+
+    async fn outcomes(&self, outcomes: &[String]) -> Result<Vec<(String, WebhookReply)>, StoreError> {
+        let answered = |row: &Row| {
+            let (status, headers, body) = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+            Ok((row.try_get(0)?, WebhookReply { status, headers, body, wait: None }))
+        };
+        let rows = self.asked(OUTCOMES, &[&outcomes]).await?;
+        rows.iter().map(answered).collect::<Result<_, tokio_postgres::Error>>().map_err(unexpected_shape)
+    }
+
+    async fn open_outcome(&self, token: &str) -> Result<ResumeReply, StoreError> {
+        self.told(OPEN_OUTCOME, &[&token], resume_reply).await
     }
 }
 

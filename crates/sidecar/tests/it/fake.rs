@@ -38,6 +38,9 @@ pub struct Inner {
     /// What webhooks get; `None`: the database is away.
     pub reply: Option<WebhookReply>,
     pub webhook_delay: Duration,
+    /// What is answered to senders that wait, and how many outcomes were asked for at once.
+    pub answers: HashMap<String, WebhookReply>,
+    pub asked: Vec<usize>,
     /// Tokens looked at, and the answers given to them.
     pub opened: Vec<String>,
     pub answered: Vec<(String, String)>,
@@ -234,6 +237,21 @@ impl WebhookStore for Fake {
         };
         tokio::time::sleep(delay).await;
         reply.ok_or_else(|| StoreError::Unavailable("down for the test".into()))
+    }
+
+    /// What `answers` has, and each question is counted.
+    async fn outcomes(&self, outcomes: &[String]) -> Result<Vec<(String, WebhookReply)>, StoreError> {
+        let mut inner = self.up()?;
+        inner.asked.push(outcomes.len());
+        Ok(outcomes
+            .iter()
+            .filter_map(|outcome| Some((outcome.clone(), inner.answers.get(outcome)?.clone())))
+            .collect())
+    }
+
+    async fn open_outcome(&self, token: &str) -> Result<ResumeReply, StoreError> {
+        self.up()?.opened.push(token.to_owned());
+        Ok(ResumeReply { status: 200, body: json!({"run_id": "r", "status": "running"}) })
     }
 }
 

@@ -88,7 +88,62 @@ fn accept(fake: &Fake) {
         status: 202,
         headers: Some(json!({"x-from": "database"})),
         body: Some(json!({"run_id": "r1"})),
+        wait: None,
     });
+}
+
+/// Senders wait for the outcome "o" and else are told where it is.
+fn let_wait(fake: &Fake, limit: Duration) {
+    accept(fake);
+    let mut inner = fake.inner.lock().unwrap();
+    let reply = inner.reply.as_mut().unwrap();
+    reply.wait = Some(("o".to_owned(), limit));
+    reply.body = Some(json!({"run_id": "r1", "status_url": "/outcomes/o"}));
+}
+
+#[tokio::test]
+async fn senders_wait_for_what_their_run_answers() {
+    let fake = Fake::new();
+    let_wait(&fake, Duration::from_secs(5));
+    let sidecar = start(&fake, &["--max-webhooks", "1"]).await;
+    let send = async |after: u64| {
+        tokio::time::sleep(Duration::from_millis(after)).await;
+        sidecar.post("/hooks/ep", "", b"{}").await
+    };
+    let run = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let reply = WebhookReply { status: 201, headers: None, body: Some(json!({"made": 1})), wait: None };
+        fake.inner.lock().unwrap().answers.insert("o".to_owned(), reply);
+    };
+    // One place for webhooks, and two senders that wait: waiting takes none.
+    let (first, second, ()) = tokio::join!(send(0), send(200), run);
+    for response in [first, second] {
+        assert_eq!(status(&response), "201", "{response}");
+        assert!(response.ends_with(r#"{"made":1}"#), "{response}");
+    }
+    sidecar.stop().await;
+    let inner = fake.inner.lock().unwrap();
+    assert!(inner.asked.len() > 5 && inner.asked.iter().all(|outcomes| *outcomes == 1), "{:?}", inner.asked);
+}
+
+#[tokio::test]
+async fn whoever_waits_in_vain_is_told_where_to_look() {
+    let fake = Fake::new();
+    let_wait(&fake, Duration::from_millis(150));
+    let sidecar = start(&fake, &[]).await;
+    let response = sidecar.post("/hooks/ep", "", b"{}").await;
+    assert_eq!(status(&response), "202", "{response}");
+    assert!(response.contains("/outcomes/o"), "{response}");
+    let told = sidecar.get("/outcomes/o").await;
+    assert_eq!(status(&told), "200", "{told}");
+    assert!(told.contains("cache-control: no-store\r\n") && told.contains(r#""status":"running""#), "{told}");
+    let posted = sidecar.post("/outcomes/o", "", b"{}").await;
+    assert_eq!(status(&posted), "405", "{posted}");
+    sidecar.stop().await;
+    assert_eq!(fake.inner.lock().unwrap().opened, ["o"]);
+    let asked = fake.inner.lock().unwrap().asked.len();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(fake.inner.lock().unwrap().asked.len(), asked, "nobody waits, and nobody asks");
 }
 
 #[tokio::test]

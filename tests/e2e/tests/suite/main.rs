@@ -33,6 +33,7 @@ mod secrets;
 mod tenancy;
 mod transactions;
 mod waiting;
+mod webhook_answers;
 mod webhook_keys;
 mod webhook_rpc;
 mod webhooks;
