@@ -414,6 +414,21 @@ COMMENT ON TABLE meshhook.delivery_key IS 'What was delivered already: one run p
 -- requires:
 --   schema_webhook
 
+CREATE TABLE meshhook.secret (
+    project_id integer NOT NULL REFERENCES meshhook.project,
+    name text NOT NULL,
+    sealed text NOT NULL,
+    changed_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    PRIMARY KEY (project_id, name)
+);
+COMMENT ON TABLE meshhook.secret IS 'Secrets that calls send outside, sealed under a key that only sidecars have.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:46
+-- requires:
+--   schema_secret
+
 -- Rows are written under the schedule's row lock only, by turns and by whoever changes the schedule.
 CREATE TABLE meshhook.schedule (
     project_id integer NOT NULL REFERENCES meshhook.project,
@@ -477,7 +492,7 @@ ALTER TABLE meshhook.schedule_firing SET (autovacuum_vacuum_scale_factor = 0, au
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:46
+-- src/lib.rs:47
 -- requires:
 --   schema_schedule
 
@@ -584,7 +599,7 @@ ALTER TABLE meshhook.message SET (autovacuum_vacuum_insert_scale_factor = 0.05, 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:51
+-- src/lib.rs:52
 -- requires:
 --   schema_event_store
 
@@ -708,7 +723,7 @@ COMMENT ON VIEW meshhook.flow_due IS 'When the next start of each workflow can b
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:52
+-- src/lib.rs:53
 -- requires:
 --   schema_flow
 
@@ -766,7 +781,7 @@ COMMENT ON TABLE meshhook.retention IS 'How long runs are kept after their end; 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:53
+-- src/lib.rs:54
 -- requires:
 --   schema_operations
 
@@ -801,7 +816,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:54
+-- src/lib.rs:55
 -- requires:
 --   schema_dump
 
@@ -930,7 +945,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:55
+-- src/lib.rs:56
 -- requires:
 --   schema_leaves
 
@@ -1015,7 +1030,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:56
+-- src/lib.rs:57
 -- requires:
 --   schema_leaves
 
@@ -1097,7 +1112,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:61
+-- src/lib.rs:62
 -- requires:
 --   event_store_functions
 
@@ -1135,7 +1150,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:62
+-- src/lib.rs:63
 -- requires:
 --   waiting
 
@@ -1185,7 +1200,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:67
+-- src/lib.rs:68
 -- requires:
 --   message_store_functions
 
@@ -1400,7 +1415,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:72
+-- src/lib.rs:73
 -- requires:
 --   message_store_install
 
@@ -1726,7 +1741,7 @@ AS 'MODULE_PATHNAME', 'cancel_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:57
+-- src/job/mod.rs:72
 -- meshhook::job::claim_jobs
 CREATE  FUNCTION "claim_jobs"(
 	"queue" TEXT DEFAULT 'default', /* Option < & str > */
@@ -1736,11 +1751,13 @@ CREATE  FUNCTION "claim_jobs"(
 ) RETURNS TABLE (
 	"job_id" TEXT,  /* String */
 	"token" bigint,  /* i64 */
+	"project" TEXT,  /* String */
 	"run_id" uuid,  /* pgrx :: Uuid */
 	"node" TEXT,  /* String */
 	"attempt" INT,  /* i32 */
 	"kind" TEXT,  /* String */
 	"payload" jsonb,  /* RawJsonb */
+	"secrets" jsonb,  /* Option < RawJsonb > */
 	"idempotency_key" TEXT,  /* String */
 	"lease_expires_at" timestamp with time zone  /* TimestampWithTimeZone */
 )
@@ -1764,7 +1781,7 @@ AS 'MODULE_PATHNAME', 'commit_consumer_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:263
+-- src/job/mod.rs:294
 -- meshhook::job::complete_jobs
 CREATE  FUNCTION "complete_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1954,6 +1971,17 @@ AS 'MODULE_PATHNAME', 'drop_schedule_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/secret/sent.rs:57
+-- meshhook::secret::sent::drop_secret
+CREATE  FUNCTION "drop_secret"(
+	"name" TEXT /* Option < & str > */
+) RETURNS void
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'drop_secret_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/run/intervene.rs:75
 -- meshhook::run::intervene::edit_run
 CREATE  FUNCTION "edit_run"(
@@ -1981,7 +2009,7 @@ AS 'MODULE_PATHNAME', 'enqueue_event_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:275
+-- src/job/mod.rs:306
 -- meshhook::job::fail_jobs
 CREATE  FUNCTION "fail_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1998,7 +2026,7 @@ AS 'MODULE_PATHNAME', 'fail_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:100
+-- src/lib.rs:102
 -- requires:
 --   job::complete_jobs
 --   job::fail_jobs
@@ -2037,7 +2065,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'hash_64_wrapper
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:230
+-- src/job/mod.rs:261
 -- meshhook::job::heartbeat_jobs
 CREATE  FUNCTION "heartbeat_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -2365,7 +2393,7 @@ AS 'MODULE_PATHNAME', 'receive_webhook_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:105
+-- src/lib.rs:107
 -- requires:
 --   schema_webhook
 --   webhook::receive::receive_webhook
@@ -2464,11 +2492,12 @@ AS 'MODULE_PATHNAME', 'register_database_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:287
+-- src/job/mod.rs:318
 -- meshhook::job::release_jobs
 CREATE  FUNCTION "release_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
-	"tokens" bigint[] /* Vec < Option < i64 > > */
+	"tokens" bigint[], /* Vec < Option < i64 > > */
+	"delay" interval DEFAULT '0' /* Interval */
 ) RETURNS TABLE (
 	"job_id" TEXT,  /* String */
 	"outcome" TEXT  /* String */
@@ -2706,7 +2735,7 @@ AS 'MODULE_PATHNAME', 'run_status_after_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:77
+-- src/lib.rs:78
 -- requires:
 --   schema_leaves
 --   project::current_project_id
@@ -2974,7 +3003,101 @@ COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:110
+-- src/lib.rs:89
+-- requires:
+--   views
+
+CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
+SELECT s.name,
+       w.name AS workflow,
+       s.version,
+       s.cron,
+       s.every,
+       s.anchor,
+       s.time_zone,
+       s.input,
+       s.overlap,
+       s.catch_up,
+       s.jitter,
+       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
+       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
+       s.last_time,
+       s.last_run_id,
+       r.status AS last_status,
+       (SELECT count(*) FROM meshhook.schedule_firing f
+        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
+          AND (SELECT run.finished_at IS NULL FROM meshhook.run
+               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
+       s.waiting,
+       s.missed,
+       s.skipped,
+       s.paused_at IS NOT NULL AS paused,
+       s.paused_at,
+       s.paused_by,
+       s.pause_reason,
+       s.created_at,
+       s.created_by
+FROM meshhook.schedule s
+JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
+LEFT JOIN LATERAL (
+    SELECT run.status FROM meshhook.run
+    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
+    OFFSET 0
+) r ON true;
+COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:90
+-- requires:
+--   schedule_views
+
+CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
+SELECT e.endpoint_id AS endpoint,
+       '/hooks/' || e.endpoint_id AS path,
+       w.name AS workflow,
+       e.preset,
+       e.scheme,
+       e.tolerance,
+       e.keep,
+       e.dedupe_window,
+       e.filter,
+       e.route,
+       e.action,
+       e.business_key,
+       e.signal,
+       e.schema,
+       e.respond_within,
+       CASE WHEN e.rpc THEN '/rpc/hook_' || e.endpoint_id END AS rpc_path,
+       e.rate_limit,
+       e.rate_ms * interval '1 ms' AS rate_per,
+       e.created_at,
+       last.received_at AS last_received_at,
+       last.status AS last_status,
+       last.reason AS last_reason
+FROM meshhook.endpoint e
+JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
+LEFT JOIN LATERAL (
+    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
+    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
+    ORDER BY d.delivery_id DESC LIMIT 1
+) last ON true
+WHERE e.dropped_at IS NULL;
+COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what deliveries do, how senders sign, which ones are wanted and whom each is for, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:91
+-- requires:
+--   endpoint_views
+
+CREATE VIEW meshhook.secrets WITH (security_invoker = true) AS
+SELECT s.name, split_part(s.sealed, ':', 2) AS key, s.changed_at FROM meshhook.secret s;
+COMMENT ON VIEW meshhook.secrets IS 'The secrets that calls of your project send: their names, the key each is sealed under, and since when. Their values are nowhere in the database.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:112
 -- requires:
 --   views
 
@@ -3099,7 +3222,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:111
+-- src/lib.rs:113
 -- requires:
 --   search
 
@@ -3274,7 +3397,7 @@ COMMENT ON VIEW meshhook.bulk_operations IS 'Acts on many runs of your project: 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:112
+-- src/lib.rs:114
 -- requires:
 --   bulk
 
@@ -3461,90 +3584,6 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:88
--- requires:
---   views
-
-CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
-SELECT s.name,
-       w.name AS workflow,
-       s.version,
-       s.cron,
-       s.every,
-       s.anchor,
-       s.time_zone,
-       s.input,
-       s.overlap,
-       s.catch_up,
-       s.jitter,
-       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
-       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
-       s.last_time,
-       s.last_run_id,
-       r.status AS last_status,
-       (SELECT count(*) FROM meshhook.schedule_firing f
-        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
-          AND (SELECT run.finished_at IS NULL FROM meshhook.run
-               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
-       s.waiting,
-       s.missed,
-       s.skipped,
-       s.paused_at IS NOT NULL AS paused,
-       s.paused_at,
-       s.paused_by,
-       s.pause_reason,
-       s.created_at,
-       s.created_by
-FROM meshhook.schedule s
-JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
-LEFT JOIN LATERAL (
-    SELECT run.status FROM meshhook.run
-    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
-    OFFSET 0
-) r ON true;
-COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:89
--- requires:
---   schedule_views
-
-CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
-SELECT e.endpoint_id AS endpoint,
-       '/hooks/' || e.endpoint_id AS path,
-       w.name AS workflow,
-       e.preset,
-       e.scheme,
-       e.tolerance,
-       e.keep,
-       e.dedupe_window,
-       e.filter,
-       e.route,
-       e.action,
-       e.business_key,
-       e.signal,
-       e.schema,
-       e.respond_within,
-       CASE WHEN e.rpc THEN '/rpc/hook_' || e.endpoint_id END AS rpc_path,
-       e.rate_limit,
-       e.rate_ms * interval '1 ms' AS rate_per,
-       e.created_at,
-       last.received_at AS last_received_at,
-       last.status AS last_status,
-       last.reason AS last_reason
-FROM meshhook.endpoint e
-JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
-LEFT JOIN LATERAL (
-    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
-    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
-    ORDER BY d.delivery_id DESC LIMIT 1
-) last ON true
-WHERE e.dropped_at IS NULL;
-COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what deliveries do, how senders sign, which ones are wanted and whom each is for, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
 -- src/run/replay.rs:239
 -- meshhook::run::replay::run_timeline
 CREATE  FUNCTION "run_timeline"(
@@ -3647,6 +3686,18 @@ CREATE  FUNCTION "set_run_tags"(
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'set_run_tags_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/secret/sent.rs:28
+-- meshhook::secret::sent::set_secret
+CREATE  FUNCTION "set_secret"(
+	"name" TEXT, /* Option < & str > */
+	"sealed" TEXT /* Option < & str > */
+) RETURNS void
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'set_secret_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3769,7 +3820,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'stream_category
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:90
+-- src/lib.rs:92
 -- requires:
 --   views
 --   event_store::native::holders_of_positions
@@ -4025,7 +4076,7 @@ AS 'MODULE_PATHNAME', 'workflow_schema_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:113
+-- src/lib.rs:115
 -- finalize
 -- Run last: what every function means (docs/sql-reference.md is generated from these texts), and who may call it.
 
@@ -4128,7 +4179,7 @@ COMMENT ON PROCEDURE meshhook.wait_turn(uuid, integer, boolean) IS
 'Ends the current transaction and sleeps without a snapshot until the run may have ended, or with moves may have new events, at most ms milliseconds. For await_run and wait_for_run.';
 
 COMMENT ON FUNCTION meshhook.claim_jobs(text, text, integer, interval) IS
-'Claims up to batch_size (1 to 1000) ready jobs of a queue, oldest first and each project its equal share, each with a lease (1 ms to 1 day) and a fencing token. Report before the lease runs out, or renew it; afterwards the attempt counts as failed and its token is worthless. idempotency_key is the same for every attempt of a node: pass it on to whatever you call. executor is a name for people; default the role''s. Members of meshhook_executor claim from every project, others from theirs. A job that sends resume URLs is left out, with a WARNING, where no key is there to sign them. Empty where the database is a dormant copy.';
+'Claims up to batch_size (1 to 1000) ready jobs of a queue, oldest first and each project its equal share, each with a lease (1 ms to 1 day) and a fencing token. Report before the lease runs out, or renew it; afterwards the attempt counts as failed and its token is worthless. idempotency_key is the same for every attempt of a node: pass it on to whatever you call. project is the name of the jobs. executor is a name for people; default the role''s. Members of meshhook_executor claim from every project, others from theirs. A job that sends resume URLs is left out, with a WARNING, where no key is there to sign them. Empty where the database is a dormant copy.';
 COMMENT ON FUNCTION meshhook.log_job(text, bigint, text, text, jsonb) IS
 'Adds a line about the attempt under way to the run''s log, where run_log and wait_for_run show it in the order of events. level is info, warning or error; message up to 8 kB; data, for programs, up to 64 kB. accepted; stale where the lease was lost; full where the run''s log, and what waits to be added to it, have come to half of meshhook.max_run_events. 22023 for a bad level, 54000 for a line that is too large.';
 COMMENT ON FUNCTION meshhook.heartbeat_jobs(text[], bigint[], interval) IS
@@ -4137,8 +4188,8 @@ COMMENT ON FUNCTION meshhook.complete_jobs(text[], bigint[], jsonb[]) IS
 'Reports results: one job id, token and output (at most 1 MiB) each. outcome is "accepted", or "stale" where the lease was lost or the job is gone (also where it is gone because an earlier call, whose answer never arrived, was taken); stale results change nothing. All or nothing per call: it is part of your transaction.';
 COMMENT ON FUNCTION meshhook.fail_jobs(text[], bigint[], jsonb[]) IS
 'Reports failed attempts: one job id, token and error each. An error is a text or {"class","message","retryable","retry_after_ms","details"}; retryable false ends the retries. The node''s retry policy decides what follows. outcome as in complete_jobs.';
-COMMENT ON FUNCTION meshhook.release_jobs(text[], bigint[]) IS
-'Gives claimed jobs back unstarted: they are ready again at once and no attempt is spent. outcome as in complete_jobs.';
+COMMENT ON FUNCTION meshhook.release_jobs(text[], bigint[], interval) IS
+'Gives claimed jobs back unstarted: no attempt is spent. They are ready again at once, or after delay (at most 1 hour; whoever waits for it looks again by himself, for nobody is woken). outcome as in complete_jobs.';
 COMMENT ON FUNCTION meshhook.complete_job(text, bigint, jsonb) IS 'complete_jobs for one job; returns its outcome.';
 COMMENT ON FUNCTION meshhook.fail_job(text, bigint, jsonb) IS 'fail_jobs for one job; returns its outcome.';
 
@@ -4267,6 +4318,10 @@ COMMENT ON FUNCTION meshhook.receive_rpc(text, bytea) IS
 'Receives a webhook as PostgREST hands it over: headers and method in request.*, the answer''s status and headers to response.*. For the functions in schema meshhook_public.';
 COMMENT ON FUNCTION meshhook.make_rpc(text, text[]) IS 'Makes the functions of an endpoint in schema meshhook_public. For create_endpoint.';
 COMMENT ON FUNCTION meshhook.drop_rpc(text) IS 'Drops them. For drop_endpoint.';
+COMMENT ON FUNCTION meshhook.set_secret(text, text) IS
+'Keeps a secret that calls of your project send, as {{ $secrets.<name> }} in the fields of http nodes. sealed is what meshhook-sidecar secret seal prints for this project and name; clear text is refused (22023). One that is there is replaced, for every attempt from now on. Audited.';
+COMMENT ON FUNCTION meshhook.drop_secret(text) IS
+'Takes a secret of your project away. Attempts that need it fail with class secret until it is set again. 42704 for one that does not exist. Audited.';
 COMMENT ON FUNCTION meshhook.rotate_endpoint_secret(text, interval, text) IS
 'Gives an endpoint a new secret, the one given or a fresh one, and returns it, this once. Older ones verify for the overlap given, so that senders can change over.';
 COMMENT ON FUNCTION meshhook.drop_endpoint(text) IS
@@ -4375,7 +4430,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'alter_endpoint', 'append_message', 'append_messages', 'archive_workflow', 'await_run', 'backfill_schedule',
         'cancel_bulk_operation', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job', 'complete_jobs',
         'create_bulk_operation', 'create_endpoint', 'create_schedule', 'create_snapshot', 'current_project_id',
-        'decide_approval', 'discard_draft', 'drop_consumer', 'drop_endpoint', 'drop_schedule', 'edit_run',
+        'decide_approval', 'discard_draft', 'drop_consumer', 'drop_endpoint', 'drop_schedule', 'drop_secret', 'edit_run',
         'enqueue_event', 'fail_job', 'fail_jobs', 'fork_run', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active',
         'kill_run', 'last_message', 'log_job', 'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow',
         'preview_expression', 'preview_schedule', 'preview_template', 'project_is_paused', 'publish_draft',
@@ -4383,7 +4438,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'replay_run', 'reset_run', 'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule',
         'resume_workflow', 'retry_run', 'rollback_workflow', 'rotate_endpoint_secret', 'run_diff', 'run_filter',
         'run_history', 'run_log', 'run_log_text', 'run_state', 'run_state_at', 'run_status_after', 'run_timeline',
-        'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_endpoint_rate', 'set_run_tags',
+        'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_endpoint_rate', 'set_run_tags', 'set_secret',
         'signal_run', 'simulate_run', 'skip_node', 'start_run', 'status', 'stream_cardinal_id', 'stream_category',
         'stream_id', 'stream_version', 'submit_event', 'tick', 'trigger_schedule', 'unarchive_workflow', 'uuid_floor',
         'uuid_time', 'validate_workflow', 'verify_run', 'verify_runs', 'version', 'wait_append', 'wait_for_messages',
@@ -4402,7 +4457,7 @@ BEGIN
     END LOOP;
     FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'run_audit_trail', 'stuck_runs', 'diverging_runs', 'run_divergence', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
         'run_slot', 'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
-        'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery', 'endpoint', 'endpoints',
+        'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery', 'endpoint', 'endpoints', 'secret', 'secrets',
         'audit_log', 'streams', 'stream', 'message', 'position_holders', 'consumer_lag', 'consumer', 'consumer_position',
         'schedules', 'schedule', 'schedule_firing'] LOOP
         EXECUTE format('GRANT SELECT ON meshhook.%I TO %s', readable, role);
@@ -4424,7 +4479,7 @@ GRANT EXECUTE ON FUNCTION
     meshhook.complete_job(text, bigint, jsonb),
     meshhook.fail_job(text, bigint, jsonb),
     meshhook.log_job(text, bigint, text, text, jsonb),
-    meshhook.release_jobs(text[], bigint[]),
+    meshhook.release_jobs(text[], bigint[], interval),
     meshhook.receive_webhook(text, text, jsonb, text, bytea),
     meshhook.webhook_outcomes(text[]),
     meshhook.open_outcome(text),

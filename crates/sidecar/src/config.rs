@@ -49,6 +49,8 @@ use crate::store::connect::DatabaseUrl;
         meshhook-sidecar secret --help: makes keys, seals values for the database. Only sidecars open them.\n\n\
         HTTP ENDPOINTS\n  \
         POST /hooks/{endpoint}  a webhook, passed to meshhook.receive_webhook\n  \
+        GET /outcomes/{token}   what became of a webhook whose answer took too long\n  \
+        GET, POST /resume/{token}  a resume URL: looked at, used\n  \
         GET /healthz            the process is alive\n  \
         GET /readyz             the database is reachable, its version fits, and we are not draining\n  \
         GET /metrics            Prometheus text format\n\n\
