@@ -7,6 +7,8 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
+use crate::error::may_be_a_runs_fault;
+
 /// An ERROR or panic that was caught and undone.
 #[derive(Debug)]
 pub struct Caught {
@@ -21,6 +23,14 @@ pub struct Caught {
 /// Interrupts (57014 and its class) are undone and raised again: a cancel is meant for the caller.
 pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, Caught> {
     attempt_unless(is_interrupt, work)
+}
+
+/// Like [`attempt`], where only what says something of the data is undone and told: that, and a refusal (55000). A lock
+/// that is not to be had, a deadlock or a full disk is nobody's answer and is raised again.
+pub fn attempt_on_data<T>(work: impl FnOnce() -> T) -> Result<T, Caught> {
+    let of_the_data =
+        |code| may_be_a_runs_fault(code) || code == PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+    attempt_unless(|code| is_interrupt(code) || !of_the_data(code), work)
 }
 
 /// Like [`attempt`], with a time limit of its own: when that is over, the work is undone with 57014 and the caller

@@ -149,22 +149,28 @@ fn recorded(start: &Start) -> Vec<Arg> {
 /// Takes the key for `run`; the run that has it already, if there is one. A concurrent start under the
 /// same key is waited for: its commit decides.
 fn claim_key(start: &Start, key: &str, run: pgrx::Uuid) -> Option<pgrx::Uuid> {
-    let taken = spi::exec(
-        "INSERT INTO meshhook.run_key (project_id, workflow_id, idempotency_key, run_id) VALUES ($1, $2, $3, $4)
-         ON CONFLICT DO NOTHING",
-        &[arg(start.project.0), arg(start.version.workflow_id), arg(key.to_owned()), arg(run)],
-    );
-    if taken == 1
-        || start.options.window.is_some_and(|window| take_over(start, key, run, window))
-        || start.options.successor_of.is_some_and(|ended| take_from(start, key, run, ended))
-    {
-        return None;
+    loop {
+        let taken = spi::exec(
+            "INSERT INTO meshhook.run_key (project_id, workflow_id, idempotency_key, run_id) VALUES ($1, $2, $3, $4)
+             ON CONFLICT DO NOTHING",
+            &[arg(start.project.0), arg(start.version.workflow_id), arg(key.to_owned()), arg(run)],
+        );
+        if taken == 1
+            || start.options.window.is_some_and(|window| take_over(start, key, run, window))
+            || start.options.successor_of.is_some_and(|ended| take_from(start, key, run, ended))
+        {
+            return None;
+        }
+        let earlier = spi::run_one(
+            "SELECT run_id FROM meshhook.run_key WHERE project_id = $1 AND workflow_id = $2 AND idempotency_key = $3",
+            &[arg(start.project.0), arg(start.version.workflow_id), arg(key.to_owned())],
+            |row| row.must(1),
+        );
+        // Retention may have taken the key of an old run away meanwhile: then it is there to be taken.
+        if earlier.is_some() {
+            return earlier;
+        }
     }
-    spi::run_one(
-        "SELECT run_id FROM meshhook.run_key WHERE project_id = $1 AND workflow_id = $2 AND idempotency_key = $3",
-        &[arg(start.project.0), arg(start.version.workflow_id), arg(key.to_owned())],
-        |row| row.must(1),
-    )
 }
 
 /// Takes a key whose window is over from the run that had it.

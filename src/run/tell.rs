@@ -37,11 +37,11 @@ pub fn tell(project: Project, run: pgrx::Uuid, signal: &str, actor: Role) -> Tol
     }
     let fact = Fact::from_parts(KIND, signal).unwrap_or_else(|message| bug(&message));
     let key = RunKey { project: project.0, run };
-    match subtransaction::attempt(|| turn::offer(key, &fact, actor)) {
+    match subtransaction::attempt_on_data(|| turn::offer(key, &fact, actor)) {
         Ok(true) => Told::Taken,
         Ok(false) => Told::Over,
-        // A turn that fails is the run's affair and not the sender's: the orchestrator's turns see to it, this signal
-        // included.
+        // A turn that fails on its data is the run's affair and not the sender's: the orchestrator's turns see to it,
+        // this signal included. Whatever else went wrong undoes the delivery, and it comes again.
         Err(_) => {
             post(project, run, KIND, data, actor);
             Told::Taken

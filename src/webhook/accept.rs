@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::action::Act;
 use super::answer::Answer;
 use super::record::storable;
-use super::{Came, Endpoint, schema};
+use super::{Action, Came, Endpoint, schema};
 use crate::fault;
 use crate::owner::Role;
 use crate::run::start::{nesting, new_run};
@@ -39,7 +39,7 @@ pub(super) fn accept(endpoint: &Endpoint, delivery: &Delivery<'_>, caller: Role)
     // Without a window nothing is recognised, not even what comes at the same moment.
     let key = delivery.dedupe_key.as_deref().filter(|_| endpoint.dedupe_window > 0);
     if let Some(earlier) = fault::around!("webhook.key", key.and_then(|key| note_key(endpoint, key, run))) {
-        return Answer::duplicate(earlier);
+        return Answer::duplicate(earlier).waiting(starts_its_own(endpoint));
     }
     let input = match &document {
         Document::Text(text) => RawJsonb::of_text(text),
@@ -64,6 +64,11 @@ pub(super) fn accept(endpoint: &Endpoint, delivery: &Delivery<'_>, caller: Role)
         }
     }
     answer
+}
+
+/// Whether every run that the endpoint's deliveries lead to is one that they started: what it answers is for their senders.
+fn starts_its_own(endpoint: &Endpoint) -> bool {
+    endpoint.action == Action::Start && endpoint.expressions.business_key.is_none()
 }
 
 /// The body as a document, or the answer to one that is none.
@@ -110,8 +115,9 @@ fn target(endpoint: &Endpoint, came: &Came<'_>, document: &Document<'_>) -> Resu
     if !selection.wants(&event).map_err(unhandled)? {
         return Err(Answer::new(204, Value::Null, "filtered out").into());
     }
-    // What was checked when it was set is sound.
-    let contract = endpoint.schema.as_deref().and_then(|schema| schema::compiled(schema).ok());
+    // It was sound when it was set; where this release takes less, nothing is taken unseen.
+    let contract = endpoint.schema.as_deref().map(schema::compiled).transpose();
+    let contract = contract.map_err(|_| Answer::later("the endpoint's schema cannot be read"))?;
     let violations = contract.as_deref().and_then(Option::as_ref).map(|contract| contract.violations(&input));
     if let Some(violations) = violations.filter(|violations| !violations.is_empty()) {
         return Err(Answer::violations("schema", &violations).into());

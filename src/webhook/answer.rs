@@ -10,11 +10,13 @@ pub(super) struct Answer {
     pub(super) body: Value,
     pub(super) reason: String,
     pub(super) run: Option<pgrx::Uuid>,
+    /// Whether what the run answers is for this sender.
+    pub(super) waits: bool,
 }
 
 impl Answer {
     pub(super) fn new(status: i32, body: Value, reason: impl Into<String>) -> Self {
-        Self { status, headers: Map::new(), body, reason: reason.into(), run: None }
+        Self { status, headers: Map::new(), body, reason: reason.into(), run: None, waits: false }
     }
 
     pub(super) fn error(status: i32, message: &str, reason: impl Into<String>) -> Self {
@@ -23,17 +25,12 @@ impl Answer {
 
     /// To what has started a run.
     pub(super) fn accepted(run: pgrx::Uuid) -> Self {
-        Self::new(202, json!({ "run_id": run.to_string() }), "accepted").of_run(run)
+        Self::new(202, json!({ "run_id": run.to_string() }), "accepted").of_run(run).waiting(true)
     }
 
     /// To what has signaled a run.
     pub(super) fn signaled(run: pgrx::Uuid) -> Self {
         Self::new(202, json!({ "run_id": run.to_string(), "signaled": true }), "signaled").of_run(run)
-    }
-
-    /// Whether the run was there before, so that what it answers is for somebody else.
-    pub(super) fn is_signal(&self) -> bool {
-        self.body.get("signaled").is_some()
     }
 
     /// To a body that breaks a schema: that of the workflow's input, or the endpoint's own.
@@ -54,6 +51,12 @@ impl Answer {
 
     pub(super) fn of_run(mut self, run: pgrx::Uuid) -> Self {
         self.run = Some(run);
+        self
+    }
+
+    /// With whether what the run answers is for this sender.
+    pub(super) fn waiting(mut self, waits: bool) -> Self {
+        self.waits = waits;
         self
     }
 

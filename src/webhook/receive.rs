@@ -67,7 +67,7 @@ fn receive_webhook(
 /// answer to a wait in vain tells where it can be had later.
 fn wait(endpoint: &Endpoint, answer: &mut Answer) -> Option<(i32, String)> {
     let limit = i32::try_from(endpoint.respond_within? / 1_000).ok()?;
-    let (token, url) = outcome::ticket(endpoint.project, answer.run.filter(|_| !answer.is_signal())?)?;
+    let (token, url) = outcome::ticket(endpoint.project, answer.run.filter(|_| answer.waits)?)?;
     answer.body["status_url"] = Value::String(url);
     Some((limit, token))
 }

@@ -28,6 +28,14 @@ pub(super) fn callers(rpc: bool, named: Option<Vec<Option<String>>>, preset: &Pr
         .hint("Let the sidecar receive it: leave rpc out.")
         .raise();
     }
+    if preset.looks_at("authorization") {
+        bad_parameter(format!(
+            "preset \"{}\" looks at Authorization, which PostgREST takes for its own",
+            preset.name
+        ))
+        .hint("A jwt scheme may name another header; or let the sidecar receive it.")
+        .raise();
+    }
     let Some(named) = named else {
         let there = USUAL_ROLES.into_iter().filter(|role| Role::named(role).is_some());
         return Some(there.map(str::to_owned).collect());

@@ -120,14 +120,14 @@ impl Selection {
     fn business_key(&self, event: &Json) -> Result<Option<String>, SelectionFault> {
         let Some(business_key) = &self.business_key else { return Ok(None) };
         match evaluate("business_key", business_key, event)? {
-            Json::Num(number) => Ok(Some(number.to_string())),
+            Json::Num(number) if number.to_string().len() <= MAX_KEY_BYTES => Ok(Some(number.to_string())),
             Json::Str(key) if is_text(&key, MAX_KEY_BYTES) && !key.starts_with(OWN_KEYS) => {
                 Ok(Some(key.to_string()))
             }
             _ => fault(
                 "business_key",
                 format!(
-                    "must be a number, or a text of 1 to {MAX_KEY_BYTES} bytes that does not begin with {OWN_KEYS}"
+                    "must be a number or a text of 1 to {MAX_KEY_BYTES} bytes that does not begin with {OWN_KEYS}"
                 ),
             ),
         }

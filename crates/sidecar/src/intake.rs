@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::executor::response::{header_object, is_json};
 use crate::outcomes::Outcomes;
+use crate::shutdown::Shutdown;
 use crate::store::{StoreError, WebhookReply, WebhookRequest, WebhookStore};
 
 /// A body must be here this long after its header.
@@ -34,8 +35,8 @@ pub struct Intake<S> {
 
 impl<S: WebhookStore> Intake<S> {
     /// At most `in_flight` webhooks at once, each with at most `max_body` bytes.
-    pub fn new(store: Arc<S>, in_flight: usize, max_body: usize) -> Self {
-        let outcomes = Outcomes::new(store.clone());
+    pub fn new(store: Arc<S>, in_flight: usize, max_body: usize, shutdown: Shutdown) -> Self {
+        let outcomes = Outcomes::new(store.clone(), shutdown);
         Self { store, outcomes, slots: Arc::new(Semaphore::new(in_flight)), max_body }
     }
 }

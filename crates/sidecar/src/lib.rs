@@ -78,7 +78,7 @@ pub async fn serve<S: JobStore + WebhookStore + ResumeStore>(
         tracing::info!(%address, "listening");
     }
     let ops = Ops { database: store.state(), shutdown: shutdown.clone(), metrics };
-    let intake = Intake::new(store.clone(), config.max_webhooks, config.max_webhook_bytes);
+    let intake = Intake::new(store.clone(), config.max_webhooks, config.max_webhook_bytes, shutdown.clone());
     let (stop, stopped) = oneshot::channel();
     let server = tokio::spawn(server::serve(listener, router(intake, ops), stopped, SERVER_GRACE));
     let settings = executor::Settings {

@@ -4,6 +4,7 @@
 //! many wait, they take none from what comes in.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,16 +12,20 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use http::header::ALLOW;
 use http::{HeaderValue, Method, StatusCode};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::intake::{Intake, busy, json_response, refuse};
 use crate::resume::GUARDS;
+use crate::shutdown::Shutdown;
 use crate::store::{StoreError, WebhookReply, WebhookStore};
 
 /// How long a run that is waited for is not looked at.
 const PERIOD: Duration = Duration::from_millis(20);
 /// The same, while the database cannot say.
 const TROUBLED_PERIOD: Duration = Duration::from_secs(1);
+/// Most senders that wait at once; another one is told where to ask later. Half of the connections that there may be:
+/// the others are for those who do not wait.
+const MAX_WAITING: usize = 512;
 /// Most outcomes that are asked for at once.
 const BATCH: usize = 1_000;
 
@@ -30,36 +35,44 @@ type Waiting = HashMap<String, Vec<oneshot::Sender<WebhookReply>>>;
 /// The senders that wait.
 pub(crate) struct Outcomes<S> {
     store: Arc<S>,
+    /// Ends every wait.
+    shutdown: Shutdown,
+    /// One for each sender that may wait.
+    places: Semaphore,
     waiting: Mutex<Waiting>,
+    /// Whether somebody asks; changed while `waiting` is held.
+    asking: AtomicBool,
 }
 
 impl<S: WebhookStore> Outcomes<S> {
-    pub(crate) fn new(store: Arc<S>) -> Arc<Self> {
-        Arc::new(Self { store, waiting: Mutex::default() })
+    pub(crate) fn new(store: Arc<S>, shutdown: Shutdown) -> Arc<Self> {
+        let places = Semaphore::new(MAX_WAITING);
+        Arc::new(Self { store, shutdown, places, waiting: Mutex::default(), asking: AtomicBool::new(false) })
     }
 
-    /// The answer to a sender that waits for an outcome, if there is one in time.
+    /// The answer to a sender that waits for an outcome, if there is one in time, and a place to wait at.
     pub(crate) async fn wait(self: &Arc<Self>, outcome: String, limit: Duration) -> Option<WebhookReply> {
+        let _place = self.places.try_acquire().ok()?;
         let (sender, answer) = oneshot::channel();
-        let is_first = {
+        let nobody_asks = {
             let mut waiting = self.waiting();
-            let is_first = waiting.is_empty();
             waiting.entry(outcome).or_default().push(sender);
-            is_first
+            !self.asking.swap(true, Ordering::Relaxed)
         };
-        if is_first {
+        if nobody_asks {
             tokio::spawn(self.clone().ask());
         }
-        tokio::time::timeout(limit, answer).await.ok()?.ok()
+        let mut shutdown = self.shutdown.clone();
+        tokio::select! {
+            answer = tokio::time::timeout(limit, answer) => answer.ok()?.ok(),
+            // It learns where to ask later.
+            () = shutdown.draining() => None,
+        }
     }
 
     /// Asks for what is waited for until nobody waits.
     async fn ask(self: Arc<Self>) {
-        loop {
-            let outcomes = self.wanted();
-            if outcomes.is_empty() {
-                return;
-            }
+        while let Some(outcomes) = self.wanted() {
             let mut period = PERIOD;
             for batch in outcomes.chunks(BATCH) {
                 match self.store.outcomes(batch).await {
@@ -74,14 +87,18 @@ impl<S: WebhookStore> Outcomes<S> {
         }
     }
 
-    /// What somebody still waits for.
-    fn wanted(&self) -> Vec<String> {
+    /// What somebody still waits for. If nobody does, whoever waits next has to see that somebody asks.
+    fn wanted(&self) -> Option<Vec<String>> {
         let mut waiting = self.waiting();
         waiting.retain(|_, senders| {
             senders.retain(|sender| !sender.is_closed());
             !senders.is_empty()
         });
-        waiting.keys().cloned().collect()
+        if waiting.is_empty() {
+            self.asking.store(false, Ordering::Relaxed);
+            return None;
+        }
+        Some(waiting.keys().cloned().collect())
     }
 
     fn tell(&self, answers: Vec<(String, WebhookReply)>) {

@@ -118,7 +118,8 @@ CREATE ROLE anon;
 CREATE ROLE service_role;
 CREATE ROLE web;
 SELECT endpoint AS rpc FROM meshhook.create_endpoint('sale', 'github', secret => 'token', rpc => true) \gset
-SELECT endpoint AS other FROM meshhook.create_endpoint('sale', 'bearer', secret => 'token', rpc => true, rpc_roles => '{web}') \gset
+SELECT endpoint FROM meshhook.create_endpoint('sale', 'bearer', secret => 'token', rpc => true);
+SELECT endpoint AS other FROM meshhook.create_endpoint('sale', 'gitlab_token', secret => 'token', rpc => true, rpc_roles => '{web}') \gset
 SELECT replace(p.oid::regprocedure::text, :'rpc', '…') AS routine, pg_get_userbyid(proowner) AS owner, prosecdef, proconfig,
     array_agg(r.rolname ORDER BY r.rolname) AS may_call
 FROM pg_proc p JOIN pg_roles r ON has_function_privilege(r.oid, p.oid, 'EXECUTE') AND r.rolname = ANY ('{anon,authenticated,service_role,web,public}')

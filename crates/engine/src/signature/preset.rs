@@ -189,6 +189,12 @@ impl Preset {
         self.signed.contains(&Part::Url)
     }
 
+    /// Whether the proof stands in a header of this name, in lower case.
+    #[must_use]
+    pub fn looks_at(&self, header: &str) -> bool {
+        self.headers.iter().any(|set| *set.signature == *header)
+    }
+
     /// Whether what proves the sender says anything about the delivery. A token does not: whoever has it can send whatever
     /// they like, so that recognising a delivery protects from repeats only.
     #[must_use]

@@ -178,9 +178,11 @@ impl Connector {
     }
 }
 
-/// A statement that hangs is ended by the server, so that an abandoned one holds no locks. A 202
+/// A statement that hangs is ended by the server, so that an abandoned one holds no locks; one that waits for somebody
+/// else's lock gives its connection back to others before that. A 202
 /// means "on disk": a database-wide `synchronous_commit = off` does not hold here.
 const SESSION_SETTINGS: &str = "SET statement_timeout = '10s';
+    SET lock_timeout = '2s';
     SET idle_session_timeout = 0;
     SET client_min_messages = warning;
     SET default_transaction_isolation = 'read committed';

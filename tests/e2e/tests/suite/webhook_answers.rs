@@ -91,6 +91,48 @@ fn a_run_that_takes_longer_is_told_of_by_its_status_url() {
 }
 
 #[test]
+fn a_sender_that_waits_is_told_where_to_ask_when_the_sidecar_ends() {
+    let db = Database::preloaded("ends_meanwhile");
+    publish(&mut db.app(), &answering("slow", true, true));
+    let (slow, sidecar) = (endpoint(&db, "slow", "30 s"), db.sidecar().start());
+    let begun = Instant::now();
+    let answer = std::thread::scope(|scope| {
+        let sender = scope.spawn(|| send(&sidecar, &slow, "m", 1));
+        let waits = "SELECT count(*) = 1 FROM meshhook.run_steps WHERE node = 'go' AND status = 'waiting'";
+        wait_for("the run to wait", SOON, || db.admin().value::<bool>(waits, &[]));
+        sidecar.terminate();
+        sender.join().expect("a sender does not panic")
+    });
+    assert!(answer.status == 202 && answer.json()["status_url"].is_string(), "{}", answer.text());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn what_a_run_answers_is_not_for_those_who_signal_it() {
+    let db = Database::preloaded("not_for_them");
+    publish(&mut db.app(), &answering("slow", true, true));
+    let made = db.admin().rows(
+        "SELECT path, secret FROM meshhook.create_endpoint('slow', respond_within => '30 s', action => 'signal_or_start',
+             business_key => '\"one\"', signal => '\"go\"')",
+        &[],
+    );
+    let (endpoint, sidecar) = ((made[0].get(0), made[0].get(1)), db.sidecar().start());
+    let signals = || {
+        let answer = send(&sidecar, &endpoint, "second", 2);
+        (answer.status, answer.json()["twice"].clone())
+    };
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| send(&sidecar, &endpoint, "first", 1));
+        let waits = "SELECT count(*) = 1 FROM meshhook.run_steps WHERE node = 'go' AND status = 'waiting'";
+        wait_for("the run to wait", SOON, || db.admin().value::<bool>(waits, &[]));
+        assert_eq!(signals(), (202, Value::Null));
+        // The one who started it gets it; the other does not, however often it comes.
+        assert_eq!(first.join().expect("a sender does not panic").json(), json!({"twice": 2}));
+        assert_eq!(signals(), (200, Value::Null));
+    });
+}
+
+#[test]
 fn those_who_wait_keep_nobody_from_the_database() {
     let db = Database::preloaded("many_wait");
     publish(&mut db.app(), &answering("slow", true, true));

@@ -1,6 +1,7 @@
 //! Deliveries that start or signal a run by its business key: each counts once, whoever comes at the same moment.
 
 use meshhook_e2e::{Database, SOON, counted, publish};
+use meshhook_testkit::sign::{self, unix_now};
 use meshhook_testkit::{Response, Session, Sidecar, history};
 use serde_json::{Value, json};
 
@@ -86,6 +87,32 @@ fn a_signal_that_comes_behind_the_end_of_a_run_is_answered_so() {
         admin.value("SELECT reason FROM meshhook.delivery ORDER BY delivery_id DESC LIMIT 1", &[]);
     assert_eq!(why, "the run with this business key has ended");
     assert_eq!(counts(&mut admin), (1, 1));
+}
+
+#[test]
+fn a_run_that_somebody_holds_is_not_waited_for_and_its_event_is_not_lost() {
+    let db = Database::preloaded("held");
+    publish(&mut db.app(), &order());
+    let endpoint = endpoint(&db, "signal_or_start");
+    let sidecar = db.sidecar().start();
+    let deliver = || {
+        let body = json!({"order": "A", "event": "paid"}).to_string().into_bytes();
+        sidecar.post(&endpoint.0, &sign::standard(&endpoint.1, "paid", unix_now(), &body), &body)
+    };
+    let mut admin = db.admin();
+    let run: uuid::Uuid = admin.value("SELECT meshhook.start_run('order', idempotency_key => 'A')", &[]);
+    meshhook_e2e::wait_status(&mut admin, run, &["waiting", "running"], SOON);
+    let mut holder = db.admin();
+    holder.exec("BEGIN");
+    holder.exec(&format!("SELECT FROM meshhook.run WHERE run_id = '{run}' FOR UPDATE"));
+    let begun = std::time::Instant::now();
+    assert_eq!(deliver().status, 503);
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    holder.exec("ROLLBACK");
+    // It comes again, as every sender's does, and is no repeat: nothing was taken.
+    let answer = deliver();
+    assert_eq!((answer.status, answer.json()["signaled"].clone()), (202, json!(true)), "{}", answer.text());
+    assert_eq!(meshhook_e2e::ended(&mut admin, run).status, "succeeded");
 }
 
 #[test]

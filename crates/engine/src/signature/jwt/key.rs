@@ -56,7 +56,7 @@ impl Key {
             let least = algorithms.iter().map(|algorithm| algorithm.hash_bytes()).max().unwrap_or(0);
             // Everybody knows a public key: it must not become a shared one.
             return match secret {
-                _ if read(secret).is_some_and(|keys| !keys.is_empty()) => Err(SecretError::NotShared),
+                _ if is_wrapped(secret) => Err(SecretError::NotShared),
                 _ if secret.len() < least => Err(SecretError::TooShort(least)),
                 _ => {
                     Ok(vec![Self { material: Material::Secret(secret.to_vec()), id: None, algorithm: None }])
@@ -126,6 +126,13 @@ fn read(text: &[u8]) -> Option<Vec<Key>> {
         }
     };
     Some(keys.into_iter().filter_map(|key| Jwk::deserialize(key).ok()?.key()).collect())
+}
+
+/// Whether a text is a key or certificate in a wrapping of those, known here or not: shared secrets have none.
+fn is_wrapped(text: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(text) else { return false };
+    let is_jwk = |value: &serde_json::Value| value.get("kty").or_else(|| value.get("keys")).is_some();
+    text.trim_start().starts_with("-----") || serde_json::from_str(text).is_ok_and(|value| is_jwk(&value))
 }
 
 /// RFC 7517, section 5.
