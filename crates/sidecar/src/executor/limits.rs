@@ -183,6 +183,10 @@ impl<T> Queue<T> {
         while let Some(key) = self.turns.pop_front() {
             let Some(host) = self.hosts.get_mut(&key) else { continue };
             host.has_turn = false;
+            // A turn may be left of a time before the host was forgotten and came again.
+            if host.running.len() >= self.per_host {
+                continue;
+            }
             let may = |project: &Arc<str>| {
                 let lane = Lane { project: project.clone(), host: key.clone() };
                 let held = self.projects.get(project).map_or(0, |presence| presence.running);
