@@ -10,8 +10,8 @@ const STRAIGHT_FAILURES: u32 = 5;
 const ENOUGH_CALLS: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(60);
 /// How long it stays open at first; doubled whenever the call after that fails.
-const FIRST_PAUSE: Duration = Duration::from_secs(15);
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// Whether a call may be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

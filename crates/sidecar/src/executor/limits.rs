@@ -14,12 +14,12 @@ pub type HostKey = Arc<str>;
 
 /// What waits for a host longer than this is given back: it would only keep others from being claimed.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Nothing is given back for a longer time: the database takes no more.
-const LONGEST_DELAY: Duration = Duration::from_secs(3_600);
+/// Nothing is given back for a longer time: a host that is quick again must not be kept waiting.
+const LONGEST_DELAY: Duration = Duration::from_secs(20);
 /// What is given back for a host that is left alone comes back one by one.
 const APART: Duration = Duration::from_millis(10);
 /// How long whoever asks a host that was left alone is waited for.
-const ASKING: Duration = Duration::from_secs(15);
+const ASKING: Duration = Duration::from_secs(5);
 /// A project counts as one that calls for so long after it last did.
 const PRESENT: Duration = Duration::from_secs(60);
 /// How much the latest call counts in the pace of a host.
@@ -50,7 +50,7 @@ pub struct Slot {
 pub enum Sign {
     /// It answers.
     Alive,
-    /// It does not, or only with its own trouble.
+    /// It does not.
     Trouble,
     /// Nothing.
     None,
@@ -340,7 +340,6 @@ impl<T> Queue<T> {
         for _ in kept..waiting {
             if let Some(job) = host.pop_last() {
                 out.push((delay(*parked - now), job));
-                // Beyond what the database takes it is no use to count on.
                 *parked = (*parked + each).min(now + LONGEST_DELAY);
             }
         }

@@ -520,7 +520,7 @@ async fn execute(client: HttpClient, ready: Ready, mut guard: Guard, reports: mp
 /// What an outcome says about the host.
 fn sign(result: &Result<Answer, CallError>) -> Sign {
     match result {
-        Ok(answer) if matches!(answer.status, 500 | 502..=504 | 520..=524) => Sign::Trouble,
+        // Whatever it answers: what one of its services says of itself is no reason to leave the others alone.
         Ok(_) => Sign::Alive,
         Err(error) => match error.class {
             Class::Connect | Class::Tls | Class::Timeout | Class::Io => Sign::Trouble,

@@ -105,7 +105,7 @@ fn a_host_that_fails_is_left_alone_and_its_runs_spend_no_attempts_meanwhile() {
     let db = Database::preloaded("left_alone");
     let sidecar = db.sidecar().start();
     let stub = Stub::start();
-    stub.script("/", [Reply::status(503)]);
+    stub.script("/", [Reply::bytes(200, "text/plain", "torn").cut_after(1)]);
     let (mut app, mut admin) = (db.app(), db.admin());
     publish(&mut app, &call("down", json!({"url": stub.url("/")}), 100));
     let id = start(&mut app, "down", &json!({}));

@@ -64,25 +64,25 @@ fn waiting_jobs_take_no_slot_until_they_are_a_hoard() {
 #[test]
 fn what_a_slow_host_will_not_get_to_is_given_back_for_as_long_as_it_takes() {
     let (mut queue, now) = (Queue::new(100, 4), Instant::now());
-    let claim = |queue: &mut Queue<u32>| (0..41).for_each(|job| queue.push(&at("slow"), job));
-    claim(&mut queue);
+    let claim = |queue: &mut Queue<u32>, count: u32| (0..count).for_each(|job| queue.push(&at("slow"), job));
+    claim(&mut queue, 41);
     assert_eq!(started(&mut queue, now).len(), 4);
     // Nobody knows yet that it is slow.
     assert!(queue.take_hopeless(now).is_empty());
-    let later = now + Duration::from_secs(10);
+    let later = now + Duration::from_millis(1_400);
     let back = queue.take_hopeless(later);
-    // One for the next slot that comes free; the others come back when they would have had their turn.
-    assert_eq!((queue.waiting(), back.len()), (1, 36));
+    // Two for the next slot that comes free; the others come back when they would have had their turn.
+    assert_eq!((queue.waiting(), back.len()), (2, 35));
     let delays: Vec<u64> = back.iter().map(|(delay, _)| delay.as_secs()).collect();
-    assert_eq!((delays.first(), delays.last()), (Some(&13), Some(&104)));
+    assert!(delays.is_sorted() && delays[0] == 3 && (14..=15).contains(&delays[34]), "{delays:?}");
     assert!(queue.take_hopeless(later).is_empty());
     // What is claimed after them comes back after them.
-    claim(&mut queue);
+    claim(&mut queue, 5);
     let back = queue.take_hopeless(later);
-    assert_eq!((back.len(), back[0].0.as_secs()), (41, 104));
-    // And nothing for longer than the database takes it.
+    assert!(back.len() == 5 && (15..=16).contains(&back[0].0.as_secs()), "{back:?}");
+    // And nothing is away for long: the host may be quick again.
     for _ in 0..100 {
-        claim(&mut queue);
+        claim(&mut queue, 41);
         assert!(queue.take_hopeless(later).iter().all(|(delay, _)| *delay <= LONGEST_DELAY));
     }
 }
