@@ -173,6 +173,20 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Forgets a host that nothing runs at and nothing waits for, with the turn that it may have: one that comes again
+    /// must not have two.
+    fn forget_idle(&mut self, key: &HostKey) {
+        if let Some(host) = self.hosts.get(key)
+            && host.running.is_empty()
+            && host.turns.is_empty()
+        {
+            if host.has_turn {
+                self.turns.retain(|other| other != key);
+            }
+            self.hosts.remove(key);
+        }
+    }
+
     /// The next job that may start now; it counts as running from here on, until [`Self::ended`].
     /// Hosts take turns, so that a long queue for one does not keep another waiting, and so do projects. Where several
     /// projects call, none has more than three quarters of all slots, nor of those of one host.
@@ -183,10 +197,6 @@ impl<T> Queue<T> {
         while let Some(key) = self.turns.pop_front() {
             let Some(host) = self.hosts.get_mut(&key) else { continue };
             host.has_turn = false;
-            // A turn may be left of a time before the host was forgotten and came again.
-            if host.running.len() >= self.per_host {
-                continue;
-            }
             let may = |project: &Arc<str>| {
                 let lane = Lane { project: project.clone(), host: key.clone() };
                 let held = self.projects.get(project).map_or(0, |presence| presence.running);
@@ -242,11 +252,8 @@ impl<T> Queue<T> {
             let took = (now - slot.since).as_secs_f64();
             host.pace = if host.pace == 0.0 { took } else { host.pace + LATEST_WEIGHT * (took - host.pace) };
         }
-        if host.running.is_empty() && host.turns.is_empty() {
-            self.hosts.remove(key);
-        } else {
-            self.give_turn(key);
-        }
+        self.give_turn(key);
+        self.forget_idle(key);
         changed
     }
 
@@ -297,9 +304,7 @@ impl<T> Queue<T> {
         for key in keys {
             self.take_kept_back(&key, now, &mut out);
             self.take_late(&key, now, &mut out);
-            if self.hosts.get(&key).is_some_and(|host| host.running.is_empty() && host.turns.is_empty()) {
-                self.hosts.remove(&key);
-            }
+            self.forget_idle(&key);
         }
         self.waiting -= out.len();
         out
