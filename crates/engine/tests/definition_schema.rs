@@ -32,6 +32,26 @@ fn sound() -> Vec<Value> {
         .map(|path| serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap())
         .collect();
     definitions.push(json!({
+        "name": "calls",
+        "nodes": [
+            {"id": "basic", "type": "http", "with": {"url": "http://x",
+             "auth": {"basic": {"username": "u", "password": "{{ $secrets.p }}"}},
+             "pages": {"by": "cursor", "at": "/next", "query": "c", "items": "/data", "limit": 3, "partial": true}}},
+            {"id": "bearer", "type": "http", "with": {"url": "http://x", "auth": {"bearer": "t"},
+             "pages": {"by": "page", "query": "p", "first": 0}}},
+            {"id": "signed", "type": "http", "with": {"url": "http://x", "auth": {"hmac": {"secret": "s",
+             "header": "x-sig", "algorithm": "sha512", "encoding": "base64", "prefix": "v=", "signed": "{id}.{timestamp}.{body}",
+             "timestamp_header": "x-time", "id_header": "x-id", "key": "hex"}}}},
+            {"id": "paired", "type": "http", "with": {"url": "http://x", "auth": {"hmac": {"secret_name": "s",
+             "header": "x-sig", "signed": "{timestamp}.{body}", "pairs": {"signature": "v1", "timestamp": "t"}}}}},
+            {"id": "hook", "type": "http", "with": {"url": "http://x", "auth": {"standard_webhooks": {"secret": "s"}}}},
+            {"id": "named", "type": "http",
+             "with": {"url": "http://x", "auth": {"standard_webhooks": {"secret_name": "{{ .input.s }}"}}}},
+            {"id": "token", "type": "http", "with": {"url": "http://x", "auth": {"oauth2": {"token_url": "https://id/t",
+             "client_id": "c", "client_secret": "s", "scope": "a b", "audience": "x", "credentials": "body"}}}}],
+        "edges": [{"from": "basic", "to": "bearer"}, {"from": "bearer", "to": "signed"}, {"from": "signed", "to": "paired"}, {"from": "paired", "to": "hook"}, {"from": "hook", "to": "named"}, {"from": "named", "to": "token"}],
+    }));
+    definitions.push(json!({
         "$schema": "workflow.schema.json", "name": "everything", "description": "d", "vars": {"a": 1},
         "input_schema": {"type": "object"}, "output_schema": true,
         "nodes": [

@@ -363,6 +363,38 @@ fn http_requests_say_which_secrets_go_where_and_hold_none() {
 }
 
 #[test]
+fn http_auth_is_sent_without_its_secrets() {
+    let call = |auth: &str| {
+        let text = format!(
+            r#"{{"name":"w","nodes":[{{"id":"call","type":"http","with":{{"url":"http://x","auth":{auth}}}}}]}}"#
+        );
+        Sim::start(&text, r#"{"whose":"hook_7"}"#)
+    };
+    let run = call(
+        r#"{"oauth2":{"token_url":"https://id","client_id":"{{ .input.whose }}","client_secret":"{{ $secrets.s }}"}}"#,
+    );
+    assert_eq!(
+        run.input_of("call"),
+        concat!(
+            r#"{"auth":{"oauth2":{"client_id":"hook_7","client_secret":null,"token_url":"https://id"}},"method":"GET","#,
+            r#""secrets":[{"at":"/auth/oauth2/client_secret","parts":[{"secret":"s"}]}],"timeout_ms":30000,"url":"http://x"}"#
+        )
+    );
+    let run = call(r#"{"standard_webhooks":{"secret_name":"{{ .input.whose }}"}}"#);
+    assert_eq!(
+        run.input_of("call"),
+        concat!(
+            r#"{"auth":{"standard_webhooks":{"secret":null}},"method":"GET","#,
+            r#""secrets":[{"at":"/auth/standard_webhooks/secret","parts":[{"secret":"hook_7"}]}],"timeout_ms":30000,"url":"http://x"}"#
+        )
+    );
+    for name in ["{{ 7 }}", "{{ null }}", "a-b", "{{ .input.whose * 20 }}", "{{ $secrets.s }}"] {
+        let run = call(&format!(r#"{{"hmac":{{"secret_name":"{name}","header":"x-sig"}}}}"#));
+        assert_eq!(run.error_class(), "http.auth", "{name}");
+    }
+}
+
+#[test]
 fn header_values_cannot_break_the_line() {
     let text = r#"{"name":"w","nodes":[{"id":"call","type":"http","with":{"url":"http://x","headers":{"x":"{{ .input.v }}"}}}]}"#;
     let run = Sim::start(text, r#"{"v":"a\r\nx-evil: 1"}"#);

@@ -9,25 +9,22 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Response, Uri};
+use http::Uri;
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 use tower_service::Service;
 
-use super::redirect::{self, Hop};
+use super::call::Call;
+use super::oauth::Tokens;
 use super::request::Prepared;
-use super::{decode, response};
 use crate::egress::connector::{BoxError, Connecting, Connector};
 use crate::egress::names::{LookupFailed, Names};
 use crate::egress::policy::Policy;
 use crate::egress::rules::{Forbidden, Rules};
-use crate::secrets::redact::Redactor;
 use crate::store::connect::chain;
 use crate::store::tls;
 
@@ -60,6 +57,10 @@ pub enum Class {
     Redirect,
     /// A secret that is not there, or cannot be opened.
     Secret,
+    /// No access token to call with.
+    Auth,
+    /// A list whose pages cannot be followed, or are too many.
+    Pages,
     /// The payload asks for something that cannot be sent.
     InvalidRequest,
 }
@@ -77,6 +78,8 @@ impl Class {
             Self::ResponseTooLarge => "response_too_large",
             Self::Redirect => "redirect",
             Self::Secret => "secret",
+            Self::Auth => "auth",
+            Self::Pages => "pages",
             Self::InvalidRequest => "invalid_request",
         }
     }
@@ -119,7 +122,8 @@ pub struct Answer {
     pub body_bytes: usize,
 }
 
-type Hyper = Client<Limited<HttpsConnector<Connector>>, Full<Bytes>>;
+/// A client that opens connections under some rules, and keeps them.
+pub type Hyper = Client<Limited<HttpsConnector<Connector>>, Full<Bytes>>;
 
 /// How calls are made; see the flags of the same names.
 #[derive(Clone, Debug)]
@@ -144,6 +148,7 @@ struct Shared {
     settings: CallSettings,
     names: Names,
     tls: ClientConfig,
+    tokens: Tokens,
     clients: RwLock<Clients>,
 }
 
@@ -163,7 +168,13 @@ impl HttpClient {
         let names = Names::new(settings.dns, settings.dns_timeout)?;
         let tls = tls::http_client()?;
         let clients = Clients::under(policy, |rules| hyper_client(&settings, &names, &tls, rules));
-        Ok(Self(Arc::new(Shared { settings, names, tls, clients: RwLock::new(clients) })))
+        Ok(Self(Arc::new(Shared {
+            settings,
+            names,
+            tls,
+            tokens: Tokens::default(),
+            clients: RwLock::new(clients),
+        })))
     }
 
     /// Puts another policy into force, for every connection that is opened or reused from now on.
@@ -184,30 +195,23 @@ impl HttpClient {
     ///
     /// # Errors
     /// Whatever kept a complete response from arriving. A response with status 500 is no error.
-    pub async fn call(&self, project: &str, prepared: Prepared) -> Result<Answer, CallError> {
-        let (client, begun) = (self.client_of(project), Instant::now());
-        let Prepared { first, host, timeout, first_byte, redirects, form, redactor } = prepared;
-        let mut stage = "before the response began";
-        let exchange = async {
-            let response = follow(&client, first, redirects, first_byte, &redactor).await?;
-            stage = "before the response was complete";
-            let (mut parts, body) = response.into_parts();
-            let body = decode::read(&mut parts.headers, body, self.0.settings.max_response_bytes).await?;
-            let (status, body_bytes) = (parts.status.as_u16(), body.len());
-            let body = redactor.bytes(body);
-            let mut output = response::output(status, &parts.headers, body, form, begun.elapsed());
-            if !redactor.is_empty() {
-                redactor.value(&mut output);
-            }
-            Ok(Answer { status, output, body_bytes })
+    pub async fn call(&self, project: &str, mut prepared: Prepared) -> Result<Answer, CallError> {
+        let (host, timeout) = (prepared.host.clone(), prepared.timeout);
+        let mut call = Call {
+            client: self.client_of(project),
+            project,
+            tokens: &self.0.tokens,
+            max_bytes: self.0.settings.max_response_bytes,
+            redactor: std::mem::take(&mut prepared.redactor),
+            stage: "before the response began",
         };
-        let result = tokio::time::timeout(timeout, exchange).await;
-        let error = match result {
+        let made = tokio::time::timeout(timeout, call.make(prepared)).await;
+        let error = match made {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => error,
-            Err(_) => timed_out(timeout, stage),
+            Err(_) => timed_out(timeout, call.stage),
         };
-        Err(CallError { message: redactor.text(&format!("{host}: {}", error.message)), ..error })
+        Err(CallError { message: call.redactor.text(&format!("{host}: {}", error.message)), ..error })
     }
 }
 
@@ -237,38 +241,8 @@ fn hyper_client(settings: &CallSettings, names: &Names, tls: &ClientConfig, rule
         .build(Limited { inner: https, limit: settings.connect_timeout })
 }
 
-/// The response, after so many redirects at most.
-async fn follow(
-    client: &Hyper,
-    mut hop: Hop,
-    redirects: u8,
-    first_byte: Duration,
-    redactor: &Redactor,
-) -> Result<Response<Incoming>, CallError> {
-    for left in (0..=redirects).rev() {
-        let request = hop.request().map_err(|problem| redirect::refused(&problem))?;
-        let response = tokio::time::timeout(first_byte, client.request(request))
-            .await
-            .map_err(|_| timed_out(first_byte, "before the response began"))?
-            .map_err(|error| classify(&error))?;
-        let next = if redirects == 0 { None } else { hop.after(response.status(), response.headers())? };
-        match next {
-            None => return Ok(response),
-            Some(_) if left == 0 => break,
-            Some(next)
-                if next.url.origin() != hop.url.origin() && !next.body.is_empty() && !redactor.is_empty() =>
-            {
-                return Err(redirect::refused(
-                    "the redirect leads to another server, and the body holds a secret",
-                ));
-            }
-            Some(next) => hop = next,
-        }
-    }
-    Err(redirect::refused(&format!("more than {redirects} redirects")))
-}
-
-fn timed_out(limit: Duration, stage: &str) -> CallError {
+/// The error of a clock that ran out.
+pub fn timed_out(limit: Duration, stage: &str) -> CallError {
     let message = format!("timed out after {} ms, {stage}", limit.as_millis());
     CallError { class: Class::Timeout, message, hopeless: false }
 }
@@ -315,7 +289,7 @@ pub fn classify(error: &(dyn StdError + 'static)) -> CallError {
 
 /// A connector with one limit over lookup, TCP and TLS together.
 #[derive(Clone, Debug)]
-struct Limited<C> {
+pub struct Limited<C> {
     inner: C,
     limit: Duration,
 }

@@ -4,13 +4,17 @@
 //! task renews the leases ([`lease`]), one writes the outcomes ([`report`]). A job is *held* from its
 //! claim until the database acknowledged its outcome; see [`lease::Leases`].
 
+pub mod auth;
 pub mod body;
 pub mod breaker;
+pub mod call;
 pub mod decode;
 pub mod giving;
 pub mod http;
 pub mod lease;
 pub mod limits;
+pub mod oauth;
+pub mod pages;
 pub mod redirect;
 pub mod report;
 pub mod request;
@@ -20,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::header::AUTHORIZATION;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -342,9 +347,14 @@ impl<S: JobStore> Executor<S> {
         let sealed = claimed.secrets.as_deref();
         let (payload, opened) =
             fill::fill(&self.keys.ring(), &claimed.project, &claimed.payload, sealed).map_err(missing)?;
-        let redactor = Redactor::new(&opened);
+        let mut redactor = Redactor::new(&opened);
         let prepared = request::prepare(&payload, key);
         let prepared = prepared.map_err(|message| invalid(redactor.text(&message)))?;
+        // A user name and its password are encoded as one.
+        let authorization = prepared.first.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        if let Some(("Basic", credentials)) = authorization.and_then(|value| value.split_once(' ')) {
+            redactor.also("authorization", credentials);
+        }
         Ok(Prepared { redactor, ..prepared })
     }
 
@@ -524,9 +534,9 @@ fn sign(result: &Result<Answer, CallError>) -> Sign {
         Ok(_) => Sign::Alive,
         Err(error) => match error.class {
             Class::Connect | Class::Tls | Class::Timeout | Class::Io => Sign::Trouble,
-            Class::ResponseTooLarge | Class::Redirect => Sign::Alive,
+            Class::ResponseTooLarge | Class::Redirect | Class::Pages => Sign::Alive,
             // A name that does not resolve says more of our name server than of the host, and costs little.
-            Class::Dns | Class::Forbidden | Class::Secret | Class::InvalidRequest => Sign::None,
+            Class::Dns | Class::Forbidden | Class::Secret | Class::Auth | Class::InvalidRequest => Sign::None,
         },
     }
 }

@@ -9,9 +9,11 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use url::Url;
 
+use super::auth::{self, Auth};
 use super::body::{Given, Part};
 use super::decode;
 use super::limits::HostKey;
+use super::pages::Pages;
 use super::redirect::Hop;
 use super::response::Form;
 use crate::secrets::redact::Redactor;
@@ -25,7 +27,8 @@ const MAX_HEADERS: usize = 100;
 /// No more redirects are followed.
 const MAX_REDIRECTS: u8 = 5;
 
-const PRODUCT: &str = concat!("meshhook-sidecar/", env!("CARGO_PKG_VERSION"));
+/// What we call ourselves.
+pub const PRODUCT: &str = concat!("meshhook-sidecar/", env!("CARGO_PKG_VERSION"));
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -44,6 +47,10 @@ pub struct Prepared {
     pub redirects: u8,
     /// What becomes of the response's body.
     pub form: Form,
+    /// What proves who calls, beyond the headers.
+    pub auth: Auth,
+    /// How a list is followed over its pages.
+    pub pages: Option<Pages>,
     /// What must not come back with the response.
     pub redactor: Redactor,
 }
@@ -74,6 +81,8 @@ struct Payload {
     redirects: u8,
     #[serde(default)]
     response: Form,
+    auth: Option<auth::Given>,
+    pages: Option<Pages>,
 }
 
 fn get() -> String {
@@ -116,6 +125,7 @@ pub fn prepare(payload: &str, idempotency_key: Option<&str>) -> Result<Prepared,
             HeaderValue::from_str(key).map_err(|_| "the idempotency key is not a valid header value")?;
         headers.insert(IDEMPOTENCY_KEY, key);
     }
+    let auth = payload.auth.map(|auth| auth.prepare(&mut headers, idempotency_key)).transpose()?;
     let defaults = [
         (USER_AGENT, HeaderValue::from_static(PRODUCT)),
         (ACCEPT, HeaderValue::from_static("*/*")),
@@ -137,6 +147,8 @@ pub fn prepare(payload: &str, idempotency_key: Option<&str>) -> Result<Prepared,
         first_byte: limit(payload.first_byte_timeout_ms, timeout),
         redirects: payload.redirects.min(MAX_REDIRECTS),
         form: payload.response,
+        auth: auth.unwrap_or_default(),
+        pages: payload.pages,
         redactor: Redactor::default(),
     })
 }

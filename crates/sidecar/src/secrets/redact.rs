@@ -27,25 +27,33 @@ impl fmt::Debug for Redactor {
 impl Redactor {
     /// Looks for these secrets, as they are and in the forms that services show them in.
     pub fn new(opened: &Opened) -> Self {
-        let mut patterns = Vec::new();
-        for (name, value) in opened.iter().filter(|(_, value)| value.len() >= SHORTEST) {
-            let quoted = Value::String(value.to_string()).to_string();
-            let forms = [
-                value.to_string(),
-                quoted[1..quoted.len() - 1].to_owned(),
-                form_urlencoded::byte_serialize(value.as_bytes()).collect(),
-                hex::encode(value.as_bytes()),
-                STANDARD.encode(value.as_bytes()),
-                STANDARD_NO_PAD.encode(value.as_bytes()),
-                URL_SAFE.encode(value.as_bytes()),
-                URL_SAFE_NO_PAD.encode(value.as_bytes()),
-            ];
-            patterns.extend(forms.map(|form| (Zeroizing::new(form), format!("[secret {name}]"))));
+        let mut redactor = Self::default();
+        for (name, value) in opened {
+            redactor.also(name, value);
         }
+        redactor
+    }
+
+    /// Looks for this one as well.
+    pub fn also(&mut self, name: &str, value: &str) {
+        if value.len() < SHORTEST {
+            return;
+        }
+        let quoted = Value::String(value.to_owned()).to_string();
+        let forms = [
+            value.to_owned(),
+            quoted[1..quoted.len() - 1].to_owned(),
+            form_urlencoded::byte_serialize(value.as_bytes()).collect(),
+            hex::encode(value.as_bytes()),
+            STANDARD.encode(value.as_bytes()),
+            STANDARD_NO_PAD.encode(value.as_bytes()),
+            URL_SAFE.encode(value.as_bytes()),
+            URL_SAFE_NO_PAD.encode(value.as_bytes()),
+        ];
+        self.0.extend(forms.map(|form| (Zeroizing::new(form), format!("[secret {name}]"))));
         // One that is part of another must not break it up.
-        patterns.sort_by_key(|(form, _)| std::cmp::Reverse(form.len()));
-        patterns.dedup_by(|a, b| a.0 == b.0);
-        Self(patterns)
+        self.0.sort_by_key(|(form, _)| std::cmp::Reverse(form.len()));
+        self.0.dedup_by(|a, b| a.0 == b.0);
     }
 
     /// Whether there is nothing to look for.

@@ -165,3 +165,33 @@ fn hang_up(sidecar: &Sidecar, logged: &str) {
     process::hang_up(sidecar.pid());
     wait_for("the sidecar to read its rules", 10 * SECOND, || sidecar.log().contains(logged));
 }
+
+#[test]
+fn a_list_is_followed_over_its_pages() {
+    let db = Database::preloaded("pages");
+    let _sidecar = db.sidecar().start();
+    let stub = Stub::answering(|request| {
+        let asked = request.query.split("after=").nth(1).and_then(|number| number.parse::<u64>().ok());
+        let page = asked.unwrap_or(0);
+        let next = (page < 4).then_some(page + 1);
+        Reply::json(200, &json!({"data": [{"n": page * 2}, {"n": page * 2 + 1}], "next": next}))
+    });
+    let with = |pages: Value| json!({"url": stub.url("/list?n=2"), "pages": pages});
+    let all = json!({"by": "cursor", "at": "/next", "query": "after", "items": "/data"});
+    let (mut app, mut admin) = (db.app(), db.admin());
+    publish(&mut app, &call("all", with(all.clone()), 1));
+    let id = start(&mut app, "all", &json!({}));
+    let run = ended(&mut admin, id);
+    let output = run.output.expect("an output");
+    let numbers: Vec<_> =
+        output["body"].as_array().expect("a list").iter().map(|item| item["n"].clone()).collect();
+    assert_eq!((json!(numbers), &output["pages"]), (json!([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]), &json!(5)));
+    let mut short = all;
+    short["limit"] = json!(2);
+    let (error, _) = outcome(&db, "too_long", with(short), 3);
+    assert_eq!(error["class"], "pages");
+    assert!(
+        error["message"].as_str().is_some_and(|text| text.ends_with("the list has more than 2 pages")),
+        "{error}"
+    );
+}

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use meshhook_e2e::{Database, ended, publish, quick, start};
-use meshhook_testkit::{Reply, Stub, sidecar};
+use meshhook_testkit::{Reply, Stub, sidecar, sign};
 use serde_json::{Value, json};
 
 /// Not in any dictionary: wherever it stands, it leaked.
@@ -152,4 +152,90 @@ fn the_command_hands_a_secret_over_and_the_newest_key_seals() {
     let id = start(&mut db.app(), "pay", &json!({"order": 1}));
     assert_eq!(ended(&mut db.admin(), id).status, "succeeded");
     assert_eq!(stub.received()[0].header("authorization"), Some("Bearer second"));
+}
+
+#[test]
+fn calls_are_signed_as_webhooks_are() {
+    let db = Database::preloaded("signed_calls");
+    let keys = keys();
+    let seal = |name: &str, value: &str| {
+        let sealed = seal(keys.path(), "default", name, value);
+        db.app().execute("SELECT meshhook.set_secret($1, $2)", &[&name, &sealed]).expect("kept");
+    };
+    let (old, new) = ("whsec_b2xkIGtleSBvZiB0aGUgaG9vaw==", "whsec_bmV3IGtleSBvZiB0aGUgaG9vaw==");
+    seal("hook_7", &format!("{old} {new}"));
+    let stub = Stub::start();
+    stub.script("/hook", [Reply::status(500), Reply::status(200)]);
+    let path = keys.path().display().to_string();
+    let _sidecar = db.sidecar().env("MESHHOOK_SECRET_KEYS", &path).start();
+    let mut app = db.app();
+    let definition = json!({"name": "tell", "nodes": [
+        {"id": "call", "type": "http", "retry": quick(3), "with": {"method": "POST", "url": stub.url("/hook"),
+            "auth": {"standard_webhooks": {"secret_name": "{{ .input.hook }}"}}, "body": {"order": "{{ .input.order }}"}}}]});
+    publish(&mut app, &definition);
+    let id = start(&mut app, "tell", &json!({"hook": "hook_7", "order": 7}));
+    assert_eq!(ended(&mut db.admin(), id).status, "succeeded");
+    let received = stub.received_at("/hook");
+    assert_eq!(received.len(), 2);
+    for request in &received {
+        let header = |name: &str| request.header(name).unwrap_or_default().to_owned();
+        let at = header("webhook-timestamp").parse().expect("seconds");
+        for secret in [old, new] {
+            let expected = sign::standard(secret, &header("webhook-id"), at, &request.body);
+            let (_, signature) = expected.last().expect("a signature");
+            assert!(header("webhook-signature").split(' ').any(|one| one == signature), "{secret}");
+        }
+    }
+    assert_eq!(received[0].header("webhook-id"), received[1].header("webhook-id"));
+}
+
+#[test]
+fn an_access_token_is_fetched_once_and_anew_when_it_is_refused() {
+    let db = Database::preloaded("oauth");
+    let keys = keys();
+    let sealed = seal(keys.path(), "default", "client", CANARY);
+    db.app().execute("SELECT meshhook.set_secret('client', $1)", &[&sealed]).expect("kept");
+    let issued = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let (counter, revoked) = (issued.clone(), issued.clone());
+    let in_form = CANARY.replace('"', "%22").replace('/', "%2F").replace('+', "%2B");
+    let credentials = format!("Basic {}", STANDARD.encode(format!("me:{in_form}")));
+    let stub = Stub::answering(move |request| {
+        if request.path == "/token" {
+            if request.header("authorization") != Some(&*credentials) {
+                return Reply::json(401, &json!({"error": "invalid_client"}));
+            }
+            let number = 1 + counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            return Reply::json(
+                200,
+                &json!({"access_token": format!("token-of-the-canary-{number}"),
+                "token_type": "Bearer", "expires_in": 3600}),
+            );
+        }
+        // The first token is good for three calls.
+        let token = request.header("authorization").unwrap_or_default().to_owned();
+        let first = token.ends_with("-1");
+        match request.json()["order"].as_i64() {
+            Some(order) if first && order > 3 => Reply::status(401),
+            _ if revoked.load(std::sync::atomic::Ordering::SeqCst) == 0 => Reply::status(403),
+            _ => Reply::json(200, &json!({"echo": token})),
+        }
+    });
+    let path = keys.path().display().to_string();
+    let _sidecar = db.sidecar().env("MESHHOOK_SECRET_KEYS", &path).start();
+    let mut app = db.app();
+    let definition = json!({"name": "ask", "nodes": [
+        {"id": "call", "type": "http", "with": {"method": "POST", "url": stub.url("/"), "body": {"order": "{{ .input.order }}"},
+            "auth": {"oauth2": {"token_url": stub.url("/token"), "client_id": "me", "client_secret": "{{ $secrets.client }}"}}}}]});
+    publish(&mut app, &definition);
+    for order in 1..=5 {
+        let id = start(&mut app, "ask", &json!({"order": order}));
+        let run = ended(&mut db.admin(), id);
+        assert_eq!(run.status, "succeeded", "{:?}", run.error);
+        let output = run.output.expect("an output").to_string();
+        assert!(
+            output.contains("[secret access_token]") && !output.contains("token-of-the-canary"),
+            "{output}"
+        );
+    }
+    assert_eq!(issued.load(std::sync::atomic::Ordering::SeqCst), 2);
 }

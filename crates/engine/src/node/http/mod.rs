@@ -1,5 +1,7 @@
 //! `http`: a request the sidecar makes. Here it is rendered and its answer judged; nothing is sent here.
 
+mod auth;
+mod pages;
 mod success;
 
 use std::collections::BTreeMap;
@@ -59,6 +61,82 @@ const SCHEMA: &str = r##"{
             }
         },
         "body_base64": { "description": "Bytes as base64, instead of body; a template.", "type": "string" },
+        "auth": {
+            "description": "How the call proves who makes it; templates. One of these.",
+            "type": "object",
+            "minProperties": 1,
+            "maxProperties": 1,
+            "properties": {
+                "basic": {
+                    "type": "object",
+                    "required": ["username", "password"],
+                    "properties": { "username": { "type": "string" }, "password": { "type": "string" } },
+                    "additionalProperties": false
+                },
+                "bearer": { "type": "string" },
+                "hmac": {
+                    "description": "A signature as a scheme of an endpoint's own describes it.",
+                    "type": "object",
+                    "required": ["header"],
+                    "properties": {
+                        "secret": { "type": "string" },
+                        "secret_name": { "description": "The name of the secret, instead of secret.", "type": "string" },
+                        "header": { "type": "string" },
+                        "algorithm": { "enum": ["sha256", "sha512", "sha1"], "default": "sha256" },
+                        "encoding": { "enum": ["hex", "base64"], "default": "hex" },
+                        "prefix": { "type": "string" },
+                        "pairs": { "type": "object" },
+                        "signed": { "type": "string", "default": "{body}" },
+                        "timestamp_header": { "type": "string" },
+                        "id_header": { "type": "string" },
+                        "key": { "enum": ["text", "base64", "hex", "whsec"], "default": "text" }
+                    },
+                    "additionalProperties": false
+                },
+                "standard_webhooks": {
+                    "description": "webhook-id, webhook-timestamp and webhook-signature, with every whsec_ key of the secret.",
+                    "type": "object",
+                    "properties": {
+                        "secret": { "type": "string" },
+                        "secret_name": { "description": "The name of the secret, instead of secret.", "type": "string" }
+                    },
+                    "additionalProperties": false
+                },
+                "oauth2": {
+                    "description": "Client credentials; the token is kept until it expires.",
+                    "type": "object",
+                    "required": ["token_url", "client_id", "client_secret"],
+                    "properties": {
+                        "token_url": { "type": "string" },
+                        "client_id": { "type": "string" },
+                        "client_secret": { "type": "string" },
+                        "scope": { "type": "string" },
+                        "audience": { "type": "string" },
+                        "credentials": { "description": "Where they stand in the request for a token.", "enum": ["basic", "body"], "default": "basic" }
+                    },
+                    "additionalProperties": false
+                }
+            },
+            "additionalProperties": false
+        },
+        "pages": {
+            "description": "Follows a list over its pages; the output's body is the items of all of them.",
+            "type": "object",
+            "required": ["by"],
+            "properties": {
+                "by": {
+                    "description": "Where the next page is told of: the Link header, a URL or a cursor in the body, or nowhere: pages have numbers.",
+                    "enum": ["link", "url", "cursor", "page"]
+                },
+                "at": { "description": "JSON pointer to the URL or cursor.", "type": "string" },
+                "query": { "description": "The query parameter that takes the cursor or the number.", "type": "string", "minLength": 1 },
+                "first": { "description": "The number of the first page.", "enum": [0, 1], "default": 1 },
+                "items": { "description": "JSON pointer to the list in a page.", "type": "string", "default": "" },
+                "limit": { "description": "Most pages.", "type": "integer", "minimum": 1, "maximum": 1000, "default": 20 },
+                "partial": { "description": "Whether a list of more pages succeeds with the first ones.", "type": "boolean", "default": false }
+            },
+            "additionalProperties": false
+        },
         "first_byte_timeout": {
             "description": "How long the response may take to begin; the node's timeout covers all of it.",
             "$ref": "#/$defs/duration"
@@ -135,6 +213,8 @@ struct Http {
     query: Option<TemplateField>,
     /// The body in one of its forms, whose name is the field's.
     body: Option<TemplateField>,
+    auth: Option<TemplateField>,
+    pages: Option<Json>,
     first_byte_timeout_ms: Option<u64>,
     redirects: i64,
     response: &'static str,
@@ -153,16 +233,21 @@ fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> 
         problems.add(with.at("url"), "url", "the URL must begin with http:// or https:// and name a host");
     }
     let headers = strings(with, "headers", problems);
-    if let Some(names) = with.get("headers").and_then(Json::as_obj) {
-        for name in names.keys() {
-            check_header_name(name, &with.at("headers"), problems);
-        }
+    let names = with.get("headers").and_then(Json::as_obj);
+    let names: Vec<&str> = names.into_iter().flat_map(|names| names.keys().map(|name| &**name)).collect();
+    for name in &names {
+        check_header_name(name, &with.at("headers"), problems);
     }
+    let auth = auth::read(with, &names, problems);
+    let pages = pages::read(with, problems);
     let query = strings(with, "query", problems);
     let body = body(with, problems);
     let first_byte_timeout_ms = with.duration_ms("first_byte_timeout", problems);
     let redirects = with.integer("redirects", 0..=MAX_REDIRECTS, problems).unwrap_or(0);
     let response = with.word("response", &RESPONSES, problems).unwrap_or("auto");
+    if pages.is_some() && response != "auto" {
+        problems.add(with.at("response"), "conflict", "pages are read as JSON: \"response\" has no use here");
+    }
     let success = Success::read(with, problems).unwrap_or_default();
     let url = url?;
     Some(Box::new(Http {
@@ -171,6 +256,8 @@ fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> 
         headers,
         query,
         body,
+        auth,
+        pages,
         first_byte_timeout_ms,
         redirects,
         response,
@@ -258,7 +345,7 @@ fn is_http_url(text: &str) -> bool {
 
 impl Http {
     fn fields(&self) -> impl Iterator<Item = &TemplateField> {
-        [&self.url].into_iter().chain(&self.headers).chain(&self.query).chain(&self.body)
+        [&self.url].into_iter().chain(&self.headers).chain(&self.query).chain(&self.body).chain(&self.auth)
     }
 }
 
@@ -323,6 +410,10 @@ impl Node for Http {
             let rendered = body.render_called(context, &mut budget)?;
             request.insert(body.name().into(), secrets.of(body, rendered));
         }
+        if let Some(auth) = &self.auth {
+            let rendered = auth.render_called(context, &mut budget)?;
+            request.insert("auth".into(), auth::render(auth, rendered, &mut secrets)?);
+        }
         if !secrets.is_empty() {
             request.insert("secrets".into(), Json::array(secrets.0));
         }
@@ -332,6 +423,9 @@ impl Node for Http {
                 "first_byte_timeout_ms".into(),
                 Json::from(i64::try_from(millis).unwrap_or(i64::MAX)),
             );
+        }
+        if let Some(pages) = &self.pages {
+            request.insert("pages".into(), pages.clone());
         }
         if self.redirects > 0 {
             request.insert("redirects".into(), Json::from(self.redirects));

@@ -1,0 +1,200 @@
+//! One call from its first message to its output: access tokens, signatures, redirects, pages.
+
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, HeaderMap};
+use http::{Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::auth::Auth;
+use super::decode;
+use super::http::{Answer, CallError, Class, Hyper, classify, timed_out};
+use super::oauth::{Grant, Token, Tokens};
+use super::pages::{Step, Walk};
+use super::redirect::{self, Hop};
+use super::request::Prepared;
+use super::response::{self, Form};
+use crate::secrets::redact::Redactor;
+
+/// Largest answer of a token endpoint.
+const MAX_TOKEN_BYTES: usize = 64 << 10;
+
+/// Under what a call is made.
+pub struct Call<'a> {
+    /// Opens and keeps the connections.
+    pub client: Hyper,
+    /// Whose it is.
+    pub project: &'a str,
+    /// Access tokens that are at hand.
+    pub tokens: &'a Tokens,
+    /// Largest body of all responses together.
+    pub max_bytes: usize,
+    /// What must not come back; grows with the access tokens that are sent.
+    pub redactor: Redactor,
+    /// How far it has come, for the message of a time-out.
+    pub stage: &'static str,
+}
+
+/// How each message of a call is sent.
+struct Manner {
+    auth: Auth,
+    redirects: u8,
+    first_byte: Duration,
+}
+
+/// A response that is here as a whole, its secrets struck out.
+struct Reply {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Call<'_> {
+    /// Makes the call.
+    ///
+    /// # Errors
+    /// Whatever kept a complete response from arriving; the text may hold secrets.
+    pub async fn make(&mut self, prepared: Prepared) -> Result<Answer, CallError> {
+        let Prepared { mut first, redirects, first_byte, form, auth, pages, .. } = prepared;
+        let begun = Instant::now();
+        let manner = Manner { auth, redirects, first_byte };
+        let mut answer = match pages {
+            Some(pages) => {
+                let walk = Walk::new(pages, &mut first);
+                self.walk(walk, first, &manner, begun).await?
+            }
+            None => {
+                let reply = self.send(first, &manner, self.max_bytes).await?;
+                let (status, body_bytes) = (reply.status.as_u16(), reply.body.len());
+                let output = response::output(status, &reply.headers, reply.body, form, begun.elapsed());
+                Answer { status, output, body_bytes }
+            }
+        };
+        if !self.redactor.is_empty() {
+            self.redactor.value(&mut answer.output);
+        }
+        Ok(answer)
+    }
+
+    /// Follows a list. A page that is no success ends it, and is the answer.
+    async fn walk(
+        &mut self,
+        mut walk: Walk,
+        mut hop: Hop,
+        manner: &Manner,
+        begun: Instant,
+    ) -> Result<Answer, CallError> {
+        let mut body_bytes = 0;
+        loop {
+            let reply = self.send(hop.clone(), manner, self.max_bytes.saturating_sub(body_bytes)).await?;
+            body_bytes += reply.body.len();
+            let (status, headers) = (reply.status.as_u16(), reply.headers);
+            let mut output = response::output(status, &headers, reply.body, Form::Auto, begun.elapsed());
+            if !reply.status.is_success() {
+                return Ok(Answer { status, output, body_bytes });
+            }
+            match walk.take(&hop, &headers, &mut output["body"])? {
+                Step::Next(url) => hop.url = url,
+                Step::Done { more } => {
+                    let output = walk.finish(output, more);
+                    return Ok(Answer { status, output, body_bytes });
+                }
+            }
+        }
+    }
+
+    /// Sends one message, with whatever proves who sends it.
+    async fn send(&mut self, mut hop: Hop, manner: &Manner, max_bytes: usize) -> Result<Reply, CallError> {
+        match &manner.auth {
+            Auth::Settled => {}
+            Auth::Sign(signer) => signer.sign(&mut hop.headers, &hop.body).map_err(unsendable)?,
+            Auth::Token(grant) => {
+                let (token, was_kept) = self.token(grant, None).await?;
+                hop.headers.insert(AUTHORIZATION, token.header.clone());
+                let reply = self.exchange(hop.clone(), manner, max_bytes).await?;
+                if reply.status != StatusCode::UNAUTHORIZED || !was_kept {
+                    return Ok(reply);
+                }
+                // It may have been revoked. What is refused for want of proof has not been done.
+                let (token, _) = self.token(grant, Some(&token)).await?;
+                hop.headers.insert(AUTHORIZATION, token.header);
+            }
+        }
+        self.exchange(hop, manner, max_bytes).await
+    }
+
+    /// A token for the grant, other than the refused one; and whether it had been at hand.
+    async fn token(&mut self, grant: &Grant, refused: Option<&Token>) -> Result<(Token, bool), CallError> {
+        let kept = self.tokens.of(self.project, grant);
+        let mut kept = kept.lock().await;
+        let usable = kept
+            .as_ref()
+            .filter(|token| token.is_fresh() && refused.is_none_or(|refused| refused.secret != token.secret));
+        if let Some(token) = usable {
+            self.redactor.also("access_token", &token.secret);
+            return Ok((token.clone(), true));
+        }
+        self.stage = "before there was an access token";
+        let asked = Instant::now();
+        let unavailable = |message: String| CallError {
+            class: Class::Auth,
+            message: format!("no access token: {message}"),
+            hopeless: false,
+        };
+        let request = grant.request().and_then(|hop| hop.request()).map_err(unsendable)?;
+        let response = self.client.request(request).await.map_err(|error| classify(&error));
+        let response = response.map_err(|error| match error.class {
+            Class::Forbidden => error,
+            _ => unavailable(error.message),
+        })?;
+        let (mut parts, body) = response.into_parts();
+        let body = decode::read(&mut parts.headers, body, MAX_TOKEN_BYTES).await;
+        let body = body.map_err(|error| unavailable(error.message))?;
+        let token = Token::from_answer(parts.status.as_u16(), &body, asked).map_err(unavailable)?;
+        self.redactor.also("access_token", &token.secret);
+        *kept = Some(token.clone());
+        Ok((token, false))
+    }
+
+    async fn exchange(&mut self, hop: Hop, manner: &Manner, max_bytes: usize) -> Result<Reply, CallError> {
+        self.stage = "before the response began";
+        let response = self.follow(hop, manner).await?;
+        self.stage = "before the response was complete";
+        let (mut parts, body) = response.into_parts();
+        let body = decode::read(&mut parts.headers, body, max_bytes).await?;
+        Ok(Reply { status: parts.status, headers: parts.headers, body: self.redactor.bytes(body) })
+    }
+
+    /// The response, after so many redirects at most.
+    async fn follow(&self, mut hop: Hop, manner: &Manner) -> Result<Response<Incoming>, CallError> {
+        let Manner { redirects, first_byte, .. } = *manner;
+        for left in (0..=redirects).rev() {
+            let request = hop.request().map_err(|problem| redirect::refused(&problem))?;
+            let response = tokio::time::timeout(first_byte, self.client.request(request))
+                .await
+                .map_err(|_| timed_out(first_byte, "before the response began"))?
+                .map_err(|error| classify(&error))?;
+            let next = if redirects == 0 { None } else { hop.after(response.status(), response.headers())? };
+            match next {
+                None => return Ok(response),
+                Some(_) if left == 0 => break,
+                Some(next)
+                    if next.url.origin() != hop.url.origin()
+                        && !next.body.is_empty()
+                        && !self.redactor.is_empty() =>
+                {
+                    return Err(redirect::refused(
+                        "the redirect leads to another server, and the body holds a secret",
+                    ));
+                }
+                Some(next) => hop = next,
+            }
+        }
+        Err(redirect::refused(&format!("more than {redirects} redirects")))
+    }
+}
+
+fn unsendable(message: String) -> CallError {
+    CallError { class: Class::InvalidRequest, message, hopeless: true }
+}
