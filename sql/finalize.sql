@@ -110,6 +110,8 @@ COMMENT ON FUNCTION meshhook.fail_jobs(text[], bigint[], jsonb[]) IS
 'Reports failed attempts: one job id, token and error each. An error is a text or {"class","message","retryable","retry_after_ms","details"}; retryable false ends the retries. The node''s retry policy decides what follows. outcome as in complete_jobs.';
 COMMENT ON FUNCTION meshhook.release_jobs(text[], bigint[], interval) IS
 'Gives claimed jobs back unstarted: no attempt is spent. They are ready again at once, or after delay (at most 1 hour; whoever waits for it looks again by himself, for nobody is woken). outcome as in complete_jobs.';
+COMMENT ON FUNCTION meshhook.sync_executor(text, text, text[], text[], bigint[]) IS
+'Says that an executor of a queue is there, and in which hosts'' stead its calls wait (project, host, milliseconds; up to 1000, each up to a minute). Returns how many executors were there within 15 s, and what the others leave alone, one row each; one row with nulls if that is nothing. Executors share the limits of hosts by that number. Members of meshhook_executor count for every project, others for theirs, of whose hosts alone they tell and hear. Call it every few seconds; nothing of it outlasts a crash.';
 COMMENT ON FUNCTION meshhook.complete_job(text, bigint, jsonb) IS 'complete_jobs for one job; returns its outcome.';
 COMMENT ON FUNCTION meshhook.fail_job(text, bigint, jsonb) IS 'fail_jobs for one job; returns its outcome.';
 
@@ -332,7 +334,7 @@ BEGIN
             'open_outcome', 'open_resume_url', 'pause_run', 'purge_stream', 'read_consumer', 'receive_webhook', 'redeliver', 'release_jobs',
             'replay_run', 'reset_run', 'resize_consumer', 'resume_run', 'retry_run', 'run_diff', 'run_log',
             'run_state', 'run_state_at', 'run_timeline', 'seek_consumer', 'signal_run', 'skip_node', 'start_run',
-            'submit_event', 'tick', 'trigger_schedule', 'use_resume_url', 'webhook_outcomes'])
+            'submit_event', 'sync_executor', 'tick', 'trigger_schedule', 'use_resume_url', 'webhook_outcomes'])
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET plan_cache_mode = force_generic_plan', routine);
         FOREACH setting IN ARRAY ARRAY['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin'] LOOP
@@ -360,8 +362,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'run_history', 'run_log', 'run_log_text', 'run_state', 'run_state_at', 'run_status_after', 'run_timeline',
         'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_endpoint_rate', 'set_run_tags', 'set_secret',
         'signal_run', 'simulate_run', 'skip_node', 'start_run', 'status', 'stream_cardinal_id', 'stream_category',
-        'stream_id', 'stream_version', 'submit_event', 'tick', 'trigger_schedule', 'unarchive_workflow', 'uuid_floor',
-        'uuid_time', 'validate_workflow', 'verify_run', 'verify_runs', 'version', 'wait_append', 'wait_for_messages',
+        'stream_id', 'stream_version', 'submit_event', 'sync_executor', 'tick', 'trigger_schedule', 'unarchive_workflow',
+        'uuid_floor', 'uuid_time', 'validate_workflow', 'verify_run', 'verify_runs', 'version', 'wait_append', 'wait_for_messages',
         'wait_for_run', 'wait_turn', 'workflow_diff', 'workflow_schema'])
 $$;
 
@@ -400,6 +402,7 @@ GRANT EXECUTE ON FUNCTION
     meshhook.fail_job(text, bigint, jsonb),
     meshhook.log_job(text, bigint, text, text, jsonb),
     meshhook.release_jobs(text[], bigint[], interval),
+    meshhook.sync_executor(text, text, text[], text[], bigint[]),
     meshhook.receive_webhook(text, text, jsonb, text, bytea),
     meshhook.webhook_outcomes(text[]),
     meshhook.open_outcome(text),

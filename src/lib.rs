@@ -51,7 +51,8 @@ extension_sql_file!(
 );
 extension_sql_file!("../sql/schema/flow.sql", name = "schema_flow", requires = ["schema_event_store"]);
 extension_sql_file!("../sql/schema/operations.sql", name = "schema_operations", requires = ["schema_flow"]);
-extension_sql_file!("../sql/schema/dump.sql", name = "schema_dump", requires = ["schema_operations"]);
+extension_sql_file!("../sql/schema/executor.sql", name = "schema_executor", requires = ["schema_operations"]);
+extension_sql_file!("../sql/schema/dump.sql", name = "schema_dump", requires = ["schema_executor"]);
 extension_sql_file!("../sql/schema/leaves.sql", name = "schema_leaves", requires = ["schema_dump"]);
 extension_sql_file!("../sql/schema/await.sql", name = "await", requires = ["schema_leaves"]);
 extension_sql_file!(

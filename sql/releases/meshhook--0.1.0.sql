@@ -785,6 +785,33 @@ COMMENT ON TABLE meshhook.retention IS 'How long runs are kept after their end; 
 -- requires:
 --   schema_operations
 
+-- What executors of one queue tell each other. Nothing of it is worth keeping over a crash, and it costs no WAL.
+-- project_id -1 stands for an executor that serves every project.
+CREATE UNLOGGED TABLE meshhook.executor (
+    queue text NOT NULL,
+    project_id integer NOT NULL,
+    name text NOT NULL,
+    seen_at timestamptz NOT NULL,
+    PRIMARY KEY (project_id, queue, name)
+);
+COMMENT ON TABLE meshhook.executor IS 'Executors that said they are there, and when.';
+
+CREATE UNLOGGED TABLE meshhook.host_pause (
+    queue text NOT NULL,
+    project_id integer NOT NULL,
+    host text NOT NULL,
+    executor text NOT NULL,
+    until timestamptz NOT NULL,
+    PRIMARY KEY (project_id, queue, host, executor)
+);
+COMMENT ON TABLE meshhook.host_pause IS 'Hosts that an executor leaves alone because they do not answer, with the project whose calls wait.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:55
+-- requires:
+--   schema_executor
+
 -- A dump is a backup: every table and every sequence, the default project left out because the script
 -- makes it. Identity sequences are sequences too. recovered_seq alone stays out: a copy's positions begin beyond what
 -- readers of the original may have seen.
@@ -816,7 +843,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:55
+-- src/lib.rs:56
 -- requires:
 --   schema_dump
 
@@ -945,92 +972,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:56
--- requires:
---   schema_leaves
-
--- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
--- pinned search_path, which would forbid that, and therefore qualify every name and operator.
-CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer, moves boolean)
-LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
-
-CREATE PROCEDURE meshhook.await_run(
-    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
-LANGUAGE plpgsql AS $$
-DECLARE
-    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
-    left_ms integer := 0;
-BEGIN
-    IF timeout IS NULL THEN
-        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
-    END IF;
-    LOOP
-        CALL meshhook.wait_turn(run, left_ms, false);
-        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
-        WHERE r.run_id OPERATOR(pg_catalog.=) run;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
-                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
-        END IF;
-        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
-        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
-            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
-        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
-    END LOOP;
-END
-$$;
-
--- Prints what run_log shows as it comes. The status is read before the log: a run that had ended by then is shown whole.
-CREATE PROCEDURE meshhook.wait_for_run(
-    run uuid, timeout interval DEFAULT '30 s', after_position bigint DEFAULT 0,
-    INOUT status text DEFAULT NULL, INOUT last_position bigint DEFAULT NULL)
-LANGUAGE plpgsql AS $$
-DECLARE
-    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
-    left_ms integer := 0;
-    page CONSTANT integer := 1000;
-    lines integer;
-    line record;
-BEGIN
-    IF timeout IS NULL OR after_position IS NULL THEN
-        RAISE EXCEPTION 'timeout and after_position must not be null' USING ERRCODE = 'null_value_not_allowed';
-    END IF;
-    last_position := after_position;
-    LOOP
-        CALL meshhook.wait_turn(run, left_ms, true);
-        SELECT r.status INTO status FROM meshhook.runs r WHERE r.run_id OPERATOR(pg_catalog.=) run;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
-                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
-        END IF;
-        LOOP
-            lines := 0;
-            FOR line IN SELECT * FROM meshhook.run_log(run, last_position, page) LOOP
-                RAISE NOTICE '%', meshhook.run_log_text(
-                    line."position", line."time", line.level, line.node, line.attempt, line.actor, line.message);
-                last_position := line."position";
-                lines := lines OPERATOR(pg_catalog.+) 1;
-            END LOOP;
-            EXIT WHEN lines OPERATOR(pg_catalog.<) page;
-        END LOOP;
-        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
-        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
-            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
-        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
-    END LOOP;
-END
-$$;
-
-CREATE FUNCTION meshhook.run_log_text(
-    log_position bigint, logged_at timestamptz, level text, node text, attempt integer, actor text, message text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT concat_ws('  ', lpad(log_position::text, 5), to_char(logged_at, 'HH24:MI:SS.MS'), rpad(level, 7),
-                     node || coalesce(' #' || attempt, ''), message || coalesce(' (' || actor || ')', ''))
-$$;
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:57
+-- src/lib.rs:58
 -- requires:
 --   schema_leaves
 
@@ -1112,7 +1054,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:62
+-- src/lib.rs:63
 -- requires:
 --   event_store_functions
 
@@ -1150,7 +1092,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:63
+-- src/lib.rs:64
 -- requires:
 --   waiting
 
@@ -1200,7 +1142,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:68
+-- src/lib.rs:69
 -- requires:
 --   message_store_functions
 
@@ -1415,7 +1357,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:73
+-- src/lib.rs:74
 -- requires:
 --   message_store_install
 
@@ -1620,6 +1562,91 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/lib.rs:57
+-- requires:
+--   schema_leaves
+
+-- Waiting holds no snapshot: the procedure ends its transaction before each wait. Both are exempt from a
+-- pinned search_path, which would forbid that, and therefore qualify every name and operator.
+CREATE PROCEDURE meshhook.wait_turn(run uuid, ms integer, moves boolean)
+LANGUAGE c AS 'MODULE_PATHNAME', 'meshhook_wait_turn';
+
+CREATE PROCEDURE meshhook.await_run(
+    run uuid, timeout interval DEFAULT '30 s', INOUT status text DEFAULT NULL, INOUT output jsonb DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    left_ms integer := 0;
+BEGIN
+    IF timeout IS NULL THEN
+        RAISE EXCEPTION 'timeout must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    LOOP
+        CALL meshhook.wait_turn(run, left_ms, false);
+        SELECT r.status, r.output INTO status, output FROM meshhook.runs r
+        WHERE r.run_id OPERATOR(pg_catalog.=) run;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
+                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
+        END IF;
+        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
+        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
+            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
+        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
+    END LOOP;
+END
+$$;
+
+-- Prints what run_log shows as it comes. The status is read before the log: a run that had ended by then is shown whole.
+CREATE PROCEDURE meshhook.wait_for_run(
+    run uuid, timeout interval DEFAULT '30 s', after_position bigint DEFAULT 0,
+    INOUT status text DEFAULT NULL, INOUT last_position bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    deadline CONSTANT timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    left_ms integer := 0;
+    page CONSTANT integer := 1000;
+    lines integer;
+    line record;
+BEGIN
+    IF timeout IS NULL OR after_position IS NULL THEN
+        RAISE EXCEPTION 'timeout and after_position must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    last_position := after_position;
+    LOOP
+        CALL meshhook.wait_turn(run, left_ms, true);
+        SELECT r.status INTO status FROM meshhook.runs r WHERE r.run_id OPERATOR(pg_catalog.=) run;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'run "%" does not exist', run USING ERRCODE = 'no_data_found',
+                HINT = 'SET meshhook.project chooses the project; SELECT * FROM meshhook.runs lists its runs.';
+        END IF;
+        LOOP
+            lines := 0;
+            FOR line IN SELECT * FROM meshhook.run_log(run, last_position, page) LOOP
+                RAISE NOTICE '%', meshhook.run_log_text(
+                    line."position", line."time", line.level, line.node, line.attempt, line.actor, line.message);
+                last_position := line."position";
+                lines := lines OPERATOR(pg_catalog.+) 1;
+            END LOOP;
+            EXIT WHEN lines OPERATOR(pg_catalog.<) page;
+        END LOOP;
+        EXIT WHEN status OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed', 'canceled']);
+        left_ms := least(2000000000, pg_catalog.ceil(EXTRACT(epoch FROM
+            deadline OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000));
+        EXIT WHEN left_ms OPERATOR(pg_catalog.<=) 0;
+    END LOOP;
+END
+$$;
+
+CREATE FUNCTION meshhook.run_log_text(
+    log_position bigint, logged_at timestamptz, level text, node text, attempt integer, actor text, message text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT concat_ws('  ', lpad(log_position::text, 5), to_char(logged_at, 'HH24:MI:SS.MS'), rpad(level, 7),
+                     node || coalesce(' #' || attempt, ''), message || coalesce(' (' || actor || ')', ''))
+$$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/installation.rs:49
 -- meshhook::installation::activate
 CREATE  FUNCTION "activate"() RETURNS bool /* bool */
@@ -1741,7 +1768,7 @@ AS 'MODULE_PATHNAME', 'cancel_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:72
+-- src/job/mod.rs:73
 -- meshhook::job::claim_jobs
 CREATE  FUNCTION "claim_jobs"(
 	"queue" TEXT DEFAULT 'default', /* Option < & str > */
@@ -1781,7 +1808,7 @@ AS 'MODULE_PATHNAME', 'commit_consumer_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:294
+-- src/job/mod.rs:295
 -- meshhook::job::complete_jobs
 CREATE  FUNCTION "complete_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -2009,7 +2036,7 @@ AS 'MODULE_PATHNAME', 'enqueue_event_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:306
+-- src/job/mod.rs:307
 -- meshhook::job::fail_jobs
 CREATE  FUNCTION "fail_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -2026,7 +2053,7 @@ AS 'MODULE_PATHNAME', 'fail_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:102
+-- src/lib.rs:103
 -- requires:
 --   job::complete_jobs
 --   job::fail_jobs
@@ -2065,7 +2092,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'hash_64_wrapper
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:261
+-- src/job/mod.rs:262
 -- meshhook::job::heartbeat_jobs
 CREATE  FUNCTION "heartbeat_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -2393,7 +2420,7 @@ AS 'MODULE_PATHNAME', 'receive_webhook_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:107
+-- src/lib.rs:108
 -- requires:
 --   schema_webhook
 --   webhook::receive::receive_webhook
@@ -2492,7 +2519,7 @@ AS 'MODULE_PATHNAME', 'register_database_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:318
+-- src/job/mod.rs:319
 -- meshhook::job::release_jobs
 CREATE  FUNCTION "release_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -2735,7 +2762,7 @@ AS 'MODULE_PATHNAME', 'run_status_after_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:78
+-- src/lib.rs:79
 -- requires:
 --   schema_leaves
 --   project::current_project_id
@@ -3003,101 +3030,7 @@ COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:89
--- requires:
---   views
-
-CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
-SELECT s.name,
-       w.name AS workflow,
-       s.version,
-       s.cron,
-       s.every,
-       s.anchor,
-       s.time_zone,
-       s.input,
-       s.overlap,
-       s.catch_up,
-       s.jitter,
-       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
-       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
-       s.last_time,
-       s.last_run_id,
-       r.status AS last_status,
-       (SELECT count(*) FROM meshhook.schedule_firing f
-        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
-          AND (SELECT run.finished_at IS NULL FROM meshhook.run
-               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
-       s.waiting,
-       s.missed,
-       s.skipped,
-       s.paused_at IS NOT NULL AS paused,
-       s.paused_at,
-       s.paused_by,
-       s.pause_reason,
-       s.created_at,
-       s.created_by
-FROM meshhook.schedule s
-JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
-LEFT JOIN LATERAL (
-    SELECT run.status FROM meshhook.run
-    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
-    OFFSET 0
-) r ON true;
-COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:90
--- requires:
---   schedule_views
-
-CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
-SELECT e.endpoint_id AS endpoint,
-       '/hooks/' || e.endpoint_id AS path,
-       w.name AS workflow,
-       e.preset,
-       e.scheme,
-       e.tolerance,
-       e.keep,
-       e.dedupe_window,
-       e.filter,
-       e.route,
-       e.action,
-       e.business_key,
-       e.signal,
-       e.schema,
-       e.respond_within,
-       CASE WHEN e.rpc THEN '/rpc/hook_' || e.endpoint_id END AS rpc_path,
-       e.rate_limit,
-       e.rate_ms * interval '1 ms' AS rate_per,
-       e.created_at,
-       last.received_at AS last_received_at,
-       last.status AS last_status,
-       last.reason AS last_reason
-FROM meshhook.endpoint e
-JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
-LEFT JOIN LATERAL (
-    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
-    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
-    ORDER BY d.delivery_id DESC LIMIT 1
-) last ON true
-WHERE e.dropped_at IS NULL;
-COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what deliveries do, how senders sign, which ones are wanted and whom each is for, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:91
--- requires:
---   endpoint_views
-
-CREATE VIEW meshhook.secrets WITH (security_invoker = true) AS
-SELECT s.name, split_part(s.sealed, ':', 2) AS key, s.changed_at FROM meshhook.secret s;
-COMMENT ON VIEW meshhook.secrets IS 'The secrets that calls of your project send: their names, the key each is sealed under, and since when. Their values are nowhere in the database.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:112
+-- src/lib.rs:113
 -- requires:
 --   views
 
@@ -3222,7 +3155,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:113
+-- src/lib.rs:114
 -- requires:
 --   search
 
@@ -3397,7 +3330,7 @@ COMMENT ON VIEW meshhook.bulk_operations IS 'Acts on many runs of your project: 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:114
+-- src/lib.rs:115
 -- requires:
 --   bulk
 
@@ -3584,6 +3517,100 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/lib.rs:90
+-- requires:
+--   views
+
+CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
+SELECT s.name,
+       w.name AS workflow,
+       s.version,
+       s.cron,
+       s.every,
+       s.anchor,
+       s.time_zone,
+       s.input,
+       s.overlap,
+       s.catch_up,
+       s.jitter,
+       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
+       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
+       s.last_time,
+       s.last_run_id,
+       r.status AS last_status,
+       (SELECT count(*) FROM meshhook.schedule_firing f
+        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
+          AND (SELECT run.finished_at IS NULL FROM meshhook.run
+               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
+       s.waiting,
+       s.missed,
+       s.skipped,
+       s.paused_at IS NOT NULL AS paused,
+       s.paused_at,
+       s.paused_by,
+       s.pause_reason,
+       s.created_at,
+       s.created_by
+FROM meshhook.schedule s
+JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
+LEFT JOIN LATERAL (
+    SELECT run.status FROM meshhook.run
+    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
+    OFFSET 0
+) r ON true;
+COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:91
+-- requires:
+--   schedule_views
+
+CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
+SELECT e.endpoint_id AS endpoint,
+       '/hooks/' || e.endpoint_id AS path,
+       w.name AS workflow,
+       e.preset,
+       e.scheme,
+       e.tolerance,
+       e.keep,
+       e.dedupe_window,
+       e.filter,
+       e.route,
+       e.action,
+       e.business_key,
+       e.signal,
+       e.schema,
+       e.respond_within,
+       CASE WHEN e.rpc THEN '/rpc/hook_' || e.endpoint_id END AS rpc_path,
+       e.rate_limit,
+       e.rate_ms * interval '1 ms' AS rate_per,
+       e.created_at,
+       last.received_at AS last_received_at,
+       last.status AS last_status,
+       last.reason AS last_reason
+FROM meshhook.endpoint e
+JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
+LEFT JOIN LATERAL (
+    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
+    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
+    ORDER BY d.delivery_id DESC LIMIT 1
+) last ON true
+WHERE e.dropped_at IS NULL;
+COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what deliveries do, how senders sign, which ones are wanted and whom each is for, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:92
+-- requires:
+--   endpoint_views
+
+CREATE VIEW meshhook.secrets WITH (security_invoker = true) AS
+SELECT s.name, split_part(s.sealed, ':', 2) AS key, s.changed_at FROM meshhook.secret s;
+COMMENT ON VIEW meshhook.secrets IS 'The secrets that calls of your project send: their names, the key each is sealed under, and since when. Their values are nowhere in the database.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/run/replay.rs:239
 -- meshhook::run::replay::run_timeline
 CREATE  FUNCTION "run_timeline"(
@@ -3750,7 +3777,7 @@ AS 'MODULE_PATHNAME', 'skip_node_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/start.rs:211
+-- src/run/start.rs:217
 -- meshhook::run::start::start_run
 CREATE  FUNCTION "start_run"(
 	"workflow" TEXT, /* Option < & str > */
@@ -3820,7 +3847,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'stream_category
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:92
+-- src/lib.rs:93
 -- requires:
 --   views
 --   event_store::native::holders_of_positions
@@ -3914,6 +3941,26 @@ CREATE  FUNCTION "submit_event"(
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'submit_event_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/job/peers.rs:26
+-- meshhook::job::peers::sync_executor
+CREATE  FUNCTION "sync_executor"(
+	"queue" TEXT, /* Option < & str > */
+	"executor" TEXT, /* Option < & str > */
+	"projects" TEXT[], /* Vec < Option < String > > */
+	"hosts" TEXT[], /* Vec < Option < String > > */
+	"pauses_ms" bigint[] /* Vec < Option < i64 > > */
+) RETURNS TABLE (
+	"executors" bigint,  /* i64 */
+	"project" TEXT,  /* Option < String > */
+	"host" TEXT,  /* Option < String > */
+	"pause_ms" bigint  /* Option < i64 > */
+)
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'sync_executor_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -4076,7 +4123,7 @@ AS 'MODULE_PATHNAME', 'workflow_schema_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:115
+-- src/lib.rs:116
 -- finalize
 -- Run last: what every function means (docs/sql-reference.md is generated from these texts), and who may call it.
 
@@ -4190,6 +4237,8 @@ COMMENT ON FUNCTION meshhook.fail_jobs(text[], bigint[], jsonb[]) IS
 'Reports failed attempts: one job id, token and error each. An error is a text or {"class","message","retryable","retry_after_ms","details"}; retryable false ends the retries. The node''s retry policy decides what follows. outcome as in complete_jobs.';
 COMMENT ON FUNCTION meshhook.release_jobs(text[], bigint[], interval) IS
 'Gives claimed jobs back unstarted: no attempt is spent. They are ready again at once, or after delay (at most 1 hour; whoever waits for it looks again by himself, for nobody is woken). outcome as in complete_jobs.';
+COMMENT ON FUNCTION meshhook.sync_executor(text, text, text[], text[], bigint[]) IS
+'Says that an executor of a queue is there, and in which hosts'' stead its calls wait (project, host, milliseconds; up to 1000, each up to a minute). Returns how many executors were there within 15 s, and what the others leave alone, one row each; one row with nulls if that is nothing. Executors share the limits of hosts by that number. Members of meshhook_executor count for every project, others for theirs, of whose hosts alone they tell and hear. Call it every few seconds; nothing of it outlasts a crash.';
 COMMENT ON FUNCTION meshhook.complete_job(text, bigint, jsonb) IS 'complete_jobs for one job; returns its outcome.';
 COMMENT ON FUNCTION meshhook.fail_job(text, bigint, jsonb) IS 'fail_jobs for one job; returns its outcome.';
 
@@ -4412,7 +4461,7 @@ BEGIN
             'open_outcome', 'open_resume_url', 'pause_run', 'purge_stream', 'read_consumer', 'receive_webhook', 'redeliver', 'release_jobs',
             'replay_run', 'reset_run', 'resize_consumer', 'resume_run', 'retry_run', 'run_diff', 'run_log',
             'run_state', 'run_state_at', 'run_timeline', 'seek_consumer', 'signal_run', 'skip_node', 'start_run',
-            'submit_event', 'tick', 'trigger_schedule', 'use_resume_url', 'webhook_outcomes'])
+            'submit_event', 'sync_executor', 'tick', 'trigger_schedule', 'use_resume_url', 'webhook_outcomes'])
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET plan_cache_mode = force_generic_plan', routine);
         FOREACH setting IN ARRAY ARRAY['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin'] LOOP
@@ -4440,8 +4489,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'run_history', 'run_log', 'run_log_text', 'run_state', 'run_state_at', 'run_status_after', 'run_timeline',
         'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_endpoint_rate', 'set_run_tags', 'set_secret',
         'signal_run', 'simulate_run', 'skip_node', 'start_run', 'status', 'stream_cardinal_id', 'stream_category',
-        'stream_id', 'stream_version', 'submit_event', 'tick', 'trigger_schedule', 'unarchive_workflow', 'uuid_floor',
-        'uuid_time', 'validate_workflow', 'verify_run', 'verify_runs', 'version', 'wait_append', 'wait_for_messages',
+        'stream_id', 'stream_version', 'submit_event', 'sync_executor', 'tick', 'trigger_schedule', 'unarchive_workflow',
+        'uuid_floor', 'uuid_time', 'validate_workflow', 'verify_run', 'verify_runs', 'version', 'wait_append', 'wait_for_messages',
         'wait_for_run', 'wait_turn', 'workflow_diff', 'workflow_schema'])
 $$;
 
@@ -4480,6 +4529,7 @@ GRANT EXECUTE ON FUNCTION
     meshhook.fail_job(text, bigint, jsonb),
     meshhook.log_job(text, bigint, text, text, jsonb),
     meshhook.release_jobs(text[], bigint[], interval),
+    meshhook.sync_executor(text, text, text[], text[], bigint[]),
     meshhook.receive_webhook(text, text, jsonb, text, bytea),
     meshhook.webhook_outcomes(text[]),
     meshhook.open_outcome(text),

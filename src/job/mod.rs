@@ -3,6 +3,7 @@
 
 mod handle;
 mod log;
+mod peers;
 
 use std::cell::Cell;
 

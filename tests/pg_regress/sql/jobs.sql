@@ -91,3 +91,14 @@ SELECT count(*) FROM meshhook.claim_jobs('patient', 'psql', 10);
 SELECT pg_sleep(0.35);
 SELECT attempt - :attempt AS spent, meshhook.complete_job(job_id, token, 'null') FROM meshhook.claim_jobs('patient', 'psql', 10);
 SELECT meshhook.tick() > 0 AS turned;
+
+-- Executors tell each other which hosts they leave alone. Nobody hears of himself, and a pause is not told for ever.
+SELECT * FROM meshhook.sync_executor('http', 'a', ARRAY['default', 'nobody'], ARRAY['h:443', 'h:443'], ARRAY[60000, 60000]);
+SELECT executors, project, host, pause_ms BETWEEN 1 AND 60000 AS pauses
+FROM meshhook.sync_executor('http', 'b', '{}', '{}', '{}');
+SELECT * FROM meshhook.sync_executor('other', 'b', '{}', '{}', '{}');
+SELECT * FROM meshhook.sync_executor('http', 'a', '{}', '{}', '{}');
+SELECT * FROM meshhook.sync_executor('http', 'b', '{}', '{}', '{}');
+SELECT * FROM meshhook.sync_executor('http', 'b', ARRAY['default'], ARRAY['h:443'], ARRAY[60001]);
+SELECT * FROM meshhook.sync_executor('http', 'b', ARRAY['default'], '{}', '{}');
+SELECT * FROM meshhook.sync_executor(NULL, 'b', '{}', '{}', '{}');

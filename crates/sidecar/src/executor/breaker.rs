@@ -46,6 +46,8 @@ struct Pause {
     until: Instant,
     /// The call that finds out is under way.
     asking: bool,
+    /// Another executor found it out.
+    heard: bool,
 }
 
 impl Breaker {
@@ -62,6 +64,20 @@ impl Breaker {
     /// A call begins; true if it is the one that finds out.
     pub fn begin(&mut self) -> bool {
         self.pause.as_mut().map(|pause| pause.asking = true).is_some()
+    }
+
+    /// Another executor leaves the host alone until then. What this one found out by itself stands.
+    pub fn hear(&mut self, until: Instant) {
+        match &mut self.pause {
+            None => self.pause = Some(Pause { length: FIRST_PAUSE, until, asking: false, heard: true }),
+            Some(pause) if pause.heard && !pause.asking => pause.until = pause.until.max(until),
+            Some(_) => {}
+        }
+    }
+
+    /// Until when the host is left alone, if this executor found out that it must be.
+    pub fn found_out(&self) -> Option<Instant> {
+        self.pause.as_ref().filter(|pause| !pause.heard).map(|pause| pause.until)
     }
 
     /// The call that was to find out ended without telling anything about the host.
@@ -85,12 +101,13 @@ impl Breaker {
             Some(_) if !asked => false,
             Some(pause) => {
                 let length = (pause.length * 2).min(LONGEST_PAUSE);
-                *pause = Pause { length, until: now + length, asking: false };
+                *pause = Pause { length, until: now + length, asking: false, heard: false };
                 true
             }
             None if failing || self.straight >= STRAIGHT_FAILURES => {
                 self.window = None;
-                self.pause = Some(Pause { length: FIRST_PAUSE, until: now + FIRST_PAUSE, asking: false });
+                let until = now + FIRST_PAUSE;
+                self.pause = Some(Pause { length: FIRST_PAUSE, until, asking: false, heard: false });
                 true
             }
             None => false,
@@ -152,6 +169,25 @@ mod tests {
         assert_eq!(breaker.admission(now), Admission::Open);
         assert!(!breaker.is_open() && !breaker.is_idle(now) && breaker.is_idle(now + 2 * WINDOW));
         assert!(!breaker.begin());
+    }
+
+    #[test]
+    fn what_another_found_out_is_believed_and_asked_once() {
+        let (mut breaker, mut now) = (Breaker::default(), Instant::now());
+        breaker.hear(now + FIRST_PAUSE);
+        breaker.hear(now + Duration::from_secs(1));
+        assert_eq!(
+            (breaker.admission(now), breaker.found_out()),
+            (Admission::Later(now + FIRST_PAUSE), None)
+        );
+        now += FIRST_PAUSE;
+        assert!(breaker.begin());
+        breaker.hear(now + FIRST_PAUSE);
+        assert_eq!(breaker.admission(now), Admission::Asking);
+        assert!(breaker.end(false, true, now));
+        assert_eq!(breaker.found_out(), Some(now + 2 * FIRST_PAUSE));
+        breaker.hear(now + 3 * FIRST_PAUSE);
+        assert_eq!(breaker.admission(now), Admission::Later(now + 2 * FIRST_PAUSE));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::breaker::{Admission, Breaker};
+use crate::store::{HostPause, Peers};
 
 /// `host:port` of a call, lower-case.
 pub type HostKey = Arc<str>;
@@ -22,6 +23,8 @@ const APART: Duration = Duration::from_millis(10);
 const ASKING: Duration = Duration::from_secs(5);
 /// A project counts as one that calls for so long after it last did.
 const PRESENT: Duration = Duration::from_secs(60);
+/// Most hosts that others are told of.
+const MAX_TOLD: usize = 1_000;
 /// How much the latest call counts in the pace of a host.
 const LATEST_WEIGHT: f64 = 0.2;
 
@@ -60,7 +63,10 @@ pub enum Sign {
 #[derive(Debug)]
 pub struct Queue<T> {
     concurrency: usize,
+    /// Of one host, by all executors together.
     per_host: usize,
+    /// How many executors share that.
+    executors: usize,
     hosts: HashMap<HostKey, Host<T>>,
     /// Hosts that have a waiting job and room for it, each once, in the order of their turns.
     turns: VecDeque<HostKey>,
@@ -134,11 +140,12 @@ impl<T> Host<T> {
 }
 
 impl<T> Queue<T> {
-    /// At most `concurrency` running at once, and `per_host` of one host.
+    /// At most `concurrency` running at once, and `per_host` of one host by all executors together.
     pub fn new(concurrency: usize, per_host: usize) -> Self {
         Self {
             concurrency,
             per_host,
+            executors: 1,
             hosts: HashMap::new(),
             turns: VecDeque::new(),
             breakers: HashMap::new(),
@@ -147,6 +154,30 @@ impl<T> Queue<T> {
             running: 0,
             waiting: 0,
         }
+    }
+
+    /// Takes note of who else there is, and of what the others found out.
+    pub fn meet(&mut self, peers: &Peers, now: Instant) {
+        self.executors = peers.executors.max(1);
+        for HostPause { project, host, left } in &peers.pauses {
+            let lane = Lane { project: project.clone(), host: host.clone() };
+            self.breakers.entry(lane).or_default().hear(now + *left);
+        }
+    }
+
+    /// The hosts that this executor found out do not answer, and for how long each is left alone.
+    pub fn pauses(&self, now: Instant) -> Vec<HostPause> {
+        let own = self.breakers.iter().filter_map(|(lane, breaker)| {
+            let left = breaker.found_out()?.saturating_duration_since(now);
+            let (project, host) = (lane.project.clone(), lane.host.clone());
+            (!left.is_zero()).then_some(HostPause { project, host, left })
+        });
+        own.take(MAX_TOLD).collect()
+    }
+
+    /// How many calls to one host this executor may have under way.
+    fn host_slots(&self) -> usize {
+        self.per_host.div_ceil(self.executors).max(1)
     }
 
     /// Adds a claimed job.
@@ -163,10 +194,11 @@ impl<T> Queue<T> {
 
     /// Puts a host among those that may start something, if it has something and room for it.
     fn give_turn(&mut self, key: &HostKey) {
+        let slots = self.host_slots();
         if let Some(host) = self.hosts.get_mut(key)
             && !host.has_turn
             && !host.turns.is_empty()
-            && host.running.len() < self.per_host
+            && host.running.len() < slots
         {
             host.has_turn = true;
             self.turns.push_back(key.clone());
@@ -194,15 +226,19 @@ impl<T> Queue<T> {
         if self.running >= self.concurrency {
             return None;
         }
+        let slots = self.host_slots();
         while let Some(key) = self.turns.pop_front() {
             let Some(host) = self.hosts.get_mut(&key) else { continue };
             host.has_turn = false;
+            if host.running.len() >= slots {
+                continue;
+            }
             let may = |project: &Arc<str>| {
                 let lane = Lane { project: project.clone(), host: key.clone() };
                 let held = self.projects.get(project).map_or(0, |presence| presence.running);
                 let crowded = self.projects.len() > 1;
                 let room = held < share(self.concurrency, crowded)
-                    && host.running_of(project) < share(self.per_host, crowded);
+                    && host.running_of(project) < share(slots, crowded);
                 room && self
                     .breakers
                     .get(&lane)
@@ -330,11 +366,12 @@ impl<T> Queue<T> {
     }
 
     fn take_late(&mut self, key: &HostKey, now: Instant, out: &mut Vec<(Duration, T)>) {
+        let slots = self.host_slots();
         let Some(host) = self.hosts.get_mut(key) else { return };
-        let (each, waiting) = (host.pace(now) / self.per_host as f64, host.waiting());
+        let (each, waiting) = (host.pace(now) / slots as f64, host.waiting());
         let soon = (PATIENCE.as_secs_f64() / each.max(1e-9)) as usize;
         // Something stays at hand for a slot that comes free.
-        let kept = soon.max(self.per_host.div_ceil(4)).min(waiting);
+        let kept = soon.max(slots.div_ceil(4)).min(waiting);
         if kept == waiting {
             return;
         }

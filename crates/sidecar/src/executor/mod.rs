@@ -15,6 +15,7 @@ pub mod lease;
 pub mod limits;
 pub mod oauth;
 pub mod pages;
+pub mod peers;
 pub mod redirect;
 pub mod report;
 pub mod request;
@@ -33,6 +34,7 @@ use self::giving::{Gift, Giver};
 use self::http::{Answer, CallError, Class, HttpClient};
 use self::lease::Leases;
 use self::limits::{Lane, Queue, Sign, Slot};
+use self::peers::Meeting;
 use self::report::{Outcome, Report, Reporter};
 use self::request::Prepared;
 use crate::backoff::Backoff;
@@ -40,7 +42,7 @@ use crate::secrets::fill;
 use crate::secrets::redact::Redactor;
 use crate::secrets::ring::Keys;
 use crate::shutdown::Shutdown;
-use crate::store::{ClaimedJob, DatabaseState, JobRef, JobStore, StoreError};
+use crate::store::{ClaimedJob, DatabaseState, HostPause, JobRef, JobStore, Peers, StoreError};
 
 /// While calls are running, a claim waits this long for more slots to come free, so that a busy
 /// executor claims dozens at a time and not one by one.
@@ -83,6 +85,8 @@ enum Event {
     Ended(Slot, Sign),
     /// Jobs are back in the database, and ready again from then on.
     Returned(Instant),
+    /// Other executors were heard of.
+    Met(Peers),
     /// A claim came back.
     Claimed { asked: Instant, wanted: usize, result: Result<Vec<ClaimedJob>, StoreError> },
 }
@@ -103,6 +107,8 @@ struct Executor<S> {
     events: mpsc::UnboundedSender<Event>,
     reports: mpsc::UnboundedSender<Report>,
     gifts: mpsc::UnboundedSender<Gift>,
+    /// Hosts that do not answer, for other executors to know.
+    pauses: watch::Sender<Vec<HostPause>>,
     /// There may be ready jobs that we do not know of.
     hungry: bool,
     /// A claim is on its way.
@@ -133,6 +139,16 @@ pub async fn run<S: JobStore>(
     let (gifts, given) = mpsc::unbounded_channel();
     let giver = Giver { store: store.clone(), leases: leases.clone(), events: events.clone() };
     let giver = tokio::spawn(giver.run(given));
+    let (pauses, told) = watch::channel(Vec::new());
+    let meeting = Meeting {
+        store: store.clone(),
+        leases: leases.clone(),
+        queue: settings.queue.clone(),
+        executor: settings.executor.clone(),
+        told,
+        events: events.clone(),
+    };
+    let meeting = tokio::spawn(meeting.run());
     let renewing = tokio::spawn(lease::keep_renewing(store.clone(), leases.clone()));
     let wake = store.wakeups();
     let state = store.state();
@@ -146,6 +162,7 @@ pub async fn run<S: JobStore>(
         events,
         reports,
         gifts,
+        pauses,
         hungry: true,
         claiming: false,
         not_before: None,
@@ -156,6 +173,7 @@ pub async fn run<S: JobStore>(
     executor.work(&mut inbox, &wake, state, &mut shutdown).await;
     executor.drain(&mut inbox, reporter, giver).await;
     renewing.abort();
+    meeting.abort();
 }
 
 impl<S: JobStore> Executor<S> {
@@ -276,6 +294,11 @@ impl<S: JobStore> Executor<S> {
             Event::Returned(at) => {
                 self.returns.insert(at);
             }
+            Event::Met(peers) => {
+                metrics::gauge!("meshhook_sidecar_executors").set(peers.executors as f64);
+                self.queue.meet(&peers, Instant::now());
+                self.tell_pauses();
+            }
             Event::Ended(slot, sign) => {
                 if self.queue.ended(&slot, sign, Instant::now()) {
                     let (project, host) = (&slot.lane.project, &slot.lane.host);
@@ -284,6 +307,7 @@ impl<S: JobStore> Executor<S> {
                     } else {
                         tracing::info!(%project, %host, "the host answers again");
                     }
+                    self.tell_pauses();
                 }
             }
             Event::Claimed { asked, wanted, result } => {
@@ -407,6 +431,12 @@ impl<S: JobStore> Executor<S> {
         }
         self.next_sweep = now + SWEEP;
         self.queue.sweep(now);
+        self.tell_pauses();
+    }
+
+    /// Says which hosts are left alone, to other executors and to whoever watches this one.
+    fn tell_pauses(&self) {
+        self.pauses.send_replace(self.queue.pauses(Instant::now()));
         metrics::gauge!("meshhook_sidecar_hosts_left_alone").set(self.queue.kept_back() as f64);
     }
 

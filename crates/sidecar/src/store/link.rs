@@ -29,6 +29,7 @@ pub(super) struct ControlStatements {
     pub claim: Statement,
     pub heartbeat: Statement,
     pub release: Statement,
+    pub sync: Statement,
 }
 
 impl ControlStatements {
@@ -46,10 +47,13 @@ impl ControlStatements {
         let release =
             "SELECT job_id, outcome FROM meshhook.release_jobs(job_ids => $1::text[], tokens => $2::bigint[],
                delay => make_interval(secs => $3))";
+        let sync = "SELECT executors, project, host, pause_ms FROM meshhook.sync_executor(queue => $1::text,
+               executor => $2::text, projects => $3::text[], hosts => $4::text[], pauses_ms => $5::bigint[])";
         Ok(Self {
             claim: client.prepare(claim).await?,
             heartbeat: client.prepare(heartbeat).await?,
             release: client.prepare(release).await?,
+            sync: client.prepare(sync).await?,
         })
     }
 }

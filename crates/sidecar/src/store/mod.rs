@@ -143,6 +143,26 @@ pub enum StoreError {
     },
 }
 
+/// A host that does not answer and is left alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPause {
+    /// The project whose calls wait.
+    pub project: Arc<str>,
+    /// Host and port.
+    pub host: Arc<str>,
+    /// How much longer.
+    pub left: Duration,
+}
+
+/// What an executor hears of all that serve its queue.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    /// How many there are, this one among them.
+    pub executors: usize,
+    /// What the others leave alone.
+    pub pauses: Vec<HostPause>,
+}
+
 /// The job side of the database.
 pub trait JobStore: Send + Sync + 'static {
     /// Leases up to `batch_size` ready jobs of `queue` to `executor` for `lease`.
@@ -179,6 +199,14 @@ pub trait JobStore: Send + Sync + 'static {
         jobs: &[JobRef],
         delay: Duration,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Says that the executor is there and which hosts it leaves alone; hears the same of the others.
+    fn sync(
+        &self,
+        queue: &str,
+        executor: &str,
+        told: &[HostPause],
+    ) -> impl Future<Output = Result<Peers, StoreError>> + Send;
 
     /// Rung whenever jobs may have become ready, and after every reconnect.
     fn wakeups(&self) -> Arc<Notify>;

@@ -12,8 +12,8 @@ use super::connect::{Connector, DatabaseUrl};
 use super::link::Link;
 use super::pool::Pool;
 use super::{
-    ClaimedJob, DatabaseState, JobRef, JobStore, Renewal, ResumeReply, ResumeStore, StoreError, Verdict,
-    WebhookReply, WebhookRequest, WebhookStore,
+    ClaimedJob, DatabaseState, HostPause, JobRef, JobStore, Peers, Renewal, ResumeReply, ResumeStore,
+    StoreError, Verdict, WebhookReply, WebhookRequest, WebhookStore,
 };
 
 const RECEIVE: &str =
@@ -148,6 +148,23 @@ impl JobStore for PgStore {
         Ok(())
     }
 
+    async fn sync(&self, queue: &str, executor: &str, told: &[HostPause]) -> Result<Peers, StoreError> {
+        let live = self.link.live()?;
+        let projects: Vec<&str> = told.iter().map(|pause| &*pause.project).collect();
+        let hosts: Vec<&str> = told.iter().map(|pause| &*pause.host).collect();
+        let left = told.iter().map(|pause| i64::try_from(pause.left.as_millis()).unwrap_or(i64::MAX));
+        let left: Vec<i64> = left.collect();
+        let params: &[&(dyn ToSql + Sync)] = &[&queue, &executor, &projects, &hosts, &left];
+        let rows = live.control(&live.on_control.sync, params).await?;
+        let mut peers = Peers { executors: 1, pauses: Vec::new() };
+        for row in &rows {
+            let (executors, pause) = peer(row).map_err(unexpected_shape)?;
+            peers.executors = executors;
+            peers.pauses.extend(pause);
+        }
+        Ok(peers)
+    }
+
     fn wakeups(&self) -> Arc<Notify> {
         self.wake.clone()
     }
@@ -210,6 +227,19 @@ fn seconds(seconds: f64) -> Duration {
 
 fn columns<'a>(jobs: impl Iterator<Item = &'a JobRef>) -> (Vec<&'a str>, Vec<i64>) {
     jobs.map(|job| (&*job.id, job.token)).unzip()
+}
+
+/// How many executors there are, and a pause if the row tells of one.
+fn peer(row: &Row) -> Result<(usize, Option<HostPause>), tokio_postgres::Error> {
+    let executors = usize::try_from(row.try_get::<_, i64>(0)?).unwrap_or(1);
+    let (project, host): (Option<&str>, Option<&str>) = (row.try_get(1)?, row.try_get(2)?);
+    let left: Option<i64> = row.try_get(3)?;
+    let pause = project.zip(host).zip(left).map(|((project, host), left)| HostPause {
+        project: project.into(),
+        host: host.into(),
+        left: Duration::from_millis(u64::try_from(left).unwrap_or(0)),
+    });
+    Ok((executors, pause))
 }
 
 fn verdicts(rows: &[Row]) -> Result<Vec<(String, Verdict)>, StoreError> {

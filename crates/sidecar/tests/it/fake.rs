@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use meshhook_sidecar::store::{
-    ClaimedJob, DatabaseState, JobRef, JobStore, Renewal, ResumeReply, ResumeStore, StoreError, Verdict,
-    WebhookReply, WebhookRequest, WebhookStore,
+    ClaimedJob, DatabaseState, HostPause, JobRef, JobStore, Peers, Renewal, ResumeReply, ResumeStore,
+    StoreError, Verdict, WebhookReply, WebhookRequest, WebhookStore,
 };
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
@@ -217,6 +217,12 @@ impl JobStore for Fake {
             inner.released.push(job.id.to_string());
         }
         Ok(())
+    }
+
+    async fn sync(&self, queue: &str, executor: &str, _: &[HostPause]) -> Result<Peers, StoreError> {
+        assert_eq!((queue, executor), ("http", "test"));
+        self.up()?;
+        Ok(Peers { executors: 1, pauses: Vec::new() })
     }
 
     fn wakeups(&self) -> Arc<Notify> {

@@ -195,3 +195,34 @@ fn a_list_is_followed_over_its_pages() {
         "{error}"
     );
 }
+
+#[test]
+fn what_one_sidecar_finds_out_of_a_host_the_others_know() {
+    let db = Database::preloaded("two_sidecars");
+    let first = db.sidecar().start();
+    let (mut app, mut admin) = (db.app(), db.admin());
+    let value = |sidecar: &Sidecar, name: &str| {
+        let answer = sidecar.get("/metrics").expect("an answer");
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        let values = text.lines().filter(|line| line.starts_with(name));
+        values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>()
+    };
+    // Nobody listens there any more.
+    let dead = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    publish(&mut app, &call("dead", json!({"url": format!("http://{dead}/")}), 12));
+    let id = start(&mut app, "dead", &json!({}));
+    wait_for("the first to tell of the host", 30 * SECOND, || {
+        let told = "SELECT 1 FROM meshhook.host_pause WHERE until > now() + interval '4 s'";
+        !admin.rows(told, &[]).is_empty()
+    });
+    let second = db.sidecar().start();
+    wait_for("the second to leave it alone", 3 * SECOND, || {
+        value(&second, "meshhook_sidecar_hosts_left_alone ") == 1.0
+    });
+    assert_eq!(value(&second, "meshhook_sidecar_http_calls_total"), 0.0);
+    assert_eq!(value(&second, "meshhook_sidecar_executors "), 2.0);
+    wait_for("the first to know of the second", 20 * SECOND, || {
+        value(&first, "meshhook_sidecar_executors ") == 2.0
+    });
+    app.rows("SELECT meshhook.kill_run($1, 'seen enough')", &[&id]);
+}

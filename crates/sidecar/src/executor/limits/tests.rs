@@ -209,3 +209,27 @@ fn never_forgets_and_never_exceeds() {
     assert!(queue.hosts.is_empty() && queue.turns.is_empty());
     assert!(given_back > 0);
 }
+
+#[test]
+fn executors_share_what_a_host_may_get_and_what_they_found_out() {
+    let (mut queue, now) = (Queue::new(20, 8), Instant::now());
+    for job in 0..6 {
+        queue.push(&at("h"), job);
+    }
+    let heard = HostPause { project: "p".into(), host: "away".into(), left: Duration::from_secs(3) };
+    queue.meet(&Peers { executors: 2, pauses: vec![heard] }, now);
+    assert_eq!(started(&mut queue, now), [0, 1, 2, 3]);
+    queue.push(&at("away"), 10);
+    queue.push(&lane("other", "away"), 11);
+    assert_eq!(started(&mut queue, now), [11]);
+    assert_eq!(queue.take_hopeless(now).into_iter().map(|(_, job)| job).collect::<Vec<_>>(), [10]);
+    assert!(queue.pauses(now).is_empty(), "what was heard is not told again");
+    for _ in 0..5 {
+        queue.ended(&slot("dead", now), Sign::Trouble, now);
+    }
+    let told = queue.pauses(now);
+    assert_eq!((told.len(), &*told[0].host, told[0].left), (1, "dead", Duration::from_secs(5)));
+    queue.meet(&Peers { executors: 1, pauses: Vec::new() }, now);
+    queue.sweep(now);
+    assert_eq!(started(&mut queue, now), [4, 5]);
+}
