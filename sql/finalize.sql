@@ -111,7 +111,7 @@ COMMENT ON FUNCTION meshhook.fail_jobs(text[], bigint[], jsonb[]) IS
 COMMENT ON FUNCTION meshhook.release_jobs(text[], bigint[], interval) IS
 'Gives claimed jobs back unstarted: no attempt is spent. They are ready again at once, or after delay (at most 1 hour; whoever waits for it looks again by himself, for nobody is woken). outcome as in complete_jobs.';
 COMMENT ON FUNCTION meshhook.sync_executor(text, text, text[], text[], bigint[]) IS
-'Says that an executor of a queue is there, and in which hosts'' stead its calls wait (project, host, milliseconds; up to 1000, each up to a minute). Returns how many executors were there within 15 s, and what the others leave alone, one row each; one row with nulls if that is nothing. Executors share the limits of hosts by that number. Members of meshhook_executor count for every project, others for theirs, of whose hosts alone they tell and hear. Call it every few seconds; nothing of it outlasts a crash.';
+'Says that an executor of a queue is there, and in which hosts'' stead its calls wait (project, host, milliseconds; up to 1000, each up to a minute). Returns how many executors were there within 15 s, and what the others leave alone, one row each; one row with nulls if that is nothing. Executors share the limits of hosts by that number. Members of meshhook_executor count for every project, others for theirs, of whose hosts alone they tell and hear. Call it every second while there is work; nothing of it outlasts a crash.';
 COMMENT ON FUNCTION meshhook.complete_job(text, bigint, jsonb) IS 'complete_jobs for one job; returns its outcome.';
 COMMENT ON FUNCTION meshhook.fail_job(text, bigint, jsonb) IS 'fail_jobs for one job; returns its outcome.';
 

@@ -9,11 +9,10 @@ use super::Event;
 use super::lease::Leases;
 use crate::store::{HostPause, JobStore, sleep_or_ready};
 
-/// How often to meet while there is work, and while there is none.
-const BUSY: Duration = Duration::from_secs(1);
-const QUIET: Duration = Duration::from_secs(5);
+/// How often to meet, and to look whether there is a reason to.
+const PERIOD: Duration = Duration::from_secs(1);
 
-/// Meets the others now and then.
+/// Meets the others at first, and as long as there is work: nobody writes to an idle database.
 pub struct Meeting<S> {
     /// Where they meet.
     pub store: Arc<S>,
@@ -33,21 +32,21 @@ impl<S: JobStore> Meeting<S> {
     /// Meets until nobody listens any more. Where the database is away everybody is alone meanwhile, with what was heard.
     pub async fn run(self) {
         let mut state = self.store.state();
+        let mut knows = false;
         loop {
             let told = self.told.borrow().clone();
-            let mut pause = if !self.leases.is_empty() || !told.is_empty() { BUSY } else { QUIET };
-            match self.store.sync(&self.queue, &self.executor, &told).await {
-                Ok(peers) => {
-                    if self.events.send(Event::Met(peers)).is_err() {
-                        return;
+            if !knows || !self.leases.is_empty() || !told.is_empty() {
+                match self.store.sync(&self.queue, &self.executor, &told).await {
+                    Ok(peers) => {
+                        if self.events.send(Event::Met(peers)).is_err() {
+                            return;
+                        }
+                        knows = true;
                     }
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "could not hear of other executors");
-                    pause = BUSY;
+                    Err(error) => tracing::debug!(%error, "could not hear of other executors"),
                 }
             }
-            sleep_or_ready(pause, &mut state).await;
+            sleep_or_ready(PERIOD, &mut state).await;
         }
     }
 }
