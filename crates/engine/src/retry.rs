@@ -71,6 +71,8 @@ pub struct RetryPolicy {
     pub factor: f64,
     /// The largest back-off, in milliseconds.
     pub max_ms: u64,
+    /// The back-offs one by one, in milliseconds, in place of the computed ones.
+    pub delays_ms: Option<Vec<u64>>,
     /// How the delay is drawn.
     pub jitter: Jitter,
     /// How long after the node began another attempt may begin, in milliseconds.
@@ -89,6 +91,7 @@ impl Default for RetryPolicy {
             initial_ms: 1_000,
             factor: 2.0,
             max_ms: 300_000,
+            delays_ms: None,
             jitter: Jitter::Full,
             max_elapsed_ms: None,
             only_on: None,
@@ -127,10 +130,7 @@ impl RetryPolicy {
         if failed >= self.max_attempts {
             return None;
         }
-        let exponent = i32::try_from(failed.saturating_sub(1)).unwrap_or(i32::MAX);
-        // Kept finite, because nothing times infinity is not a number.
-        let growth = self.factor.powi(exponent).min(f64::MAX);
-        let backoff = (self.initial_ms as f64 * growth).min(self.max_ms as f64);
+        let backoff = self.backoff_ms(failed.saturating_sub(1))?;
         let delay = match self.jitter {
             Jitter::None => backoff,
             Jitter::Full => backoff * fraction(seed, node, failed),
@@ -138,6 +138,17 @@ impl RetryPolicy {
         };
         let hint = retry_after_ms.unwrap_or(0).min(MAX_RETRY_AFTER_MS);
         Some((delay as u64).max(hint))
+    }
+
+    /// The back-off after so many others.
+    fn backoff_ms(&self, earlier: u32) -> Option<f64> {
+        if let Some(delays) = &self.delays_ms {
+            return delays.get(earlier as usize).map(|millis| *millis as f64);
+        }
+        let exponent = i32::try_from(earlier).unwrap_or(i32::MAX);
+        // Kept finite, because nothing times infinity is not a number.
+        let growth = self.factor.powi(exponent).min(f64::MAX);
+        Some((self.initial_ms as f64 * growth).min(self.max_ms as f64))
     }
 }
 
@@ -178,6 +189,16 @@ mod tests {
         assert_eq!(policy.delay_ms(1, Some(90_000), 1, "a"), Some(90_000));
         assert_eq!(policy.delay_ms(1, Some(10), 1, "a"), Some(1_000));
         assert_eq!(policy.delay_ms(1, Some(u64::MAX), 1, "a"), Some(MAX_RETRY_AFTER_MS));
+    }
+
+    #[test]
+    fn delays_that_are_given_are_those_that_are_waited() {
+        let delays_ms = Some(vec![5_000, 300_000, 0]);
+        let policy =
+            RetryPolicy { max_attempts: 4, delays_ms, jitter: Jitter::None, ..RetryPolicy::default() };
+        let delays: Vec<_> = (1..=4).map(|n| policy.delay_ms(n, None, 1, "a")).collect();
+        assert_eq!(delays, [Some(5_000), Some(300_000), Some(0), None]);
+        assert_eq!(policy.delay_ms(3, Some(90_000), 1, "a"), Some(90_000));
     }
 
     #[test]

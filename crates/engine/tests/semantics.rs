@@ -175,6 +175,22 @@ fn an_error_edge_handles_the_failure_once_attempts_are_used_up() {
 }
 
 #[test]
+fn delays_are_waited_one_by_one_and_an_error_tells_how_long_its_peer_asked_for() {
+    let text = GUARDED
+        .replace(r#""max_attempts":2,"initial":"1s","jitter":"none""#, r#""delays":["5s","5m"]"#)
+        .replace("{{ .error.class }}: {{ .error.message }}", "{{ .error.retry_after_ms }}");
+    let mut run = Sim::start(&text, "{}");
+    for delay in [5_000, 300_000] {
+        run.fail("charge", r#"{"class":"busy","message":"later","retry_after_ms":1000}"#);
+        assert_eq!(run.due_in_ms("charge"), delay);
+        run.fire("charge");
+    }
+    run.fail("charge", r#"{"class":"busy","message":"later","retry_after_ms":7000}"#);
+    assert_eq!(run.output(), r#"{"refund":{"why":7000}}"#);
+    run.verify();
+}
+
+#[test]
 fn a_timeout_takes_the_timeout_edge_if_there_is_one() {
     let mut run = Sim::start(GUARDED, "{}");
     run.fail("charge", r#"{"class":"timeout","message":"slow"}"#);

@@ -91,10 +91,12 @@ fn node_view(state: &RunState, path: &str) -> Option<Json> {
 
 fn error_view(error: &ErrorInfo) -> Json {
     let status = error.status.map_or(Json::Null, |status| Json::from(i64::from(status)));
+    let retry_after = error.retry_after_ms.and_then(|millis| i64::try_from(millis).ok());
     Json::object([
         ("class", Json::from(&*error.class)),
         ("message", Json::from(&*error.message)),
         ("status", status),
+        ("retry_after_ms", retry_after.map_or(Json::Null, Json::from)),
         ("details", error.details.clone().unwrap_or(Json::Null)),
     ])
 }

@@ -24,6 +24,7 @@ use crate::path;
 use crate::retry::{Jitter, Matcher, RetryPolicy};
 use crate::state::OUT;
 use crate::template;
+use crate::time::parse_duration_ms;
 
 /// Version of the definition's schema this release writes and reads.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -37,6 +38,8 @@ pub const MAX_BODY_DEPTH: usize = 4;
 pub const MAX_EDGES: usize = 5_000;
 /// Longest workflow name and node id, in bytes.
 pub const MAX_NAME_BYTES: usize = 63;
+/// Most delays of a retry policy.
+pub const MAX_DELAYS: usize = 100;
 /// Largest definition, in bytes of JSON text.
 pub const MAX_DEFINITION_BYTES: usize = 4 << 20;
 /// Most values (strings, numbers, arrays, …) in one definition; keys count as well.
@@ -639,10 +642,41 @@ fn read_retry(fields: &mut Fields, kind: Option<&NodeType>, problems: &mut Probl
         problems.add(retry.at("max"), "range", "\"max\" must not be shorter than \"initial\"");
     }
     policy.max_elapsed_ms = read_limit("max_elapsed", &mut retry, problems);
+    if let Some(delays) = read_delays(&mut retry, problems) {
+        policy.max_attempts = u32::try_from(delays.len()).unwrap_or(u32::MAX).saturating_add(1);
+        policy.delays_ms = Some(delays);
+        if retry.get("jitter").is_none() {
+            policy.jitter = Jitter::None;
+        }
+    }
     policy.only_on = read_matchers("only_on", &mut retry, problems);
     policy.never_on = read_matchers("never_on", &mut retry, problems).unwrap_or_default();
     retry.finish(problems);
     policy
+}
+
+/// The waits one by one, which say of the attempts how many there are and when.
+fn read_delays(retry: &mut Fields, problems: &mut Problems) -> Option<Vec<u64>> {
+    let at = retry.at("delays");
+    let list = retry.array("delays", problems)?;
+    if list.is_empty() || list.len() > MAX_DELAYS {
+        problems.add(&at, "limit", format!("\"delays\" has from 1 to {MAX_DELAYS} durations"));
+    }
+    for name in ["max_attempts", "initial", "factor", "max"] {
+        if retry.get(name).is_some() {
+            let message = format!("\"delays\" says what \"{name}\" would: leave one of them out");
+            problems.add(retry.at(name), "conflict", message);
+        }
+    }
+    let mut delays = Vec::new();
+    for (i, value) in list.iter().enumerate() {
+        match value.as_str().map(parse_duration_ms) {
+            Some(Ok(millis)) => delays.push(millis),
+            Some(Err(message)) => problems.add(pointer(&at, i), "range", message),
+            None => problems.add(pointer(&at, i), "type", "must be a duration such as \"5m\""),
+        }
+    }
+    Some(delays)
 }
 
 fn read_matchers(name: &'static str, retry: &mut Fields, problems: &mut Problems) -> Option<Vec<Matcher>> {

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{MAX_EDGES, MAX_NAME_BYTES, MAX_NODES, flow};
+use super::{MAX_DELAYS, MAX_EDGES, MAX_NAME_BYTES, MAX_NODES, flow};
 use crate::contract::{DIALECT, MAX_SCHEMA_BYTES};
 use crate::node::{NODE_TYPES, NodeType, Work};
 
@@ -219,6 +219,13 @@ fn retry() -> Value {
             "initial": { "description": "Before the second attempt.", "$ref": "#/$defs/duration", "default": "1s" },
             "factor": { "type": "number", "minimum": 1, "maximum": 100, "default": 2 },
             "max": { "description": "The longest wait.", "$ref": "#/$defs/duration", "default": "5m" },
+            "delays": {
+                "description": "The waits one by one, in place of max_attempts, initial, factor and max; without jitter unless it is given.",
+                "type": "array",
+                "minItems": 1,
+                "maxItems": MAX_DELAYS,
+                "items": { "$ref": "#/$defs/duration" },
+            },
             "jitter": { "enum": ["none", "full", "equal"], "default": "full" },
             "max_elapsed": {
                 "description": "No attempt begins later than this after the node did.",

@@ -27,6 +27,8 @@ mod transform;
 pub(crate) mod wait;
 mod workflow;
 
+pub use http::is_http_url;
+
 /// Every node type there is. A new one is a file beside this one and a line here.
 pub static NODE_TYPES: &[&NodeType] = &[
     &http::TYPE,

@@ -333,7 +333,9 @@ fn check_header_name(name: &str, at: &str, problems: &mut Problems) {
     }
 }
 
-fn is_http_url(text: &str) -> bool {
+/// Whether a text is a URL that can be called: http or https, a host, no user.
+#[must_use]
+pub fn is_http_url(text: &str) -> bool {
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
     rest.is_some_and(|rest| {
         let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
