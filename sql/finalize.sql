@@ -276,6 +276,28 @@ COMMENT ON FUNCTION meshhook.drop_schedule(text) IS
 COMMENT ON FUNCTION meshhook.preview_schedule(text, interval, text, integer, timestamptz, timestamptz) IS
 'The next count (1 to 1000) times of a cron pattern or period after a moment (default: now), with what the clocks of the time zone read. Needs no schedule. 22023 as in create_schedule.';
 
+COMMENT ON FUNCTION meshhook.create_subscription(text, text, text[], text, interval) IS
+'Has events of some types delivered to a URL, and returns the subscription''s id. events are types ("invoice.paid"), all that begin with one ("invoice.*"), or "*". secret is the name of a secret of the form whsec_… that signs by Standard Webhooks; without one deliveries are not signed, and a WARNING says so. disable_after is how long every attempt may fail before the subscription is disabled (null: for ever). 23505 if the name is taken, 42704 if there is no such secret, 22023 for a URL or type that is none.';
+COMMENT ON FUNCTION meshhook.alter_subscription(text, text, text[], text, interval, text[]) IS
+'Changes what is given of a subscription, audited; the rest stays. clear takes away: {secret} leaves deliveries unsigned, {disable_after} lets it fail for ever. Deliveries that wait go to the new URL, signed with the new secret, from their next attempt on. 42704 if it does not exist.';
+COMMENT ON FUNCTION meshhook.enable_subscription(text) IS
+'Lets a subscription have deliveries again and forgets that it was failing; true if it was disabled. What was given up meanwhile replay_failed delivers. 42704 if it does not exist.';
+COMMENT ON FUNCTION meshhook.disable_subscription(text, text) IS
+'Keeps new events from a subscription; deliveries that wait are canceled when their next attempt is due. False if it was disabled already. 42704 if it does not exist.';
+COMMENT ON FUNCTION meshhook.drop_subscription(text) IS
+'Forgets a subscription. Deliveries that wait are canceled when their next attempt is due; their runs stay. 42704 if it does not exist.';
+COMMENT ON FUNCTION meshhook.publish_event(text, jsonb, text) IS
+'Publishes an event in the caller''s transaction: each active subscription that wants its type gets a run that delivers {"type", "timestamp", "data"}, and the runs are returned. Under the same idempotency_key a subscription gets an event once, and the run that has it is returned. No row: nobody wants it. 22023 for a type that is none, 54000 for a payload of more than 1 MiB.';
+COMMENT ON FUNCTION meshhook.publish_event(jsonb) IS
+'publish_event for sql nodes: takes {"type", "data", "idempotency_key"?}, returns {"deliveries": [{"subscription", "run_id"}]}. In a run it publishes in the run''s project, exactly once.';
+COMMENT ON FUNCTION meshhook.replay_delivery(uuid) IS
+'Delivers once more what a run has delivered or given up, under the same webhook-id, so that a receiver that has it takes it for a repeat; returns the new run. Audited. P0002 if there is no such delivery, 55000 if it is under way, or its subscription disabled or dropped.';
+COMMENT ON FUNCTION meshhook.replay_failed(text, timestamptz, integer) IS
+'Delivers once more what was published to a subscription since a time and given up or canceled, oldest first, at most max_deliveries (1 to 10000), and returns how many; 0: none is left. What was replayed already counts as its newest replay does. Audited. 42704 if there is no such subscription, 55000 if it is disabled.';
+COMMENT ON FUNCTION meshhook.delivery_target(jsonb) IS 'Where an attempt goes: {"url", "secret"}, or {"reason"} why it goes nowhere. For the workflow that delivers.';
+COMMENT ON FUNCTION meshhook.delivery_succeeded(jsonb) IS 'Notes that a subscription is not failing. For the workflow that delivers.';
+COMMENT ON FUNCTION meshhook.delivery_failed(jsonb) IS 'Notes that an attempt failed; {"disabled": reason} if that disables the subscription. For the workflow that delivers.';
+
 COMMENT ON FUNCTION meshhook.uuid_floor(timestamptz) IS 'The smallest UUIDv7 of a time, in milliseconds: a bound of a leaf. For maintenance.';
 COMMENT ON FUNCTION meshhook.uuid_time(uuid) IS 'The time in a UUIDv7, in milliseconds: when a run was started.';
 COMMENT ON FUNCTION meshhook.add_leaf(uuid, uuid) IS 'Adds a leaf of runs, events and snapshots. For maintenance.';
@@ -329,10 +351,15 @@ BEGIN
         SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
             'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'create_snapshot',
-            'decide_approval', 'delete_stream', 'drop_consumer', 'edit_run', 'enqueue_event', 'fail_jobs', 'fork_run',
+            'decide_approval', 'delete_stream', 'delivery_failed', 'delivery_succeeded',
+            'delivery_target', 'drop_consumer', 'edit_run', 'enqueue_event', 'fail_jobs',
+            'fork_run',
             'heartbeat_jobs', 'kill_run', 'last_message_of_run', 'messages_of_run', 'messages_of_runs',
-            'open_outcome', 'open_resume_url', 'pause_run', 'purge_stream', 'read_consumer', 'receive_webhook', 'redeliver', 'release_jobs',
-            'replay_run', 'reset_run', 'resize_consumer', 'resume_run', 'retry_run', 'run_diff', 'run_log',
+            'open_outcome', 'open_resume_url', 'pause_run', 'publish_event',
+            'purge_stream', 'read_consumer', 'receive_webhook', 'redeliver',
+            'release_jobs',
+            'replay_delivery', 'replay_failed', 'replay_run', 'reset_run',
+            'resize_consumer', 'resume_run', 'retry_run', 'run_diff', 'run_log',
             'run_state', 'run_state_at', 'run_timeline', 'seek_consumer', 'signal_run', 'skip_node', 'start_run',
             'submit_event', 'sync_executor', 'tick', 'trigger_schedule', 'use_resume_url', 'webhook_outcomes'])
     LOOP
@@ -349,15 +376,22 @@ CREATE FUNCTION meshhook.api_routines() RETURNS SETOF regprocedure
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.oid::regprocedure FROM pg_proc p
     WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
-        'alter_endpoint', 'append_message', 'append_messages', 'archive_workflow', 'await_run', 'backfill_schedule',
+        'alter_endpoint', 'alter_subscription', 'append_message',
+        'append_messages', 'archive_workflow', 'await_run',
+        'backfill_schedule',
         'cancel_bulk_operation', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job', 'complete_jobs',
-        'create_bulk_operation', 'create_endpoint', 'create_schedule', 'create_snapshot', 'current_project_id',
-        'decide_approval', 'discard_draft', 'drop_consumer', 'drop_endpoint', 'drop_schedule', 'drop_secret', 'edit_run',
-        'enqueue_event', 'fail_job', 'fail_jobs', 'fork_run', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active',
+        'create_bulk_operation', 'create_endpoint', 'create_schedule',
+        'create_snapshot', 'create_subscription', 'current_project_id',
+        'decide_approval', 'disable_subscription', 'discard_draft', 'drop_consumer', 'drop_endpoint',
+        'drop_schedule', 'drop_secret', 'drop_subscription', 'edit_run', 'enable_subscription',
+        'enqueue_event', 'fail_job', 'fail_jobs', 'fork_run', 'hash_64',
+        'heartbeat_jobs', 'holders_of_positions', 'is_active',
         'kill_run', 'last_message', 'log_job', 'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow',
-        'preview_expression', 'preview_schedule', 'preview_template', 'project_is_paused', 'publish_draft',
+        'preview_expression', 'preview_schedule', 'preview_template',
+        'project_is_paused', 'publish_draft', 'publish_event',
         'publish_workflow', 'read_all', 'read_category', 'read_consumer', 'read_stream', 'redeliver', 'release_jobs',
-        'replay_run', 'reset_run', 'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule',
+        'replay_delivery', 'replay_failed', 'replay_run', 'reset_run',
+        'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule',
         'resume_workflow', 'retry_run', 'rollback_workflow', 'rotate_endpoint_secret', 'run_diff', 'run_filter',
         'run_history', 'run_log', 'run_log_text', 'run_state', 'run_state_at', 'run_status_after', 'run_timeline',
         'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_endpoint_rate', 'set_run_tags', 'set_secret',
@@ -379,7 +413,9 @@ BEGIN
     END LOOP;
     FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'run_audit_trail', 'stuck_runs', 'diverging_runs', 'run_divergence', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
         'run_slot', 'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
-        'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery', 'endpoint', 'endpoints', 'secret', 'secrets',
+        'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions',
+        'workflows', 'drafts', 'delivery', 'endpoint', 'endpoints', 'secret', 'secrets',
+        'subscription', 'subscription_event', 'subscriptions', 'subscription_deliveries',
         'audit_log', 'streams', 'stream', 'message', 'position_holders', 'consumer_lag', 'consumer', 'consumer_position',
         'schedules', 'schedule', 'schedule_firing'] LOOP
         EXECUTE format('GRANT SELECT ON meshhook.%I TO %s', readable, role);

@@ -27,6 +27,7 @@ mod schedule;
 mod secret;
 mod shmem;
 mod spi;
+mod subscription;
 mod subtransaction;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
@@ -43,7 +44,16 @@ extension_sql_file!("../sql/schema/workflow.sql", name = "schema_workflow", requ
 extension_sql_file!("../sql/schema/run.sql", name = "schema_run", requires = ["schema_workflow"]);
 extension_sql_file!("../sql/schema/webhook.sql", name = "schema_webhook", requires = ["schema_run"]);
 extension_sql_file!("../sql/schema/secret.sql", name = "schema_secret", requires = ["schema_webhook"]);
-extension_sql_file!("../sql/schema/schedule.sql", name = "schema_schedule", requires = ["schema_secret"]);
+extension_sql_file!(
+    "../sql/schema/subscription.sql",
+    name = "schema_subscription",
+    requires = ["schema_secret"]
+);
+extension_sql_file!(
+    "../sql/schema/schedule.sql",
+    name = "schema_schedule",
+    requires = ["schema_subscription"]
+);
 extension_sql_file!(
     "../sql/schema/event_store.sql",
     name = "schema_event_store",
@@ -90,6 +100,11 @@ extension_sql_file!(
 extension_sql_file!("../sql/views/schedules.sql", name = "schedule_views", requires = ["views"]);
 extension_sql_file!("../sql/views/endpoints.sql", name = "endpoint_views", requires = ["schedule_views"]);
 extension_sql_file!("../sql/views/secrets.sql", name = "secret_views", requires = ["endpoint_views"]);
+extension_sql_file!(
+    "../sql/views/subscriptions.sql",
+    name = "subscription_views",
+    requires = ["secret_views"]
+);
 extension_sql_file!(
     "../sql/views/event_store.sql",
     name = "event_store_views",

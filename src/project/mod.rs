@@ -5,6 +5,7 @@ use pgrx::prelude::*;
 use crate::error::{bad_parameter, refuse, required};
 use crate::guc;
 use crate::owner::{Role, as_owner};
+use crate::run::turn;
 use crate::spi::{self, arg};
 
 /// A project, by the number that leads every key.
@@ -14,9 +15,12 @@ pub struct Project(pub i32);
 /// The project that is there from the start.
 pub const DEFAULT: Project = Project(0);
 
-/// The session's project if the role may work in it.
+/// The session's project if the role may work in it. A function that a run calls works in the run's project.
 fn chosen(caller: Role) -> Option<Project> {
-    let Some(slug) = guc::text(&guc::PROJECT) else { return Some(DEFAULT) };
+    let Some(slug) = guc::text(&guc::PROJECT) else {
+        let project = turn::calling().unwrap_or(DEFAULT);
+        return is_open_to(project, caller).then_some(project);
+    };
     if slug == "default" {
         return Some(DEFAULT);
     }
@@ -49,17 +53,22 @@ pub fn current(caller: Role) -> Project {
     })
 }
 
-/// A project by its number, as schema `message_store` names it. Raises 42501 if the role may not work in it.
-pub fn numbered(project: i32, caller: Role) -> Project {
-    if project == DEFAULT.0 || caller.is_executor() {
-        return Project(project);
+/// Whether a role may work in a project.
+fn is_open_to(project: Project, caller: Role) -> bool {
+    if project == DEFAULT || caller.is_executor() {
+        return true;
     }
     let members = spi::read(
         "SELECT role_name::pg_catalog.text FROM meshhook.project_member WHERE project_id OPERATOR(pg_catalog.=) $1",
-        &[arg(project)],
+        &[arg(project.0)],
         |row| row.must::<String>(1),
     );
-    if !members.iter().any(|name| Role::named(name).is_some_and(|role| caller.acts_for(role))) {
+    members.iter().any(|name| Role::named(name).is_some_and(|role| caller.acts_for(role)))
+}
+
+/// A project by its number, as schema `message_store` names it. Raises 42501 if the role may not work in it.
+pub fn numbered(project: i32, caller: Role) -> Project {
+    if !is_open_to(Project(project), caller) {
         refuse(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             "the project of this message store does not exist or is not yours",

@@ -4,6 +4,7 @@ mod archive;
 mod diff;
 mod draft;
 mod publish;
+pub use publish::ensure_own;
 
 mod checks;
 
@@ -113,32 +114,41 @@ pub fn find(project: Project, workflow: &str, version: Option<i32>) -> Version {
     startable(project, workflow, version).unwrap_or_else(|| not_startable(project, workflow, version).raise())
 }
 
+/// The same for the newest version, also if it was published a moment ago: by this statement, or after it began.
+pub fn find_fresh(project: Project, workflow: &str) -> Version {
+    let arguments = [arg(project.0), arg(workflow.to_owned()), arg(None::<i32>)];
+    let found = spi::run_one(STARTABLE, &arguments, version_of);
+    found.unwrap_or_else(|| not_startable(project, workflow, None).raise())
+}
+
 /// The version a new run starts on, if there is one.
 pub fn startable(project: Project, workflow: &str, version: Option<i32>) -> Option<Version> {
-    spi::read_one(
-        "SELECT w.workflow_id, v.version_id, v.version, v.checks_input, v.flow_controlled,
-                w.pause_mode IS NOT NULL OR p.pause_mode IS NOT NULL, 'reject' IN (w.pause_mode, p.pause_mode)
-         FROM meshhook.workflow w
-         JOIN meshhook.project p ON p.project_id = w.project_id
-         CROSS JOIN LATERAL (
-             SELECT * FROM meshhook.workflow_version v
-             WHERE v.project_id = w.project_id AND v.workflow_id = w.workflow_id
-               AND ($3 IS NULL OR v.version = $3) AND v.archived_at IS NULL
-             ORDER BY v.version DESC LIMIT 1) v
-         WHERE w.project_id = $1 AND w.name = $2",
-        &[arg(project.0), arg(workflow.to_owned()), arg(version)],
-        |row| Version {
-            workflow_id: row.must(1),
-            version_id: row.must(2),
-            version: row.must(3),
-            checks_input: row.must(4),
-            flow_controlled: row.must(5),
-            pause: row.must::<bool>(6).then(|| match row.get(7) {
-                Some(true) => Pause::Reject,
-                _ => Pause::Buffer,
-            }),
-        },
-    )
+    spi::read_one(STARTABLE, &[arg(project.0), arg(workflow.to_owned()), arg(version)], version_of)
+}
+
+const STARTABLE: &str = "SELECT w.workflow_id, v.version_id, v.version, v.checks_input, v.flow_controlled,
+            w.pause_mode IS NOT NULL OR p.pause_mode IS NOT NULL, 'reject' IN (w.pause_mode, p.pause_mode)
+     FROM meshhook.workflow w
+     JOIN meshhook.project p ON p.project_id = w.project_id
+     CROSS JOIN LATERAL (
+         SELECT * FROM meshhook.workflow_version v
+         WHERE v.project_id = w.project_id AND v.workflow_id = w.workflow_id
+           AND ($3 IS NULL OR v.version = $3) AND v.archived_at IS NULL
+         ORDER BY v.version DESC LIMIT 1) v
+     WHERE w.project_id = $1 AND w.name = $2";
+
+fn version_of(row: &spi::Row) -> Version {
+    Version {
+        workflow_id: row.must(1),
+        version_id: row.must(2),
+        version: row.must(3),
+        checks_input: row.must(4),
+        flow_controlled: row.must(5),
+        pause: row.must::<bool>(6).then(|| match row.get(7) {
+            Some(true) => Pause::Reject,
+            _ => Pause::Buffer,
+        }),
+    }
 }
 
 /// Why a workflow, or a version of it, takes no new runs.

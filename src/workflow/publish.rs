@@ -1,14 +1,18 @@
 //! Publishing: a definition becomes the next version, which never changes.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use meshhook_engine::definition::{self, Workflow};
 use meshhook_engine::json::Json;
 use pgrx::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{checks, refuse_faults, unknown_version};
-use crate::error::required;
-use crate::owner::{Role, as_owner};
+use crate::error::{bad_parameter, required};
+use crate::owner::{OWNER, Role, as_owner};
 use crate::project::{self, Project};
+use crate::run::start::OWN_KEYS;
 use crate::spi::{self, RawJsonb, arg};
 use crate::{flow, resume};
 
@@ -34,13 +38,18 @@ impl Sound {
     /// rollback goes back to. Called as the owner role.
     pub(super) fn publish(self, project: Project, caller: Role, from: Option<i32>) -> i32 {
         crate::installation::ensure();
+        let name = self.workflow.name.to_string();
+        if name.starts_with(OWN_KEYS) && Role::named(OWNER) != Some(caller) {
+            bad_parameter(format!("names of workflows that begin with \"{OWN_KEYS}\" are reserved"))
+                .hint("Choose another name.")
+                .raise();
+        }
         let checked = checks::check(project, caller, &self.workflow);
         if !checked.problems.is_empty() {
             refuse_faults(&checked.problems);
         }
         resume::check(&self.workflow);
         let children = serde_json::json!(checked.children);
-        let name = self.workflow.name.to_string();
         spi::exec(
             "INSERT INTO meshhook.workflow (project_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING",
             &[arg(project.0), arg(name.clone())],
@@ -91,6 +100,30 @@ impl Sound {
         };
         project::audit(project, caller, action, &name, Some(details));
         version
+    }
+}
+
+thread_local! {
+    /// Checksums of definitions that meshhook brings along, by workflow.
+    static OWN: RefCell<HashMap<&'static str, Vec<u8>>> = RefCell::new(HashMap::new());
+}
+
+/// Makes a definition that meshhook brings along the newest version of its workflow, if it is not. Called as the owner role.
+pub fn ensure_own(project: Project, owner: Role, name: &'static str, definition: &str) {
+    let newest = spi::run_one(
+        "SELECT v.checksum FROM meshhook.workflow w
+         JOIN meshhook.workflow_version v ON v.project_id = w.project_id AND v.workflow_id = w.workflow_id
+         WHERE w.project_id = $1 AND w.name = $2 ORDER BY v.version DESC LIMIT 1",
+        &[arg(project.0), arg(name.to_owned())],
+        |row| row.must::<Vec<u8>>(1),
+    );
+    if newest.is_some() && OWN.with_borrow(|known| known.get(name).cloned()) == newest {
+        return;
+    }
+    let sound = Sound::of(RawJsonb::of_text(definition));
+    OWN.with_borrow_mut(|known| known.insert(name, sound.checksum.clone()));
+    if newest.as_ref() != Some(&sound.checksum) {
+        sound.publish(project, owner, None);
     }
 }
 

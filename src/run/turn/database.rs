@@ -13,6 +13,7 @@ use pgrx::prelude::*;
 use super::{LockedRun, RunKey};
 use crate::guc::MAX_PAYLOAD_BYTES;
 use crate::owner::{Role, as_role};
+use crate::project::Project;
 use crate::spi::{self, RawJsonb, arg};
 use crate::{event_store, fault, subtransaction};
 
@@ -103,14 +104,19 @@ fn emit(project: i32, input: &Json) -> Option<Result<Json, Fault>> {
 }
 
 thread_local! {
-    /// Whether a turn of this process is calling a user's function.
-    static CALLING: Cell<bool> = const { Cell::new(false) };
+    /// The project whose run a turn of this process calls a user's function for.
+    static CALLING: Cell<Option<i32>> = const { Cell::new(None) };
 }
 
 /// Whether a turn of this process is calling a user's function: that turn has the run's row and a state of its own, and
 /// what a turn within did to the run would be written over.
 pub(super) fn is_calling() -> bool {
-    CALLING.get()
+    CALLING.get().is_some()
+}
+
+/// The project of the run that a turn of this process calls a user's function for.
+pub fn calling() -> Option<Project> {
+    CALLING.get().map(Project)
 }
 
 /// Calls the function of an `sql` node as the role that published the workflow, or the one it names.
@@ -120,12 +126,12 @@ fn call(run: &LockedRun, job: &JobOrigin, input: &Json) -> Result<Json, Fault> {
     let statement = format!("SELECT ({}($1))::text", quoted(function));
     let argument = input.get("argument").map_or_else(|| "null".to_owned(), Json::to_string);
     let limit = job.timeout_ms.map_or(DEFAULT_LIMIT, Duration::from_millis);
-    CALLING.set(true);
+    CALLING.set(Some(run.key.project));
     let output = fault::around!(
         "turn.function",
         subtransaction::attempt_within(limit, || as_role(role, || execute(&statement, &argument)))
     );
-    CALLING.set(false);
+    CALLING.set(None);
     let output = output.map_err(|caught| match caught.sqlstate {
         PgSqlErrorCode::ERRCODE_QUERY_CANCELED => {
             ("timeout".to_owned(), format!("{function} took longer than {} ms", limit.as_millis()))

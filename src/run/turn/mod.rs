@@ -7,6 +7,7 @@
 mod batch;
 mod children;
 mod database;
+pub use database::calling;
 mod divergence;
 mod limits;
 mod load;
@@ -367,9 +368,10 @@ impl Turns {
         }
     }
 
-    /// Whether runs of a failed batch are still to be taken one by one.
+    /// Whether runs are still to be taken one by one: those of a failed batch, and those in which a user's function is
+    /// due.
     pub fn is_taking_apart(&self) -> bool {
-        !self.suspects.is_empty() || !self.condemned.is_empty()
+        !self.suspects.is_empty() || !self.condemned.is_empty() || !self.solo.is_empty()
     }
 
     /// When the next timer or schedule is due or the next lease runs out, in microseconds since 2000.

@@ -14,6 +14,7 @@ mod calls;
 mod concurrency;
 mod crashes;
 mod definitions;
+mod deliveries;
 mod dump;
 mod event_store;
 mod event_store_order;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 const CANARY: &str = "canary-7f3a\"9c/e1+b8d2";
 
 /// A file with one fresh key.
-fn keys() -> tempfile::NamedTempFile {
+pub(crate) fn keys() -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let line = sidecar_says(&["secret", "key", "k1"], "");
     std::fs::write(file.path(), line).expect("written");
@@ -38,7 +38,7 @@ fn sidecar_says(arguments: &[&str], input: &str) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-fn seal(keys: &Path, project: &str, name: &str, value: &str) -> String {
+pub(crate) fn seal(keys: &Path, project: &str, name: &str, value: &str) -> String {
     let keys = keys.display().to_string();
     let sealed = sidecar_says(&["secret", "seal", name, "--project", project, "--secret-keys", &keys], value);
     sealed.trim().to_owned()
