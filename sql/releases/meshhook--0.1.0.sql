@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:40
+-- src/lib.rs:41
 -- bootstrap
 -- The roles outlive the extension: they are cluster-wide and not part of a dump, so the script makes
 -- them where they are missing and nothing ever drops them.
@@ -50,7 +50,7 @@ GRANT USAGE ON SCHEMA meshhook TO meshhook_executor;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/lib.rs:42
 -- requires:
 --   roles
 
@@ -104,7 +104,7 @@ COMMENT ON TABLE meshhook.installation IS 'The cluster and database in which thi
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:42
+-- src/lib.rs:43
 -- requires:
 --   schema_project
 
@@ -165,7 +165,7 @@ COMMENT ON TABLE meshhook.workflow_draft IS 'Definitions somebody works on, one 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:43
+-- src/lib.rs:44
 -- requires:
 --   schema_workflow
 
@@ -313,7 +313,7 @@ ALTER TABLE meshhook.timer SET (autovacuum_vacuum_scale_factor = 0, autovacuum_v
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:44
+-- src/lib.rs:45
 -- requires:
 --   schema_run
 
@@ -410,7 +410,7 @@ COMMENT ON TABLE meshhook.delivery_key IS 'What was delivered already: one run p
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:45
+-- src/lib.rs:46
 -- requires:
 --   schema_webhook
 
@@ -425,9 +425,49 @@ COMMENT ON TABLE meshhook.secret IS 'Secrets that calls send outside, sealed und
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:46
+-- src/lib.rs:47
 -- requires:
 --   schema_secret
+
+-- Rows change when a subscription does, never with a delivery that goes as the last one went: deliveries of one
+-- subscription do not stand in line for its row.
+CREATE TABLE meshhook.subscription (
+    project_id integer NOT NULL REFERENCES meshhook.project,
+    subscription_id uuid NOT NULL,
+    name text NOT NULL,
+    url text NOT NULL,
+    secret text,
+    disable_after interval,
+    failing_since timestamptz,
+    disabled_at timestamptz,
+    disabled_reason text,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    created_by name NOT NULL,
+    PRIMARY KEY (project_id, subscription_id),
+    UNIQUE (project_id, name),
+    CHECK ((disabled_at IS NULL) = (disabled_reason IS NULL))
+);
+COMMENT ON TABLE meshhook.subscription IS 'Who is told of events.';
+COMMENT ON COLUMN meshhook.subscription.secret IS 'The name in meshhook.secret of what signs; null: deliveries are not signed.';
+COMMENT ON COLUMN meshhook.subscription.disable_after IS 'How long every attempt may have failed before it is disabled; null: for ever.';
+COMMENT ON COLUMN meshhook.subscription.failing_since IS 'The first failed attempt since the last success.';
+
+-- The pattern leads: an event is looked up by the few patterns that match it, however many subscriptions there are.
+CREATE TABLE meshhook.subscription_event (
+    project_id integer NOT NULL,
+    pattern text NOT NULL,
+    subscription_id uuid NOT NULL,
+    PRIMARY KEY (project_id, pattern, subscription_id),
+    FOREIGN KEY (project_id, subscription_id) REFERENCES meshhook.subscription ON DELETE CASCADE
+);
+CREATE INDEX subscription_event_of ON meshhook.subscription_event (project_id, subscription_id);
+COMMENT ON TABLE meshhook.subscription_event IS 'What subscriptions are told of: a type of event, all that begin with one ("order.*"), or all ("*").';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:52
+-- requires:
+--   schema_subscription
 
 -- Rows are written under the schedule's row lock only, by turns and by whoever changes the schedule.
 CREATE TABLE meshhook.schedule (
@@ -492,7 +532,7 @@ ALTER TABLE meshhook.schedule_firing SET (autovacuum_vacuum_scale_factor = 0, au
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:47
+-- src/lib.rs:57
 -- requires:
 --   schema_schedule
 
@@ -599,7 +639,7 @@ ALTER TABLE meshhook.message SET (autovacuum_vacuum_insert_scale_factor = 0.05, 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:52
+-- src/lib.rs:62
 -- requires:
 --   schema_event_store
 
@@ -723,7 +763,7 @@ COMMENT ON VIEW meshhook.flow_due IS 'When the next start of each workflow can b
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:53
+-- src/lib.rs:63
 -- requires:
 --   schema_flow
 
@@ -781,7 +821,7 @@ COMMENT ON TABLE meshhook.retention IS 'How long runs are kept after their end; 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:54
+-- src/lib.rs:64
 -- requires:
 --   schema_operations
 
@@ -808,7 +848,7 @@ COMMENT ON TABLE meshhook.host_pause IS 'Hosts that an executor leaves alone bec
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:55
+-- src/lib.rs:65
 -- requires:
 --   schema_executor
 
@@ -843,7 +883,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:56
+-- src/lib.rs:66
 -- requires:
 --   schema_dump
 
@@ -972,7 +1012,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:58
+-- src/lib.rs:68
 -- requires:
 --   schema_leaves
 
@@ -1054,7 +1094,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:63
+-- src/lib.rs:73
 -- requires:
 --   event_store_functions
 
@@ -1092,7 +1132,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:64
+-- src/lib.rs:74
 -- requires:
 --   waiting
 
@@ -1142,7 +1182,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:69
+-- src/lib.rs:79
 -- requires:
 --   message_store_functions
 
@@ -1357,7 +1397,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:74
+-- src/lib.rs:84
 -- requires:
 --   message_store_install
 
@@ -1562,7 +1602,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:57
+-- src/lib.rs:67
 -- requires:
 --   schema_leaves
 
@@ -1657,7 +1697,7 @@ AS 'MODULE_PATHNAME', 'activate_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/project/mod.rs:143
+-- src/project/mod.rs:152
 -- meshhook::project::add_member
 CREATE  FUNCTION "add_member"(
 	"project" TEXT, /* & str */
@@ -1690,6 +1730,22 @@ CREATE  FUNCTION "alter_endpoint"(
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'alter_endpoint_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/subscription/manage.rs:152
+-- meshhook::subscription::manage::alter_subscription
+CREATE  FUNCTION "alter_subscription"(
+	"name" TEXT, /* Option < & str > */
+	"url" TEXT DEFAULT NULL, /* Option < & str > */
+	"events" TEXT[] DEFAULT NULL, /* :: std :: option :: Option < Vec < Option < String > > > */
+	"secret" TEXT DEFAULT NULL, /* Option < & str > */
+	"disable_after" interval DEFAULT NULL, /* Option < Interval > */
+	"clear" TEXT[] DEFAULT '{}' /* Vec < Option < String > > */
+) RETURNS void
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'alter_subscription_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1873,7 +1929,7 @@ AS 'MODULE_PATHNAME', 'create_endpoint_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/project/mod.rs:112
+-- src/project/mod.rs:121
 -- meshhook::project::create_project
 CREATE  FUNCTION "create_project"(
 	"slug" TEXT, /* Option < & str > */
@@ -1918,7 +1974,22 @@ AS 'MODULE_PATHNAME', 'create_snapshot_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/project/mod.rs:105
+-- src/subscription/manage.rs:102
+-- meshhook::subscription::manage::create_subscription
+CREATE  FUNCTION "create_subscription"(
+	"name" TEXT, /* Option < & str > */
+	"url" TEXT, /* Option < & str > */
+	"events" TEXT[], /* Vec < Option < String > > */
+	"secret" TEXT DEFAULT NULL, /* Option < & str > */
+	"disable_after" interval DEFAULT '5 days' /* Option < Interval > */
+) RETURNS uuid /* pgrx :: Uuid */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'create_subscription_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/project/mod.rs:114
 -- meshhook::project::current_project_id
 CREATE  FUNCTION "current_project_id"() RETURNS INT /* Option < i32 > */
 STRICT STABLE PARALLEL UNSAFE
@@ -1951,6 +2022,54 @@ CREATE  FUNCTION "delete_stream"(
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'delete_stream_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/subscription/attempt.rs:75
+-- meshhook::subscription::attempt::delivery_failed
+CREATE  FUNCTION "delivery_failed"(
+	"argument" jsonb /* RawJsonb */
+) RETURNS jsonb /* RawJsonb */
+STRICT
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'delivery_failed_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/subscription/attempt.rs:54
+-- meshhook::subscription::attempt::delivery_succeeded
+CREATE  FUNCTION "delivery_succeeded"(
+	"argument" jsonb /* RawJsonb */
+) RETURNS jsonb /* RawJsonb */
+STRICT
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'delivery_succeeded_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/subscription/attempt.rs:34
+-- meshhook::subscription::attempt::delivery_target
+CREATE  FUNCTION "delivery_target"(
+	"argument" jsonb /* RawJsonb */
+) RETURNS jsonb /* RawJsonb */
+STRICT
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'delivery_target_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/subscription/manage.rs:242
+-- meshhook::subscription::manage::disable_subscription
+CREATE  FUNCTION "disable_subscription"(
+	"name" TEXT, /* Option < & str > */
+	"reason" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS bool /* bool */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'disable_subscription_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2009,6 +2128,17 @@ AS 'MODULE_PATHNAME', 'drop_secret_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/subscription/manage.rs:264
+-- meshhook::subscription::manage::drop_subscription
+CREATE  FUNCTION "drop_subscription"(
+	"name" TEXT /* Option < & str > */
+) RETURNS void
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'drop_subscription_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/run/intervene.rs:75
 -- meshhook::run::intervene::edit_run
 CREATE  FUNCTION "edit_run"(
@@ -2019,6 +2149,17 @@ CREATE  FUNCTION "edit_run"(
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'edit_run_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/subscription/manage.rs:222
+-- meshhook::subscription::manage::enable_subscription
+CREATE  FUNCTION "enable_subscription"(
+	"name" TEXT /* Option < & str > */
+) RETURNS bool /* bool */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'enable_subscription_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2053,7 +2194,7 @@ AS 'MODULE_PATHNAME', 'fail_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:103
+-- src/lib.rs:118
 -- requires:
 --   job::complete_jobs
 --   job::fail_jobs
@@ -2376,7 +2517,35 @@ AS 'MODULE_PATHNAME', 'publish_draft_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/publish.rs:115
+-- src/subscription/publish.rs:110
+-- meshhook::subscription::publish::publish_event
+CREATE  FUNCTION "publish_event"(
+	"event_type" TEXT, /* Option < & str > */
+	"payload" jsonb, /* Option < RawJsonb > */
+	"idempotency_key" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS TABLE (
+	"subscription" TEXT,  /* String */
+	"run_id" uuid  /* pgrx :: Uuid */
+)
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'publish_event_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/subscription/publish.rs:122
+-- meshhook::subscription::publish::publish_event
+CREATE  FUNCTION "publish_event"(
+	"event" jsonb /* Option < RawJsonb > */
+) RETURNS jsonb /* RawJsonb */
+
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'publish_event_document_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/workflow/publish.rs:148
 -- meshhook::workflow::publish::publish_workflow
 CREATE  FUNCTION "publish_workflow"(
 	"definition" jsonb /* Option < RawJsonb > */
@@ -2420,7 +2589,7 @@ AS 'MODULE_PATHNAME', 'receive_webhook_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:108
+-- src/lib.rs:123
 -- requires:
 --   schema_webhook
 --   webhook::receive::receive_webhook
@@ -2536,6 +2705,30 @@ AS 'MODULE_PATHNAME', 'release_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/subscription/replay.rs:17
+-- meshhook::subscription::replay::replay_delivery
+CREATE  FUNCTION "replay_delivery"(
+	"run" uuid /* Option < pgrx :: Uuid > */
+) RETURNS uuid /* pgrx :: Uuid */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'replay_delivery_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/subscription/replay.rs:81
+-- meshhook::subscription::replay::replay_failed
+CREATE  FUNCTION "replay_failed"(
+	"subscription" TEXT, /* Option < & str > */
+	"since" timestamp with time zone, /* Option < TimestampWithTimeZone > */
+	"max_deliveries" INT DEFAULT 1000 /* i32 */
+) RETURNS bigint /* i64 */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'replay_failed_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/run/replay.rs:143
 -- meshhook::run::replay::replay_run
 CREATE  FUNCTION "replay_run"(
@@ -2637,7 +2830,7 @@ AS 'MODULE_PATHNAME', 'retry_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/publish.rs:125
+-- src/workflow/publish.rs:158
 -- meshhook::workflow::publish::rollback_workflow
 CREATE  FUNCTION "rollback_workflow"(
 	"workflow" TEXT, /* Option < & str > */
@@ -2762,7 +2955,7 @@ AS 'MODULE_PATHNAME', 'run_status_after_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:79
+-- src/lib.rs:89
 -- requires:
 --   schema_leaves
 --   project::current_project_id
@@ -3030,7 +3223,7 @@ COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:113
+-- src/lib.rs:128
 -- requires:
 --   views
 
@@ -3155,7 +3348,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:114
+-- src/lib.rs:129
 -- requires:
 --   search
 
@@ -3330,7 +3523,7 @@ COMMENT ON VIEW meshhook.bulk_operations IS 'Acts on many runs of your project: 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:115
+-- src/lib.rs:130
 -- requires:
 --   bulk
 
@@ -3517,7 +3710,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:90
+-- src/lib.rs:100
 -- requires:
 --   views
 
@@ -3562,7 +3755,7 @@ COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:91
+-- src/lib.rs:101
 -- requires:
 --   schedule_views
 
@@ -3601,13 +3794,79 @@ COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: wh
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:92
+-- src/lib.rs:102
 -- requires:
 --   endpoint_views
 
 CREATE VIEW meshhook.secrets WITH (security_invoker = true) AS
 SELECT s.name, split_part(s.sealed, ':', 2) AS key, s.changed_at FROM meshhook.secret s;
 COMMENT ON VIEW meshhook.secrets IS 'The secrets that calls of your project send: their names, the key each is sealed under, and since when. Their values are nowhere in the database.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:103
+-- requires:
+--   secret_views
+
+CREATE VIEW meshhook.subscriptions WITH (security_invoker = true) AS
+SELECT s.name AS subscription,
+       s.subscription_id,
+       s.url,
+       ARRAY(SELECT e.pattern FROM meshhook.subscription_event e
+             WHERE e.project_id = s.project_id AND e.subscription_id = s.subscription_id ORDER BY e.pattern) AS events,
+       s.secret,
+       CASE WHEN s.disabled_at IS NULL THEN 'active' ELSE 'disabled' END AS status,
+       s.disabled_at,
+       s.disabled_reason,
+       s.failing_since,
+       s.disable_after,
+       s.created_at,
+       s.created_by
+FROM meshhook.subscription s;
+COMMENT ON VIEW meshhook.subscriptions IS 'The subscriptions of your project: what each is told of and where, the name of the secret that signs, since when all attempts have failed, and why it is disabled.';
+
+-- The tag leads to a subscription's runs, all else is in their logs.
+CREATE VIEW meshhook.subscription_deliveries WITH (security_invoker = true) AS
+SELECT s.name AS subscription,
+       start.data -> 'input' -> 'event' ->> 'type' AS event_type,
+       start.data -> 'input' ->> 'id' AS webhook_id,
+       r.run_id,
+       CASE r.status WHEN 'succeeded' THEN 'delivered' WHEN 'failed' THEN 'failed' WHEN 'canceled' THEN 'canceled'
+                     ELSE 'pending' END AS state,
+       coalesce(made.attempts, 0) AS attempts,
+       made.last_status,
+       made.last_error,
+       CASE WHEN r.finished_at IS NULL THEN coalesce(
+           (SELECT min(t.due_at) FROM meshhook.timer t WHERE t.project_id = r.project_id AND t.run_id = r.run_id),
+           r.created_at) END AS next_attempt_at,
+       start.data -> 'trigger' ->> 'replay_of' AS replay_of,
+       r.created_at,
+       r.finished_at
+FROM meshhook.subscription s
+JOIN meshhook.run_tag t ON t.project_id = s.project_id AND t.tag = 'meshhook:subscription:' || s.subscription_id
+JOIN meshhook.run r ON r.project_id = t.project_id AND r.run_id = t.run_id
+JOIN meshhook.workflow_version v ON v.project_id = r.project_id AND v.version_id = r.version_id
+JOIN meshhook.workflow w ON w.project_id = v.project_id AND w.workflow_id = v.workflow_id AND w.name = 'meshhook:delivery'
+LEFT JOIN LATERAL (
+    SELECT e.data FROM meshhook.run_event e
+    WHERE e.project_id = r.project_id AND e.run_id = r.run_id AND e."position" = 1
+    UNION ALL
+    SELECT i.data FROM meshhook.inbox i
+    WHERE r."position" = 0 AND i.project_id = r.project_id AND i.run_id = r.run_id AND i.kind = 'run.start'
+    UNION ALL
+    SELECT q.data FROM meshhook.run_queue q
+    WHERE r."position" = 0 AND q.project_id = r.project_id AND q.run_id = r.run_id
+) start ON true
+LEFT JOIN LATERAL (
+    SELECT count(*) AS attempts,
+           (array_agg(CASE WHEN e.type = 'node.succeeded' THEN (e.data -> 'output' ->> 'status')::integer
+                           ELSE (e.data -> 'error' ->> 'status')::integer END ORDER BY e."position" DESC))[1] AS last_status,
+           (array_agg(e.data -> 'error' ->> 'message' ORDER BY e."position" DESC))[1] AS last_error
+    FROM meshhook.run_event e
+    WHERE e.project_id = r.project_id AND e.run_id = r.run_id AND e.data ->> 'node' ~ '/(signed|unsigned)$'
+      AND e.type IN ('node.succeeded', 'node.failed', 'node.retry_scheduled')
+) made ON true;
+COMMENT ON VIEW meshhook.subscription_deliveries IS 'What was published to each subscription of your project: the run that delivers it and where that stands, how often it was tried, what the receiver last answered, and when it is tried next. state is pending, delivered, failed (given up) or canceled. Name a subscription or a run_id in WHERE; run_history has the rest.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -3847,7 +4106,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'stream_category
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:93
+-- src/lib.rs:108
 -- requires:
 --   views
 --   event_store::native::holders_of_positions
@@ -4015,7 +4274,7 @@ AS 'MODULE_PATHNAME', 'use_resume_url_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/publish.rs:98
+-- src/workflow/publish.rs:131
 -- meshhook::workflow::publish::validate_workflow
 CREATE  FUNCTION "validate_workflow"(
 	"definition" jsonb /* Option < RawJsonb > */
@@ -4113,7 +4372,7 @@ AS 'MODULE_PATHNAME', 'workflow_diff_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/publish.rs:108
+-- src/workflow/publish.rs:141
 -- meshhook::workflow::publish::workflow_schema
 CREATE  FUNCTION "workflow_schema"() RETURNS jsonb /* RawJsonb */
 IMMUTABLE STRICT
@@ -4123,7 +4382,7 @@ AS 'MODULE_PATHNAME', 'workflow_schema_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:116
+-- src/lib.rs:131
 -- finalize
 -- Run last: what every function means (docs/sql-reference.md is generated from these texts), and who may call it.
 
@@ -4238,7 +4497,7 @@ COMMENT ON FUNCTION meshhook.fail_jobs(text[], bigint[], jsonb[]) IS
 COMMENT ON FUNCTION meshhook.release_jobs(text[], bigint[], interval) IS
 'Gives claimed jobs back unstarted: no attempt is spent. They are ready again at once, or after delay (at most 1 hour; whoever waits for it looks again by himself, for nobody is woken). outcome as in complete_jobs.';
 COMMENT ON FUNCTION meshhook.sync_executor(text, text, text[], text[], bigint[]) IS
-'Says that an executor of a queue is there, and in which hosts'' stead its calls wait (project, host, milliseconds; up to 1000, each up to a minute). Returns how many executors were there within 15 s, and what the others leave alone, one row each; one row with nulls if that is nothing. Executors share the limits of hosts by that number. Members of meshhook_executor count for every project, others for theirs, of whose hosts alone they tell and hear. Call it every few seconds; nothing of it outlasts a crash.';
+'Says that an executor of a queue is there, and in which hosts'' stead its calls wait (project, host, milliseconds; up to 1000, each up to a minute). Returns how many executors were there within 15 s, and what the others leave alone, one row each; one row with nulls if that is nothing. Executors share the limits of hosts by that number. Members of meshhook_executor count for every project, others for theirs, of whose hosts alone they tell and hear. Call it every second while there is work; nothing of it outlasts a crash.';
 COMMENT ON FUNCTION meshhook.complete_job(text, bigint, jsonb) IS 'complete_jobs for one job; returns its outcome.';
 COMMENT ON FUNCTION meshhook.fail_job(text, bigint, jsonb) IS 'fail_jobs for one job; returns its outcome.';
 
@@ -4403,6 +4662,28 @@ COMMENT ON FUNCTION meshhook.drop_schedule(text) IS
 COMMENT ON FUNCTION meshhook.preview_schedule(text, interval, text, integer, timestamptz, timestamptz) IS
 'The next count (1 to 1000) times of a cron pattern or period after a moment (default: now), with what the clocks of the time zone read. Needs no schedule. 22023 as in create_schedule.';
 
+COMMENT ON FUNCTION meshhook.create_subscription(text, text, text[], text, interval) IS
+'Has events of some types delivered to a URL, and returns the subscription''s id. events are types ("invoice.paid"), all that begin with one ("invoice.*"), or "*". secret is the name of a secret of the form whsec_… that signs by Standard Webhooks; without one deliveries are not signed, and a WARNING says so. disable_after is how long every attempt may fail before the subscription is disabled (null: for ever). 23505 if the name is taken, 42704 if there is no such secret, 22023 for a URL or type that is none.';
+COMMENT ON FUNCTION meshhook.alter_subscription(text, text, text[], text, interval, text[]) IS
+'Changes what is given of a subscription, audited; the rest stays. clear takes away: {secret} leaves deliveries unsigned, {disable_after} lets it fail for ever. Deliveries that wait go to the new URL, signed with the new secret, from their next attempt on. 42704 if it does not exist.';
+COMMENT ON FUNCTION meshhook.enable_subscription(text) IS
+'Lets a subscription have deliveries again and forgets that it was failing; true if it was disabled. What was given up meanwhile replay_failed delivers. 42704 if it does not exist.';
+COMMENT ON FUNCTION meshhook.disable_subscription(text, text) IS
+'Keeps new events from a subscription; deliveries that wait are canceled when their next attempt is due. False if it was disabled already. 42704 if it does not exist.';
+COMMENT ON FUNCTION meshhook.drop_subscription(text) IS
+'Forgets a subscription. Deliveries that wait are canceled when their next attempt is due; their runs stay. 42704 if it does not exist.';
+COMMENT ON FUNCTION meshhook.publish_event(text, jsonb, text) IS
+'Publishes an event in the caller''s transaction: each active subscription that wants its type gets a run that delivers {"type", "timestamp", "data"}, and the runs are returned. Under the same idempotency_key a subscription gets an event once, and the run that has it is returned. No row: nobody wants it. 22023 for a type that is none, 54000 for a payload of more than 1 MiB.';
+COMMENT ON FUNCTION meshhook.publish_event(jsonb) IS
+'publish_event for sql nodes: takes {"type", "data", "idempotency_key"?}, returns {"deliveries": [{"subscription", "run_id"}]}. In a run it publishes in the run''s project, exactly once.';
+COMMENT ON FUNCTION meshhook.replay_delivery(uuid) IS
+'Delivers once more what a run has delivered or given up, under the same webhook-id, so that a receiver that has it takes it for a repeat; returns the new run. Audited. P0002 if there is no such delivery, 55000 if it is under way, or its subscription disabled or dropped.';
+COMMENT ON FUNCTION meshhook.replay_failed(text, timestamptz, integer) IS
+'Delivers once more what was published to a subscription since a time and given up or canceled, oldest first, at most max_deliveries (1 to 10000), and returns how many; 0: none is left. What was replayed already counts as its newest replay does. Audited. 42704 if there is no such subscription, 55000 if it is disabled.';
+COMMENT ON FUNCTION meshhook.delivery_target(jsonb) IS 'Where an attempt goes: {"url", "secret"}, or {"reason"} why it goes nowhere. For the workflow that delivers.';
+COMMENT ON FUNCTION meshhook.delivery_succeeded(jsonb) IS 'Notes that a subscription is not failing. For the workflow that delivers.';
+COMMENT ON FUNCTION meshhook.delivery_failed(jsonb) IS 'Notes that an attempt failed; {"disabled": reason} if that disables the subscription. For the workflow that delivers.';
+
 COMMENT ON FUNCTION meshhook.uuid_floor(timestamptz) IS 'The smallest UUIDv7 of a time, in milliseconds: a bound of a leaf. For maintenance.';
 COMMENT ON FUNCTION meshhook.uuid_time(uuid) IS 'The time in a UUIDv7, in milliseconds: when a run was started.';
 COMMENT ON FUNCTION meshhook.add_leaf(uuid, uuid) IS 'Adds a leaf of runs, events and snapshots. For maintenance.';
@@ -4456,10 +4737,15 @@ BEGIN
         SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
             'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'create_snapshot',
-            'decide_approval', 'delete_stream', 'drop_consumer', 'edit_run', 'enqueue_event', 'fail_jobs', 'fork_run',
+            'decide_approval', 'delete_stream', 'delivery_failed', 'delivery_succeeded',
+            'delivery_target', 'drop_consumer', 'edit_run', 'enqueue_event', 'fail_jobs',
+            'fork_run',
             'heartbeat_jobs', 'kill_run', 'last_message_of_run', 'messages_of_run', 'messages_of_runs',
-            'open_outcome', 'open_resume_url', 'pause_run', 'purge_stream', 'read_consumer', 'receive_webhook', 'redeliver', 'release_jobs',
-            'replay_run', 'reset_run', 'resize_consumer', 'resume_run', 'retry_run', 'run_diff', 'run_log',
+            'open_outcome', 'open_resume_url', 'pause_run', 'publish_event',
+            'purge_stream', 'read_consumer', 'receive_webhook', 'redeliver',
+            'release_jobs',
+            'replay_delivery', 'replay_failed', 'replay_run', 'reset_run',
+            'resize_consumer', 'resume_run', 'retry_run', 'run_diff', 'run_log',
             'run_state', 'run_state_at', 'run_timeline', 'seek_consumer', 'signal_run', 'skip_node', 'start_run',
             'submit_event', 'sync_executor', 'tick', 'trigger_schedule', 'use_resume_url', 'webhook_outcomes'])
     LOOP
@@ -4476,15 +4762,22 @@ CREATE FUNCTION meshhook.api_routines() RETURNS SETOF regprocedure
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.oid::regprocedure FROM pg_proc p
     WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
-        'alter_endpoint', 'append_message', 'append_messages', 'archive_workflow', 'await_run', 'backfill_schedule',
+        'alter_endpoint', 'alter_subscription', 'append_message',
+        'append_messages', 'archive_workflow', 'await_run',
+        'backfill_schedule',
         'cancel_bulk_operation', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job', 'complete_jobs',
-        'create_bulk_operation', 'create_endpoint', 'create_schedule', 'create_snapshot', 'current_project_id',
-        'decide_approval', 'discard_draft', 'drop_consumer', 'drop_endpoint', 'drop_schedule', 'drop_secret', 'edit_run',
-        'enqueue_event', 'fail_job', 'fail_jobs', 'fork_run', 'hash_64', 'heartbeat_jobs', 'holders_of_positions', 'is_active',
+        'create_bulk_operation', 'create_endpoint', 'create_schedule',
+        'create_snapshot', 'create_subscription', 'current_project_id',
+        'decide_approval', 'disable_subscription', 'discard_draft', 'drop_consumer', 'drop_endpoint',
+        'drop_schedule', 'drop_secret', 'drop_subscription', 'edit_run', 'enable_subscription',
+        'enqueue_event', 'fail_job', 'fail_jobs', 'fork_run', 'hash_64',
+        'heartbeat_jobs', 'holders_of_positions', 'is_active',
         'kill_run', 'last_message', 'log_job', 'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow',
-        'preview_expression', 'preview_schedule', 'preview_template', 'project_is_paused', 'publish_draft',
+        'preview_expression', 'preview_schedule', 'preview_template',
+        'project_is_paused', 'publish_draft', 'publish_event',
         'publish_workflow', 'read_all', 'read_category', 'read_consumer', 'read_stream', 'redeliver', 'release_jobs',
-        'replay_run', 'reset_run', 'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule',
+        'replay_delivery', 'replay_failed', 'replay_run', 'reset_run',
+        'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule',
         'resume_workflow', 'retry_run', 'rollback_workflow', 'rotate_endpoint_secret', 'run_diff', 'run_filter',
         'run_history', 'run_log', 'run_log_text', 'run_state', 'run_state_at', 'run_status_after', 'run_timeline',
         'safe_position', 'save_draft', 'search_runs', 'seek_consumer', 'set_endpoint_rate', 'set_run_tags', 'set_secret',
@@ -4506,7 +4799,9 @@ BEGIN
     END LOOP;
     FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'run_audit_trail', 'stuck_runs', 'diverging_runs', 'run_divergence', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
         'run_slot', 'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
-        'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions', 'workflows', 'drafts', 'delivery', 'endpoint', 'endpoints', 'secret', 'secrets',
+        'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions',
+        'workflows', 'drafts', 'delivery', 'endpoint', 'endpoints', 'secret', 'secrets',
+        'subscription', 'subscription_event', 'subscriptions', 'subscription_deliveries',
         'audit_log', 'streams', 'stream', 'message', 'position_holders', 'consumer_lag', 'consumer', 'consumer_position',
         'schedules', 'schedule', 'schedule_firing'] LOOP
         EXECUTE format('GRANT SELECT ON meshhook.%I TO %s', readable, role);
