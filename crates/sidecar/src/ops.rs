@@ -89,6 +89,8 @@ fn describe() {
         ("claim_errors_total", "Claims that failed"),
         ("jobs_claimed_total", "Jobs leased to this executor"),
         ("http_calls_total", "Calls ended, by result: status class, or class of the error"),
+        ("http_retries_total", "Calls that were not the first attempt of their node"),
+        ("jobs_given_back_total", "Jobs given back unstarted because their host is slow or away"),
         ("outcomes_total", "Outcomes reported, by kind and by what the database did with them"),
         ("leases_lost_total", "Leases that were lost before the call ended"),
         ("webhook_responses_total", "Webhooks answered, by status"),
@@ -102,6 +104,8 @@ fn describe() {
     }
     let gauges = [
         ("jobs", "Jobs held: running, or waiting for a slot of their host"),
+        ("hosts_left_alone", "Hosts of a project whose calls wait because the host does not answer"),
+        ("executors", "Sidecars that had work when this one last had some, itself included"),
         ("db_pool_connections", "Database connections for webhooks: in use or idle"),
         ("ready", "1 if the database is usable and we are not draining"),
     ];
@@ -109,7 +113,11 @@ fn describe() {
         describe_gauge!(format!("meshhook_sidecar_{name}"), text);
     }
     let histograms = [
-        ("http_call_seconds", "From dialling to the last byte of the response"),
+        (
+            "http_call_seconds",
+            "From dialling to the last byte of the response, by kind of host: public, private, or unknown where nobody answered",
+        ),
+        ("start_lag_seconds", "From asking for a job to its call"),
         ("report_seconds", "Writing a batch of outcomes to the database"),
         ("webhook_seconds", "From a webhook's header to its answer, commit included"),
     ];

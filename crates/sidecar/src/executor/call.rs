@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::auth::Auth;
 use super::decode;
-use super::http::{Answer, CallError, Class, Hyper, classify, timed_out};
+use super::http::{Answer, CallError, Class, HostClass, Hyper, classify, timed_out};
 use super::oauth::{Grant, Token, Tokens};
 use super::pages::{Step, Walk};
 use super::redirect::{self, Hop};
@@ -48,6 +48,7 @@ struct Reply {
     status: StatusCode,
     headers: HeaderMap,
     body: Vec<u8>,
+    host: HostClass,
 }
 
 impl Call<'_> {
@@ -68,7 +69,7 @@ impl Call<'_> {
                 let reply = self.send(first, &manner, self.max_bytes).await?;
                 let (status, body_bytes) = (reply.status.as_u16(), reply.body.len());
                 let output = response::output(status, &reply.headers, reply.body, form, begun.elapsed());
-                Answer { status, output, body_bytes }
+                Answer { status, output, body_bytes, host: reply.host }
             }
         };
         if !self.redactor.is_empty() {
@@ -92,13 +93,13 @@ impl Call<'_> {
             let (status, headers) = (reply.status.as_u16(), reply.headers);
             let mut output = response::output(status, &headers, reply.body, Form::Auto, begun.elapsed());
             if !reply.status.is_success() {
-                return Ok(Answer { status, output, body_bytes });
+                return Ok(Answer { status, output, body_bytes, host: reply.host });
             }
             match walk.take(&hop, &headers, &mut output["body"])? {
                 Step::Next(url) => hop.url = url,
                 Step::Done { more } => {
                     let output = walk.finish(output, more);
-                    return Ok(Answer { status, output, body_bytes });
+                    return Ok(Answer { status, output, body_bytes, host: reply.host });
                 }
             }
         }
@@ -163,7 +164,8 @@ impl Call<'_> {
         self.stage = "before the response was complete";
         let (mut parts, body) = response.into_parts();
         let body = decode::read(&mut parts.headers, body, max_bytes).await?;
-        Ok(Reply { status: parts.status, headers: parts.headers, body: self.redactor.bytes(body) })
+        let host = HostClass::of(&parts.extensions);
+        Ok(Reply { status: parts.status, headers: parts.headers, body: self.redactor.bytes(body), host })
     }
 
     /// The response, after so many redirects at most.

@@ -9,10 +9,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Uri;
+use http::{Extensions, Uri};
 use http_body_util::Full;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpInfo;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 use serde_json::{Value, json};
@@ -24,6 +25,7 @@ use super::request::Prepared;
 use crate::egress::connector::{BoxError, Connecting, Connector};
 use crate::egress::names::{LookupFailed, Names};
 use crate::egress::policy::Policy;
+use crate::egress::ranges::{Reach, reach};
 use crate::egress::rules::{Forbidden, Rules};
 use crate::store::connect::chain;
 use crate::store::tls;
@@ -120,6 +122,40 @@ pub struct Answer {
     pub output: Value,
     /// Size of the body as received, in bytes.
     pub body_bytes: usize,
+    /// Where it came from.
+    pub host: HostClass,
+}
+
+/// What kind of server was called, for whoever watches: names of hosts would be metrics without end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HostClass {
+    /// It has an address of the public internet.
+    Public,
+    /// It has one of one's own, which a rule permits.
+    Private,
+    /// Nobody answered.
+    #[default]
+    Unknown,
+}
+
+impl HostClass {
+    /// As in the metrics' label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Private => "private",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Of whoever is at the other end of a response's connection.
+    pub fn of(extensions: &Extensions) -> Self {
+        match extensions.get::<HttpInfo>().map(|info| reach(info.remote_addr().ip()).0) {
+            Some(Reach::Public) => Self::Public,
+            Some(Reach::Internal(_) | Reach::Special(_)) => Self::Private,
+            None => Self::Unknown,
+        }
+    }
 }
 
 /// A client that opens connections under some rules, and keeps them.

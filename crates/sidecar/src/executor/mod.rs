@@ -31,7 +31,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::giving::{Gift, Giver};
-use self::http::{Answer, CallError, Class, HttpClient};
+use self::http::{Answer, CallError, Class, HostClass, HttpClient};
 use self::lease::Leases;
 use self::limits::{Lane, Queue, Sign, Slot};
 use self::peers::Meeting;
@@ -95,6 +95,7 @@ enum Event {
 struct Ready {
     claimed: ClaimedJob,
     prepared: Prepared,
+    since: Instant,
 }
 
 struct Executor<S> {
@@ -343,7 +344,7 @@ impl<S: JobStore> Executor<S> {
                 let lane = Lane { project: claimed.project.as_str().into(), host: prepared.host.clone() };
                 // The text has served; only what is sent is kept while the job waits.
                 let claimed = ClaimedJob { payload: String::new(), ..claimed };
-                self.queue.push(&lane, Ready { claimed, prepared });
+                self.queue.push(&lane, Ready { claimed, prepared, since: asked });
             }
             Err(error) => {
                 count_call(error.class.name());
@@ -411,6 +412,7 @@ impl<S: JobStore> Executor<S> {
     fn give_back_hopeless(&mut self) {
         let mut groups: BTreeMap<Duration, Vec<JobRef>> = BTreeMap::new();
         for (delay, ready) in self.queue.take_hopeless(Instant::now()) {
+            metrics::counter!("meshhook_sidecar_jobs_given_back_total").increment(1);
             groups.entry(delay).or_default().push(ready.claimed.job);
         }
         for (delay, jobs) in groups {
@@ -532,10 +534,15 @@ impl Drop for Guard {
 }
 
 async fn execute(client: HttpClient, ready: Ready, mut guard: Guard, reports: mpsc::UnboundedSender<Report>) {
-    let Ready { claimed, prepared } = ready;
+    let Ready { claimed, prepared, since } = ready;
     let begun = Instant::now();
+    metrics::histogram!("meshhook_sidecar_start_lag_seconds").record(begun - since);
     let result = client.call(&claimed.project, prepared).await;
-    metrics::histogram!("meshhook_sidecar_http_call_seconds").record(begun.elapsed());
+    let host = result.as_ref().map_or(HostClass::Unknown, |answer| answer.host);
+    metrics::histogram!("meshhook_sidecar_http_call_seconds", "host" => host.name()).record(begun.elapsed());
+    if claimed.attempt > 1 {
+        metrics::counter!("meshhook_sidecar_http_retries_total").increment(1);
+    }
     match &result {
         Ok(answer) => {
             count_call(status_class(answer.status));
