@@ -108,6 +108,22 @@ thread_local! {
     static CALLING: Cell<Option<i32>> = const { Cell::new(None) };
 }
 
+/// Says for whom a function is called, until it goes out of scope: also where a cancel goes on beyond the turn.
+struct Calling;
+
+impl Calling {
+    fn of(project: i32) -> Self {
+        CALLING.set(Some(project));
+        Self
+    }
+}
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        CALLING.set(None);
+    }
+}
+
 /// Whether a turn of this process is calling a user's function: that turn has the run's row and a state of its own, and
 /// what a turn within did to the run would be written over.
 pub(super) fn is_calling() -> bool {
@@ -126,12 +142,12 @@ fn call(run: &LockedRun, job: &JobOrigin, input: &Json) -> Result<Json, Fault> {
     let statement = format!("SELECT ({}($1))::text", quoted(function));
     let argument = input.get("argument").map_or_else(|| "null".to_owned(), Json::to_string);
     let limit = job.timeout_ms.map_or(DEFAULT_LIMIT, Duration::from_millis);
-    CALLING.set(Some(run.key.project));
+    let calling = Calling::of(run.key.project);
     let output = fault::around!(
         "turn.function",
         subtransaction::attempt_within(limit, || as_role(role, || execute(&statement, &argument)))
     );
-    CALLING.set(None);
+    drop(calling);
     let output = output.map_err(|caught| match caught.sqlstate {
         PgSqlErrorCode::ERRCODE_QUERY_CANCELED => {
             ("timeout".to_owned(), format!("{function} took longer than {} ms", limit.as_millis()))
@@ -148,17 +164,26 @@ fn call(run: &LockedRun, job: &JobOrigin, input: &Json) -> Result<Json, Fault> {
 
 /// The function's answer as text. Nothing is deferred to the commit: what broke there would be the turn's failure and
 /// not the function's (and the restricted context refuses to fire what was put off).
+///
+/// Settings end with the function, those of a session as well: the session is that of runs of every project. The project
+/// is its run's, whatever the session that takes the turn has chosen.
 fn execute(statement: &str, argument: &str) -> Option<String> {
     let argument = RawJsonb::of_text(argument);
-    Spi::connect_mut(|client| {
-        let settle = "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)";
+    // SAFETY: closed below; where the function raises, the abort of the subtransaction around it puts everything back.
+    let settings = unsafe { pg_sys::NewGUCNestLevel() };
+    let answer = Spi::connect_mut(|client| {
+        let settle = "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),
+                             pg_catalog.set_config('meshhook.project', '', true)";
         client
             .update(settle, None, &[])
             .and_then(|_| client.update("SET CONSTRAINTS ALL IMMEDIATE", None, &[]))
             .and_then(|_| client.update(statement, Some(1), &[DatumWithOid::from(argument)]))
             .and_then(|table| table.first().get::<String>(1))
     })
-    .unwrap_or_else(|error| crate::error::bug(&format!("a function's answer cannot be read: {error}")))
+    .unwrap_or_else(|error| crate::error::bug(&format!("a function's answer cannot be read: {error}")));
+    // SAFETY: the level opened above; false puts back what was set since.
+    unsafe { pg_sys::AtEOXact_GUC(false, settings) };
+    answer
 }
 
 /// Whose rights the function has: checked at every call, for roles change.

@@ -84,6 +84,63 @@ fn a_function_that_a_turn_calls_takes_no_turn_itself() {
     }
 }
 
+/// Two projects of the application's role, and functions that say where they work.
+fn places(admin: &mut Session) {
+    stock(admin);
+    admin.exec(&format!(
+        "SELECT meshhook.create_project('here'), meshhook.create_project('there');
+         SELECT meshhook.add_member('here', '{APP}'), meshhook.add_member('there', '{APP}');
+         CREATE FUNCTION app.place(a jsonb) RETURNS jsonb LANGUAGE sql AS
+             'SELECT to_jsonb(p.slug) FROM meshhook.project p WHERE p.project_id = meshhook.current_project_id()';
+         CREATE FUNCTION app.leave(a jsonb) RETURNS jsonb LANGUAGE sql AS
+             'SELECT to_jsonb(set_config(''meshhook.project'', ''there'', false) || set_config(''statement_timeout'', ''7'', false))'"
+    ));
+}
+
+#[test]
+fn what_a_function_sets_ends_with_it_and_it_works_in_its_runs_project() {
+    for db in [Database::preloaded("sql_places"), Database::plain("sql_places")] {
+        let (mut app, mut admin) = (db.app(), db.admin());
+        places(&mut admin);
+        app.exec("SET meshhook.project = 'here'");
+        let mut call = |function: &str| {
+            publish(&mut app, &sql(function));
+            let run = start(&mut app, "w", &json!({"n": 1}));
+            // By somebody who has chosen another project where nobody else takes turns; no more of it than the turns.
+            app.exec("RESET meshhook.project");
+            admin.exec("SET meshhook.project = 'here'");
+            tick(&mut admin);
+            let settings: Vec<String> = ["meshhook.project", "statement_timeout"]
+                .map(|name| admin.value("SELECT current_setting($1)", &[&name]))
+                .to_vec();
+            assert_eq!(settings, ["here", "0"]);
+            app.exec("SET meshhook.project = 'here'");
+            ended(&mut app, run).output.expect("it succeeded")
+        };
+        assert_eq!(call("app.place"), json!("here"));
+        assert_eq!(call("app.leave"), json!("there7ms"));
+        assert_eq!(call("app.place"), json!("here"));
+    }
+}
+
+#[test]
+fn a_turn_that_is_cancelled_in_a_function_leaves_no_project_behind() {
+    let db = Database::plain("sql_cancelled");
+    let (mut app, mut admin) = (db.app(), db.admin());
+    places(&mut admin);
+    app.exec("SET meshhook.project = 'here'");
+    let mut definition = sql("app.slow");
+    definition["nodes"][0]["timeout"] = json!("15s");
+    publish(&mut app, &definition);
+    start(&mut app, "w", &json!({"n": 1}));
+    // The first turn finds out that the function is due.
+    admin.value::<i32>("SELECT meshhook.tick()", &[]);
+    admin.exec("SET statement_timeout = '1s'");
+    assert_eq!(admin.error("SELECT meshhook.tick()", &[]).code().code(), "57014");
+    admin.exec("RESET statement_timeout");
+    assert_eq!(admin.value::<i32>("SELECT meshhook.current_project_id()", &[]), 0);
+}
+
 #[test]
 fn what_follows_from_a_decision_at_once_is_not_left_lying() {
     let db = Database::preloaded("at_once");
