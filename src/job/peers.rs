@@ -19,8 +19,21 @@ const EVERY_PROJECT: i32 = -1;
 /// Longest pause, in milliseconds: an executor that is gone must not keep others from a host.
 const MAX_PAUSE_MS: i64 = 60_000;
 
-/// A pause as it is told and heard: the project's name, the host, how much longer in milliseconds.
-type Pause = (String, String, i64);
+/// Who tells, where, and when, in microseconds since 1970.
+struct Teller<'a> {
+    queue: &'a str,
+    executor: &'a str,
+    /// The only project that it serves.
+    scope: Option<i32>,
+    now: i64,
+}
+
+/// What is told, as parallel columns: the project's name, the host, how much longer in milliseconds.
+struct Pauses {
+    projects: Vec<Option<String>>,
+    hosts: Vec<Option<String>>,
+    left_ms: Vec<Option<i64>>,
+}
 
 /// Says that an executor is there, and hears from the others; see the COMMENT.
 #[pg_extern]
@@ -42,101 +55,141 @@ fn sync_executor(
     ),
 > {
     let (queue, executor) = (required("queue", queue), required("executor", executor));
-    let told = pauses(projects, hosts, pauses_ms);
+    let told = Pauses { projects, hosts, left_ms: pauses_ms };
+    told.check();
     let rows = as_owner(|caller| {
         // Whoever serves one project neither counts for the others nor tells or hears of theirs.
-        let scope = project::served(caller);
-        let place = scope.unwrap_or(EVERY_PROJECT);
-        let now = now_micros();
-        spi::exec(
-            "INSERT INTO meshhook.executor (queue, project_id, name, seen_at) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (project_id, queue, name) DO UPDATE SET seen_at = excluded.seen_at",
-            &[arg(queue.to_owned()), arg(place), arg(executor.to_owned()), arg(timestamptz(now))],
-        );
-        spi::exec(
-            "DELETE FROM meshhook.executor WHERE seen_at < $1",
-            &[arg(timestamptz(now - ALIVE_MICROS))],
-        );
-        tell(queue, executor, scope, now, told);
-        let others = spi::read_one(
-            "SELECT count(*) FROM meshhook.executor
-             WHERE queue = $1 AND project_id IN ($2, $3) AND seen_at >= $5 AND (project_id, name) <> ($3, $4)",
-            &[
-                arg(queue.to_owned()),
-                arg(EVERY_PROJECT),
-                arg(place),
-                arg(executor.to_owned()),
-                arg(timestamptz(now - ALIVE_MICROS)),
-            ],
-            |row| row.must::<i64>(1),
-        );
-        let alive = others.unwrap_or(0) + 1;
-        let heard = spi::run(
-            "SELECT p.slug, h.host, max(ceil(extract(epoch FROM h.until - $4) * 1000))::bigint
-             FROM meshhook.host_pause h JOIN meshhook.project p USING (project_id)
-             WHERE h.queue = $1 AND h.executor <> $2 AND h.until > $4 AND h.project_id = coalesce($3, h.project_id)
-             GROUP BY p.slug, h.host",
-            &[arg(queue.to_owned()), arg(executor.to_owned()), arg(scope), arg(timestamptz(now))],
-            |row| (alive, Some(row.must::<String>(1)), Some(row.must::<String>(2)), Some(row.must::<i64>(3))),
-        );
-        if heard.is_empty() { vec![(alive, None, None, None)] } else { heard }
+        let teller = Teller { queue, executor, scope: project::served(caller), now: now_micros() };
+        teller.appear();
+        teller.tell(told);
+        let (executors, heard) = (teller.others() + 1, teller.hear());
+        teller.forget();
+        let row = |(project, host, left_ms)| (executors, Some(project), Some(host), Some(left_ms));
+        if heard.is_empty() {
+            vec![(executors, None, None, None)]
+        } else {
+            heard.into_iter().map(row).collect()
+        }
     });
     TableIterator::new(rows)
 }
 
-fn pauses(
-    projects: Vec<Option<String>>,
-    hosts: Vec<Option<String>>,
-    pauses_ms: Vec<Option<i64>>,
-) -> Vec<Pause> {
-    if projects.len() != hosts.len() || hosts.len() != pauses_ms.len() || hosts.len() > MAX_PAUSES {
-        bad_parameter(format!("projects, hosts and pauses_ms must be equally long, up to {MAX_PAUSES}"))
+impl Pauses {
+    /// Raises 22023 for what is no pause.
+    fn check(&self) {
+        let count = self.hosts.len();
+        if self.projects.len() != count || self.left_ms.len() != count || count > MAX_PAUSES {
+            bad_parameter(format!("projects, hosts and pauses_ms must be equally long, up to {MAX_PAUSES}"))
+                .raise();
+        }
+        let is_host = |host: &Option<String>| host.as_ref().is_some_and(|host| host.len() <= MAX_HOST_BYTES);
+        let is_pause = |left: &Option<i64>| left.is_some_and(|left| (0..=MAX_PAUSE_MS).contains(&left));
+        if !(self.projects.iter().all(Option::is_some)
+            && self.hosts.iter().all(is_host)
+            && self.left_ms.iter().all(is_pause))
+        {
+            bad_parameter(format!(
+                "a pause has a project, a host of at most {MAX_HOST_BYTES} bytes, and 0 to {MAX_PAUSE_MS} ms"
+            ))
             .raise();
+        }
     }
-    let told = projects.into_iter().zip(hosts).zip(pauses_ms).map(|((project, host), pause_ms)| {
-        let pause = (project?, host?, pause_ms?);
-        (pause.1.len() <= MAX_HOST_BYTES && (0..=MAX_PAUSE_MS).contains(&pause.2)).then_some(pause)
-    });
-    let told: Option<Vec<Pause>> = told.collect();
-    told.unwrap_or_else(|| {
-        bad_parameter(format!(
-            "a pause has a project, a host of at most {MAX_HOST_BYTES} bytes, and 0 to {MAX_PAUSE_MS} ms"
-        ))
-        .raise()
-    })
 }
 
-/// Puts what an executor tells in the place of what it told before.
-fn tell(queue: &str, executor: &str, scope: Option<i32>, now: i64, told: Vec<Pause>) {
-    spi::exec(
-        "DELETE FROM meshhook.host_pause
-         WHERE until < $4 OR queue = $1 AND executor = $2 AND project_id = coalesce($3, project_id)",
-        &[arg(queue.to_owned()), arg(executor.to_owned()), arg(scope), arg(timestamptz(now))],
-    );
-    if told.is_empty() {
-        return;
+impl Teller<'_> {
+    fn place(&self) -> i32 {
+        self.scope.unwrap_or(EVERY_PROJECT)
     }
-    let mut columns = (Vec::new(), Vec::new(), Vec::new());
-    for (project, host, pause_ms) in told {
-        columns.0.push(project);
-        columns.1.push(host);
-        columns.2.push(pause_ms);
+
+    fn appear(&self) {
+        spi::exec(
+            "INSERT INTO meshhook.executor (queue, project_id, name, seen_at) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (project_id, queue, name) DO UPDATE SET seen_at = excluded.seen_at",
+            &[
+                arg(self.queue.to_owned()),
+                arg(self.place()),
+                arg(self.executor.to_owned()),
+                arg(timestamptz(self.now)),
+            ],
+        );
     }
-    spi::exec(
-        "INSERT INTO meshhook.host_pause (queue, project_id, host, executor, until)
-         SELECT DISTINCT ON (p.project_id, t.host) $1, p.project_id, t.host, $2, $4 + make_interval(secs => t.ms / 1000.0)
-         FROM unnest($5::text[], $6::text[], $7::bigint[]) AS t (project, host, ms)
-         JOIN meshhook.project p ON p.slug = t.project
-         WHERE p.project_id = coalesce($3, p.project_id)
-         ORDER BY p.project_id, t.host, t.ms DESC",
-        &[
-            arg(queue.to_owned()),
-            arg(executor.to_owned()),
-            arg(scope),
-            arg(timestamptz(now)),
-            arg(columns.0),
-            arg(columns.1),
-            arg(columns.2),
-        ],
-    );
+
+    /// Puts what it tells in the place of what it told before.
+    fn tell(&self, told: Pauses) {
+        spi::exec(
+            "DELETE FROM meshhook.host_pause
+             WHERE queue = $1 AND executor = $2 AND project_id = coalesce($3, project_id)",
+            &[arg(self.queue.to_owned()), arg(self.executor.to_owned()), arg(self.scope)],
+        );
+        if told.hosts.is_empty() {
+            return;
+        }
+        spi::exec(
+            "INSERT INTO meshhook.host_pause (queue, project_id, host, executor, until)
+             SELECT DISTINCT ON (p.project_id, t.host) $1, p.project_id, t.host, $2, $4 + make_interval(secs => t.ms / 1000.0)
+             FROM unnest($5::text[], $6::text[], $7::bigint[]) AS t (project, host, ms)
+             JOIN meshhook.project p ON p.slug = t.project
+             WHERE p.project_id = coalesce($3, p.project_id)
+             ORDER BY p.project_id, t.host, t.ms DESC",
+            &[
+                arg(self.queue.to_owned()),
+                arg(self.executor.to_owned()),
+                arg(self.scope),
+                arg(timestamptz(self.now)),
+                arg(told.projects),
+                arg(told.hosts),
+                arg(told.left_ms),
+            ],
+        );
+    }
+
+    /// How many others are there.
+    fn others(&self) -> i64 {
+        let others = spi::read_one(
+            "SELECT count(*) FROM meshhook.executor
+             WHERE queue = $1 AND project_id IN ($2, $3) AND seen_at >= $5 AND (project_id, name) <> ($3, $4)",
+            &[
+                arg(self.queue.to_owned()),
+                arg(EVERY_PROJECT),
+                arg(self.place()),
+                arg(self.executor.to_owned()),
+                arg(timestamptz(self.now - ALIVE_MICROS)),
+            ],
+            |row| row.must::<i64>(1),
+        );
+        others.unwrap_or(0)
+    }
+
+    /// What the others leave alone.
+    fn hear(&self) -> Vec<(String, String, i64)> {
+        spi::run(
+            "SELECT p.slug, h.host, max(ceil(extract(epoch FROM h.until - $4) * 1000))::bigint
+             FROM meshhook.host_pause h JOIN meshhook.project p USING (project_id)
+             WHERE h.queue = $1 AND h.executor <> $2 AND h.until > $4 AND h.project_id = coalesce($3, h.project_id)
+             GROUP BY p.slug, h.host",
+            &[
+                arg(self.queue.to_owned()),
+                arg(self.executor.to_owned()),
+                arg(self.scope),
+                arg(timestamptz(self.now)),
+            ],
+            |row| (row.must(1), row.must(2), row.must(3)),
+        )
+    }
+
+    /// Takes away what those left who are gone. Last, and passing over what is locked: whoever holds a row of somebody
+    /// else's must not wait for anybody.
+    fn forget(&self) {
+        spi::exec(
+            "DELETE FROM meshhook.executor WHERE (project_id, queue, name) IN (
+                 SELECT project_id, queue, name FROM meshhook.executor WHERE seen_at < $1 FOR UPDATE SKIP LOCKED)",
+            &[arg(timestamptz(self.now - ALIVE_MICROS))],
+        );
+        spi::exec(
+            "DELETE FROM meshhook.host_pause WHERE (project_id, queue, host, executor) IN (
+                 SELECT project_id, queue, host, executor FROM meshhook.host_pause
+                 WHERE until < $1 FOR UPDATE SKIP LOCKED)",
+            &[arg(timestamptz(self.now))],
+        );
+    }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use meshhook_e2e::{Database, ended, publish, quick, start, wait_status};
-use meshhook_testkit::{NameServer, Reply, Sidecar, Stub, history, process, wait_for};
+use meshhook_e2e::{Database, counted, ended, publish, quick, start, wait_status};
+use meshhook_testkit::{NameServer, Reply, Session, Sidecar, Stub, history, process, wait_for};
 use serde_json::{Value, json};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -225,4 +225,26 @@ fn what_one_sidecar_finds_out_of_a_host_the_others_know() {
         value(&first, "meshhook_sidecar_executors ") == 2.0
     });
     app.rows("SELECT meshhook.kill_run($1, 'seen enough')", &[&id]);
+}
+
+#[test]
+fn executors_that_meet_do_not_wait_for_what_others_left() {
+    let db = Database::plain("meeting");
+    let (mut admin, mut executor) = (db.admin(), db.executor());
+    let meet = |session: &mut Session| {
+        let sql = "SELECT executors FROM meshhook.sync_executor('http', 'b', '{}', '{}', '{}')";
+        session.value::<i64>(sql, &[])
+    };
+    admin.exec(
+        "INSERT INTO meshhook.executor VALUES ('http', -1, 'gone', now() - interval '1 hour');
+         INSERT INTO meshhook.host_pause VALUES ('http', 0, 'h:443', 'gone', now() - interval '1 hour')",
+    );
+    admin.exec("BEGIN; UPDATE meshhook.executor SET name = name; UPDATE meshhook.host_pause SET host = host");
+    executor.exec("SET lock_timeout = '2s'");
+    assert_eq!(meet(&mut executor), 1);
+    admin.exec("COMMIT");
+    assert_eq!(meet(&mut executor), 1);
+    let left =
+        "SELECT (SELECT count(*) FROM meshhook.executor) * 10 + (SELECT count(*) FROM meshhook.host_pause)";
+    assert_eq!(counted(&mut admin, left), 10, "nobody is left but who met");
 }
