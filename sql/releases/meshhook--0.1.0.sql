@@ -2117,7 +2117,7 @@ AS 'MODULE_PATHNAME', 'drop_schedule_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/secret/sent.rs:57
+-- src/secret/sent.rs:58
 -- meshhook::secret::sent::drop_secret
 CREATE  FUNCTION "drop_secret"(
 	"name" TEXT /* Option < & str > */
@@ -3975,7 +3975,7 @@ AS 'MODULE_PATHNAME', 'set_run_tags_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/secret/sent.rs:28
+-- src/secret/sent.rs:29
 -- meshhook::secret::sent::set_secret
 CREATE  FUNCTION "set_secret"(
 	"name" TEXT, /* Option < & str > */
@@ -4203,7 +4203,7 @@ AS 'MODULE_PATHNAME', 'submit_event_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/peers.rs:26
+-- src/job/peers.rs:39
 -- meshhook::job::peers::sync_executor
 CREATE  FUNCTION "sync_executor"(
 	"queue" TEXT, /* Option < & str > */

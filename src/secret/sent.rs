@@ -1,5 +1,7 @@
 //! Secrets that calls send outside. They are kept as they come: sealed, under a key that only sidecars have.
 
+use meshhook_engine::definition::MAX_NAME_BYTES;
+use meshhook_engine::template::is_name;
 use pgrx::prelude::*;
 
 use crate::error::{bad_parameter, refuse, required};
@@ -12,7 +14,6 @@ use crate::spi::{self, arg};
 const FORM: &str = "mhs1:";
 /// Longest sealed value, in bytes.
 const MAX_SEALED_BYTES: usize = 100_000;
-const MAX_NAME_BYTES: usize = 63;
 
 /// Whether a project has a secret of this name.
 pub fn exists(project: Project, name: &str) -> bool {
@@ -76,9 +77,7 @@ fn drop_secret(name: Option<&str>) {
 
 /// Names as `$secrets.<name>` takes them.
 fn check_name(name: &str) {
-    let mut bytes = name.bytes();
-    let begins_well = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-    if !begins_well || name.len() > MAX_NAME_BYTES || !bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+    if !is_name(name) || name.len() > MAX_NAME_BYTES {
         bad_parameter(format!("\"{}\" cannot be the name of a secret", name.escape_debug()))
             .hint("A name is a letter or underscore, then letters, digits and underscores: 1 to 63 of them.")
             .raise();

@@ -424,8 +424,9 @@ fn consts(original: &Json, nodes: Vec<Node>) -> Json {
     value
 }
 
-/// Whether this may name a secret or a node.
-fn is_name(name: &str) -> bool {
+/// Whether this may name a secret or a node, as `$secrets` and `$resume` take it. How long it may be is the caller's rule.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
     let mut bytes = name.bytes();
     bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')

@@ -97,6 +97,23 @@ impl<'a> Database<'a> {
         self.cluster.connect(EXECUTOR, &self.name)
     }
 
+    /// Two projects with a member each: sessions of alice and of bob, each in their own.
+    #[track_caller]
+    pub fn two_projects(&self) -> (Session, Session) {
+        self.admin().exec(
+            "DO $$ BEGIN CREATE ROLE alice LOGIN; CREATE ROLE bob LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+             SELECT meshhook.grant_api('alice'), meshhook.grant_api('bob');
+             SELECT meshhook.create_project('alices', 'Alice'), meshhook.create_project('bobs', 'Bob');
+             SELECT meshhook.add_member('alices', 'alice'), meshhook.add_member('bobs', 'bob')",
+        );
+        let session = |role: &str| {
+            let mut session = self.cluster.connect(role, &self.name);
+            session.exec(&format!("SET meshhook.project = '{role}s'"));
+            session
+        };
+        (session("alice"), session("bob"))
+    }
+
     /// A sidecar that works here as [`EXECUTOR`].
     pub fn sidecar(&self) -> SidecarBuilder {
         Sidecar::builder(self.cluster, EXECUTOR, &self.name)

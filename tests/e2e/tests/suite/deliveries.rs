@@ -321,19 +321,7 @@ fn under_one_key_an_event_is_published_once() {
 #[test]
 fn tenants_have_subscriptions_and_events_of_their_own() {
     let db = Database::preloaded("tenants_deliveries");
-    let mut admin = db.admin();
-    admin.exec(
-        "DO $$ BEGIN CREATE ROLE alice LOGIN; CREATE ROLE bob LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
-         SELECT meshhook.grant_api('alice'), meshhook.grant_api('bob');
-         SELECT meshhook.create_project('alices'), meshhook.create_project('bobs');
-         SELECT meshhook.add_member('alices', 'alice'), meshhook.add_member('bobs', 'bob')",
-    );
-    let session = |role: &str| {
-        let mut session = db.cluster.connect(role, &db.name);
-        session.exec(&format!("SET meshhook.project = '{role}s'"));
-        session
-    };
-    let (mut alice, mut bob) = (session("alice"), session("bob"));
+    let (mut alice, mut bob) = db.two_projects();
     let stub = Stub::start();
     stub.script("/alice", [Reply::status(200)]);
     let _sidecar = db.sidecar().start();

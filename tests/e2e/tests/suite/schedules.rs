@@ -289,23 +289,12 @@ fn a_copy_fires_nothing_until_it_is_activated() {
 #[test]
 fn schedules_are_a_projects_own() {
     let db = Database::preloaded("tenants_clock");
-    let mut admin = db.admin();
-    admin.exec(
-        "DO $$ BEGIN CREATE ROLE alice LOGIN; CREATE ROLE bob LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
-         SELECT meshhook.grant_api('alice'), meshhook.grant_api('bob');
-         SELECT meshhook.create_project('alices'), meshhook.create_project('bobs');
-         SELECT meshhook.add_member('alices', 'alice'), meshhook.add_member('bobs', 'bob')",
-    );
-    let mut sessions = ["alice", "bob"].map(|who| {
-        let mut session = db.cluster.connect(who, &db.name);
-        session.exec(&format!("SET meshhook.project = '{who}s'"));
-        publish(&mut session, &report());
-        session
-    });
-    for session in &mut sessions {
+    let (mut alice, mut bob) = db.two_projects();
+    for session in [&mut alice, &mut bob] {
+        publish(session, &report());
         schedule(session, "same name", "report", "every => '1 second'");
     }
-    let [alice, bob] = &mut sessions;
+    let (alice, bob) = (&mut alice, &mut bob);
     assert_eq!(counted(alice, "SELECT count(*) FROM meshhook.schedules"), 1);
     wait_for("runs of both", SOON, || {
         counted(alice, "SELECT count(*) FROM meshhook.runs") > 0

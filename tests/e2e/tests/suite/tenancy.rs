@@ -8,22 +8,6 @@ use postgres::error::DbError;
 use serde_json::json;
 use uuid::Uuid;
 
-/// Two projects with a member each: sessions of alice and of bob, each in their own.
-fn two_projects(db: &Database) -> (Session, Session) {
-    let mut admin = db.admin();
-    admin.exec(
-        "DO $$ BEGIN CREATE ROLE alice LOGIN; CREATE ROLE bob LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
-         SELECT meshhook.grant_api('alice'), meshhook.grant_api('bob');
-         SELECT meshhook.create_project('alices', 'Alice'), meshhook.create_project('bobs', 'Bob');
-         SELECT meshhook.add_member('alices', 'alice'), meshhook.add_member('bobs', 'bob')",
-    );
-    let mut alice = db.cluster.connect("alice", &db.name);
-    alice.exec("SET meshhook.project = 'alices'");
-    let mut bob = db.cluster.connect("bob", &db.name);
-    bob.exec("SET meshhook.project = 'bobs'");
-    (alice, bob)
-}
-
 /// What a caller learns from an error, with the one thing taken out that it said itself.
 fn words(error: &DbError, own: &str) -> String {
     let parts = [Some(error.code().code()), Some(error.message()), error.detail(), error.hint()];
@@ -33,7 +17,7 @@ fn words(error: &DbError, own: &str) -> String {
 #[test]
 fn two_projects_do_not_see_each_other() {
     let db = Database::preloaded("two_projects");
-    let (mut alice, mut bob) = two_projects(&db);
+    let (mut alice, mut bob) = db.two_projects();
     for session in [&mut alice, &mut bob] {
         assert_eq!(publish(session, &chain("order", &["one"])), 1, "each project counts its own versions");
     }
@@ -159,7 +143,7 @@ fn an_outsider_may_do_nothing() {
 #[test]
 fn a_sidecar_without_superuser_serves_every_project() {
     let db = Database::preloaded("two_projects_http");
-    let (mut alice, mut bob) = two_projects(&db);
+    let (mut alice, mut bob) = db.two_projects();
     let stub = Stub::start();
     stub.script("/a", [Reply::json(200, &json!("for alice"))]);
     stub.script("/b", [Reply::json(200, &json!("for bob"))]);

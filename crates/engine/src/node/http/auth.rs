@@ -8,7 +8,7 @@ use crate::definition::{Fields, MAX_NAME_BYTES, Problems};
 use crate::error::ErrorInfo;
 use crate::json::Json;
 use crate::signature::Preset;
-use crate::template::{Part, Rendered, SecretRef};
+use crate::template::{Part, Rendered, SecretRef, is_name};
 
 /// A way to prove it: its name, and how its settings are read. Returns the headers that it sets.
 type Kind = (&'static str, fn(&Json, String, &mut Problems) -> Vec<String>);
@@ -48,7 +48,10 @@ pub(super) fn read(with: &mut Fields, headers: &[&str], problems: &mut Problems)
 }
 
 fn basic(settings: &Json, at: String, problems: &mut Problems) -> Vec<String> {
-    strings(settings, at, &["username", "password"], &[], problems);
+    if let Some(mut fields) = Fields::of(settings, at, problems) {
+        strings(&mut fields, &["username", "password"], &[], problems);
+        fields.finish(problems);
+    }
     vec!["authorization".to_owned()]
 }
 
@@ -90,34 +93,32 @@ fn key(fields: &mut Fields, problems: &mut Problems) {
 }
 
 fn oauth2(settings: &Json, at: String, problems: &mut Problems) -> Vec<String> {
-    let required = ["token_url", "client_id", "client_secret"];
-    strings(settings, at.clone(), &required, &["scope", "audience", "credentials"], problems);
-    if let Some(mut fields) = Fields::of(settings, at.clone(), &mut Problems::default()) {
+    if let Some(mut fields) = Fields::of(settings, at, problems) {
+        strings(&mut fields, &["token_url", "client_id", "client_secret"], &["scope", "audience"], problems);
         fields.word("credentials", &CREDENTIALS, problems);
         let literal = fields.get("token_url").and_then(Json::as_str).filter(|url| !url.contains("{{"));
         if literal.is_some_and(|url| !is_http_url(url)) {
             let message = "the URL must begin with http:// or https:// and name a host";
             problems.add(fields.at("token_url"), "url", message);
         }
+        fields.finish(problems);
     }
     vec!["authorization".to_owned()]
 }
 
+/// Reads strings, those that have to be there and those that may.
 fn strings(
-    settings: &Json,
-    at: String,
+    fields: &mut Fields,
     required: &[&'static str],
     optional: &[&'static str],
     problems: &mut Problems,
 ) {
-    let Some(mut fields) = Fields::of(settings, at, problems) else { return };
     for name in required {
         fields.required(name, problems);
     }
     for name in required.iter().chain(optional) {
         fields.string(name, problems);
     }
-    fields.finish(problems);
 }
 
 /// The field's value of this firing, with what it needs of secrets noted; a secret that is named by an expression is
@@ -132,10 +133,11 @@ pub(super) fn render(
         Some((kind.clone(), settings.get("secret_name")?.clone(), settings.as_obj()?.clone()))
     });
     if let Some((kind, name, mut settings)) = signer {
-        let name = name.as_str().filter(|name| is_secret_name(name)).ok_or_else(|| {
-            let message = "\"secret_name\" did not come to the name of a secret (at /with/auth)";
-            ErrorInfo::new("http.auth", message).retryable(false)
-        })?;
+        let name =
+            name.as_str().filter(|name| is_name(name) && name.len() <= MAX_NAME_BYTES).ok_or_else(|| {
+                let message = "\"secret_name\" did not come to the name of a secret (at /with/auth)";
+                ErrorInfo::new("http.auth", message).retryable(false)
+            })?;
         let parts = vec![Part::Secret(name.to_owned())];
         rendered.secrets.push(SecretRef { pointer: format!("/{kind}/secret"), parts });
         settings.remove("secret_name");
@@ -143,12 +145,4 @@ pub(super) fn render(
         rendered.value = Json::object([(&*kind, Json::Obj(Arc::new(settings)))]);
     }
     Ok(secrets.of(field, rendered))
-}
-
-/// Names as `$secrets.<name>` takes them.
-fn is_secret_name(name: &str) -> bool {
-    let begins_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-    begins_well
-        && name.len() <= MAX_NAME_BYTES
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
