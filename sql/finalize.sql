@@ -302,6 +302,7 @@ COMMENT ON FUNCTION meshhook.uuid_floor(timestamptz) IS 'The smallest UUIDv7 of 
 COMMENT ON FUNCTION meshhook.uuid_time(uuid) IS 'The time in a UUIDv7, in milliseconds: when a run was started.';
 COMMENT ON FUNCTION meshhook.add_leaf(uuid, uuid) IS 'Adds a leaf of runs, events and snapshots. For maintenance.';
 COMMENT ON FUNCTION meshhook.last_leaf(regclass) IS 'The open-ended leaf of a partitioned table. For maintenance.';
+COMMENT ON FUNCTION meshhook.settings_changed() IS 'Tells every backend, when the transaction commits, to read anew what it keeps of workflows and endpoints. The trigger of their tables.';
 COMMENT ON FUNCTION meshhook.ensure_leaves() IS 'Makes the first leaf if there is none. For publish_workflow and activate.';
 COMMENT ON FUNCTION meshhook.rotate_leaves(integer) IS 'One step of closing the open leaf and opening the next. For maintain.';
 -- Who may do what. Nothing is PUBLIC's; users get the API through grant_api, executors their five functions.
@@ -341,7 +342,8 @@ END
 $$;
 
 -- Their plans are kept and may be made while the tables are empty: they must not read whole tables once
--- those are full. Every hot statement is a look-up by key, so these settings only forbid the wrong plans.
+-- those are full. Every hot statement is a look-up by key, so these settings only forbid the wrong plans. Where a table
+-- has no key to look up by, its plan costs as much as what is forbidden does, and would be compiled for nothing.
 DO $$
 DECLARE
     routine regprocedure;
@@ -364,6 +366,7 @@ BEGIN
             'submit_event', 'sync_executor', 'tick', 'trigger_schedule', 'use_resume_url', 'webhook_outcomes'])
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET plan_cache_mode = force_generic_plan', routine);
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s SET jit = off', routine);
         FOREACH setting IN ARRAY ARRAY['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin'] LOOP
             EXECUTE pg_catalog.format('ALTER FUNCTION %s SET enable_%s = off', routine, setting);
         END LOOP;

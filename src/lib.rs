@@ -17,6 +17,7 @@ mod guc;
 mod installation;
 mod job;
 mod jsonb;
+mod kept;
 mod operations;
 mod owner;
 mod project;
@@ -124,6 +125,11 @@ extension_sql_file!(
     "../sql/webhook/rpc.sql",
     name = "rpc",
     requires = ["schema_webhook", webhook::receive::receive_webhook]
+);
+extension_sql_file!(
+    "../sql/schema/kept.sql",
+    name = "kept",
+    requires = ["schema_webhook", kept::settings_changed]
 );
 extension_sql_file!("../sql/operations/search.sql", name = "search", requires = ["views"]);
 extension_sql_file!("../sql/operations/bulk.sql", name = "bulk", requires = ["search"]);

@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:41
+-- src/lib.rs:42
 -- bootstrap
 -- The roles outlive the extension: they are cluster-wide and not part of a dump, so the script makes
 -- them where they are missing and nothing ever drops them.
@@ -50,7 +50,7 @@ GRANT USAGE ON SCHEMA meshhook TO meshhook_executor;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:42
+-- src/lib.rs:43
 -- requires:
 --   roles
 
@@ -104,7 +104,7 @@ COMMENT ON TABLE meshhook.installation IS 'The cluster and database in which thi
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:43
+-- src/lib.rs:44
 -- requires:
 --   schema_project
 
@@ -165,7 +165,7 @@ COMMENT ON TABLE meshhook.workflow_draft IS 'Definitions somebody works on, one 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:44
+-- src/lib.rs:45
 -- requires:
 --   schema_workflow
 
@@ -313,7 +313,7 @@ ALTER TABLE meshhook.timer SET (autovacuum_vacuum_scale_factor = 0, autovacuum_v
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:45
+-- src/lib.rs:46
 -- requires:
 --   schema_run
 
@@ -410,7 +410,7 @@ COMMENT ON TABLE meshhook.delivery_key IS 'What was delivered already: one run p
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:46
+-- src/lib.rs:47
 -- requires:
 --   schema_webhook
 
@@ -425,7 +425,7 @@ COMMENT ON TABLE meshhook.secret IS 'Secrets that calls send outside, sealed und
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:47
+-- src/lib.rs:48
 -- requires:
 --   schema_secret
 
@@ -465,7 +465,7 @@ COMMENT ON TABLE meshhook.subscription_event IS 'What subscriptions are told of:
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:52
+-- src/lib.rs:53
 -- requires:
 --   schema_subscription
 
@@ -532,7 +532,7 @@ ALTER TABLE meshhook.schedule_firing SET (autovacuum_vacuum_scale_factor = 0, au
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:57
+-- src/lib.rs:58
 -- requires:
 --   schema_schedule
 
@@ -639,7 +639,7 @@ ALTER TABLE meshhook.message SET (autovacuum_vacuum_insert_scale_factor = 0.05, 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:62
+-- src/lib.rs:63
 -- requires:
 --   schema_event_store
 
@@ -763,7 +763,7 @@ COMMENT ON VIEW meshhook.flow_due IS 'When the next start of each workflow can b
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:63
+-- src/lib.rs:64
 -- requires:
 --   schema_flow
 
@@ -821,7 +821,7 @@ COMMENT ON TABLE meshhook.retention IS 'How long runs are kept after their end; 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:64
+-- src/lib.rs:65
 -- requires:
 --   schema_operations
 
@@ -848,7 +848,7 @@ COMMENT ON TABLE meshhook.host_pause IS 'Hosts that an executor leaves alone bec
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:65
+-- src/lib.rs:66
 -- requires:
 --   schema_executor
 
@@ -883,7 +883,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:66
+-- src/lib.rs:67
 -- requires:
 --   schema_dump
 
@@ -1012,7 +1012,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:68
+-- src/lib.rs:69
 -- requires:
 --   schema_leaves
 
@@ -1094,7 +1094,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:73
+-- src/lib.rs:74
 -- requires:
 --   event_store_functions
 
@@ -1132,7 +1132,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:74
+-- src/lib.rs:75
 -- requires:
 --   waiting
 
@@ -1182,7 +1182,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:79
+-- src/lib.rs:80
 -- requires:
 --   message_store_functions
 
@@ -1397,7 +1397,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:84
+-- src/lib.rs:85
 -- requires:
 --   message_store_install
 
@@ -1602,7 +1602,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:67
+-- src/lib.rs:68
 -- requires:
 --   schema_leaves
 
@@ -2194,7 +2194,7 @@ AS 'MODULE_PATHNAME', 'fail_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:118
+-- src/lib.rs:119
 -- requires:
 --   job::complete_jobs
 --   job::fail_jobs
@@ -2589,7 +2589,7 @@ AS 'MODULE_PATHNAME', 'receive_webhook_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:123
+-- src/lib.rs:124
 -- requires:
 --   schema_webhook
 --   webhook::receive::receive_webhook
@@ -2955,7 +2955,7 @@ AS 'MODULE_PATHNAME', 'run_status_after_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:89
+-- src/lib.rs:90
 -- requires:
 --   schema_leaves
 --   project::current_project_id
@@ -3223,7 +3223,167 @@ COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:128
+-- src/lib.rs:101
+-- requires:
+--   views
+
+CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
+SELECT s.name,
+       w.name AS workflow,
+       s.version,
+       s.cron,
+       s.every,
+       s.anchor,
+       s.time_zone,
+       s.input,
+       s.overlap,
+       s.catch_up,
+       s.jitter,
+       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
+       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
+       s.last_time,
+       s.last_run_id,
+       r.status AS last_status,
+       (SELECT count(*) FROM meshhook.schedule_firing f
+        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
+          AND (SELECT run.finished_at IS NULL FROM meshhook.run
+               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
+       s.waiting,
+       s.missed,
+       s.skipped,
+       s.paused_at IS NOT NULL AS paused,
+       s.paused_at,
+       s.paused_by,
+       s.pause_reason,
+       s.created_at,
+       s.created_by
+FROM meshhook.schedule s
+JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
+LEFT JOIN LATERAL (
+    SELECT run.status FROM meshhook.run
+    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
+    OFFSET 0
+) r ON true;
+COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:102
+-- requires:
+--   schedule_views
+
+CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
+SELECT e.endpoint_id AS endpoint,
+       '/hooks/' || e.endpoint_id AS path,
+       w.name AS workflow,
+       e.preset,
+       e.scheme,
+       e.tolerance,
+       e.keep,
+       e.dedupe_window,
+       e.filter,
+       e.route,
+       e.action,
+       e.business_key,
+       e.signal,
+       e.schema,
+       e.respond_within,
+       CASE WHEN e.rpc THEN '/rpc/hook_' || e.endpoint_id END AS rpc_path,
+       e.rate_limit,
+       e.rate_ms * interval '1 ms' AS rate_per,
+       e.created_at,
+       last.received_at AS last_received_at,
+       last.status AS last_status,
+       last.reason AS last_reason
+FROM meshhook.endpoint e
+JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
+LEFT JOIN LATERAL (
+    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
+    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
+    ORDER BY d.delivery_id DESC LIMIT 1
+) last ON true
+WHERE e.dropped_at IS NULL;
+COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what deliveries do, how senders sign, which ones are wanted and whom each is for, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:103
+-- requires:
+--   endpoint_views
+
+CREATE VIEW meshhook.secrets WITH (security_invoker = true) AS
+SELECT s.name, split_part(s.sealed, ':', 2) AS key, s.changed_at FROM meshhook.secret s;
+COMMENT ON VIEW meshhook.secrets IS 'The secrets that calls of your project send: their names, the key each is sealed under, and since when. Their values are nowhere in the database.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:104
+-- requires:
+--   secret_views
+
+CREATE VIEW meshhook.subscriptions WITH (security_invoker = true) AS
+SELECT s.name AS subscription,
+       s.subscription_id,
+       s.url,
+       ARRAY(SELECT e.pattern FROM meshhook.subscription_event e
+             WHERE e.project_id = s.project_id AND e.subscription_id = s.subscription_id ORDER BY e.pattern) AS events,
+       s.secret,
+       CASE WHEN s.disabled_at IS NULL THEN 'active' ELSE 'disabled' END AS status,
+       s.disabled_at,
+       s.disabled_reason,
+       s.failing_since,
+       s.disable_after,
+       s.created_at,
+       s.created_by
+FROM meshhook.subscription s;
+COMMENT ON VIEW meshhook.subscriptions IS 'The subscriptions of your project: what each is told of and where, the name of the secret that signs, since when all attempts have failed, and why it is disabled.';
+
+-- The tag leads to a subscription's runs, all else is in their logs.
+CREATE VIEW meshhook.subscription_deliveries WITH (security_invoker = true) AS
+SELECT s.name AS subscription,
+       start.data -> 'input' -> 'event' ->> 'type' AS event_type,
+       start.data -> 'input' ->> 'id' AS webhook_id,
+       r.run_id,
+       CASE r.status WHEN 'succeeded' THEN 'delivered' WHEN 'failed' THEN 'failed' WHEN 'canceled' THEN 'canceled'
+                     ELSE 'pending' END AS state,
+       coalesce(made.attempts, 0) AS attempts,
+       made.last_status,
+       made.last_error,
+       CASE WHEN r.finished_at IS NULL THEN coalesce(
+           (SELECT min(t.due_at) FROM meshhook.timer t WHERE t.project_id = r.project_id AND t.run_id = r.run_id),
+           r.created_at) END AS next_attempt_at,
+       start.data -> 'trigger' ->> 'replay_of' AS replay_of,
+       r.created_at,
+       r.finished_at
+FROM meshhook.subscription s
+JOIN meshhook.run_tag t ON t.project_id = s.project_id AND t.tag = 'meshhook:subscription:' || s.subscription_id
+JOIN meshhook.run r ON r.project_id = t.project_id AND r.run_id = t.run_id
+JOIN meshhook.workflow_version v ON v.project_id = r.project_id AND v.version_id = r.version_id
+JOIN meshhook.workflow w ON w.project_id = v.project_id AND w.workflow_id = v.workflow_id AND w.name = 'meshhook:delivery'
+LEFT JOIN LATERAL (
+    SELECT e.data FROM meshhook.run_event e
+    WHERE e.project_id = r.project_id AND e.run_id = r.run_id AND e."position" = 1
+    UNION ALL
+    SELECT i.data FROM meshhook.inbox i
+    WHERE r."position" = 0 AND i.project_id = r.project_id AND i.run_id = r.run_id AND i.kind = 'run.start'
+    UNION ALL
+    SELECT q.data FROM meshhook.run_queue q
+    WHERE r."position" = 0 AND q.project_id = r.project_id AND q.run_id = r.run_id
+) start ON true
+LEFT JOIN LATERAL (
+    SELECT count(*) AS attempts,
+           (array_agg(CASE WHEN e.type = 'node.succeeded' THEN (e.data -> 'output' ->> 'status')::integer
+                           ELSE (e.data -> 'error' ->> 'status')::integer END ORDER BY e."position" DESC))[1] AS last_status,
+           (array_agg(e.data -> 'error' ->> 'message' ORDER BY e."position" DESC))[1] AS last_error
+    FROM meshhook.run_event e
+    WHERE e.project_id = r.project_id AND e.run_id = r.run_id AND e.data ->> 'node' ~ '/(signed|unsigned)$'
+      AND e.type IN ('node.succeeded', 'node.failed', 'node.retry_scheduled')
+) made ON true;
+COMMENT ON VIEW meshhook.subscription_deliveries IS 'What was published to each subscription of your project: the run that delivers it and where that stands, how often it was tried, what the receiver last answered, and when it is tried next. state is pending, delivered, failed (given up) or canceled. Name a subscription or a run_id in WHERE; run_history has the rest.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:134
 -- requires:
 --   views
 
@@ -3348,7 +3508,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:129
+-- src/lib.rs:135
 -- requires:
 --   search
 
@@ -3523,7 +3683,7 @@ COMMENT ON VIEW meshhook.bulk_operations IS 'Acts on many runs of your project: 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:130
+-- src/lib.rs:136
 -- requires:
 --   bulk
 
@@ -3707,166 +3867,6 @@ BEGIN
     END IF;
 END
 $$;
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:100
--- requires:
---   views
-
-CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
-SELECT s.name,
-       w.name AS workflow,
-       s.version,
-       s.cron,
-       s.every,
-       s.anchor,
-       s.time_zone,
-       s.input,
-       s.overlap,
-       s.catch_up,
-       s.jitter,
-       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
-       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
-       s.last_time,
-       s.last_run_id,
-       r.status AS last_status,
-       (SELECT count(*) FROM meshhook.schedule_firing f
-        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
-          AND (SELECT run.finished_at IS NULL FROM meshhook.run
-               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
-       s.waiting,
-       s.missed,
-       s.skipped,
-       s.paused_at IS NOT NULL AS paused,
-       s.paused_at,
-       s.paused_by,
-       s.pause_reason,
-       s.created_at,
-       s.created_by
-FROM meshhook.schedule s
-JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
-LEFT JOIN LATERAL (
-    SELECT run.status FROM meshhook.run
-    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
-    OFFSET 0
-) r ON true;
-COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:101
--- requires:
---   schedule_views
-
-CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
-SELECT e.endpoint_id AS endpoint,
-       '/hooks/' || e.endpoint_id AS path,
-       w.name AS workflow,
-       e.preset,
-       e.scheme,
-       e.tolerance,
-       e.keep,
-       e.dedupe_window,
-       e.filter,
-       e.route,
-       e.action,
-       e.business_key,
-       e.signal,
-       e.schema,
-       e.respond_within,
-       CASE WHEN e.rpc THEN '/rpc/hook_' || e.endpoint_id END AS rpc_path,
-       e.rate_limit,
-       e.rate_ms * interval '1 ms' AS rate_per,
-       e.created_at,
-       last.received_at AS last_received_at,
-       last.status AS last_status,
-       last.reason AS last_reason
-FROM meshhook.endpoint e
-JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
-LEFT JOIN LATERAL (
-    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
-    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
-    ORDER BY d.delivery_id DESC LIMIT 1
-) last ON true
-WHERE e.dropped_at IS NULL;
-COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what deliveries do, how senders sign, which ones are wanted and whom each is for, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:102
--- requires:
---   endpoint_views
-
-CREATE VIEW meshhook.secrets WITH (security_invoker = true) AS
-SELECT s.name, split_part(s.sealed, ':', 2) AS key, s.changed_at FROM meshhook.secret s;
-COMMENT ON VIEW meshhook.secrets IS 'The secrets that calls of your project send: their names, the key each is sealed under, and since when. Their values are nowhere in the database.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:103
--- requires:
---   secret_views
-
-CREATE VIEW meshhook.subscriptions WITH (security_invoker = true) AS
-SELECT s.name AS subscription,
-       s.subscription_id,
-       s.url,
-       ARRAY(SELECT e.pattern FROM meshhook.subscription_event e
-             WHERE e.project_id = s.project_id AND e.subscription_id = s.subscription_id ORDER BY e.pattern) AS events,
-       s.secret,
-       CASE WHEN s.disabled_at IS NULL THEN 'active' ELSE 'disabled' END AS status,
-       s.disabled_at,
-       s.disabled_reason,
-       s.failing_since,
-       s.disable_after,
-       s.created_at,
-       s.created_by
-FROM meshhook.subscription s;
-COMMENT ON VIEW meshhook.subscriptions IS 'The subscriptions of your project: what each is told of and where, the name of the secret that signs, since when all attempts have failed, and why it is disabled.';
-
--- The tag leads to a subscription's runs, all else is in their logs.
-CREATE VIEW meshhook.subscription_deliveries WITH (security_invoker = true) AS
-SELECT s.name AS subscription,
-       start.data -> 'input' -> 'event' ->> 'type' AS event_type,
-       start.data -> 'input' ->> 'id' AS webhook_id,
-       r.run_id,
-       CASE r.status WHEN 'succeeded' THEN 'delivered' WHEN 'failed' THEN 'failed' WHEN 'canceled' THEN 'canceled'
-                     ELSE 'pending' END AS state,
-       coalesce(made.attempts, 0) AS attempts,
-       made.last_status,
-       made.last_error,
-       CASE WHEN r.finished_at IS NULL THEN coalesce(
-           (SELECT min(t.due_at) FROM meshhook.timer t WHERE t.project_id = r.project_id AND t.run_id = r.run_id),
-           r.created_at) END AS next_attempt_at,
-       start.data -> 'trigger' ->> 'replay_of' AS replay_of,
-       r.created_at,
-       r.finished_at
-FROM meshhook.subscription s
-JOIN meshhook.run_tag t ON t.project_id = s.project_id AND t.tag = 'meshhook:subscription:' || s.subscription_id
-JOIN meshhook.run r ON r.project_id = t.project_id AND r.run_id = t.run_id
-JOIN meshhook.workflow_version v ON v.project_id = r.project_id AND v.version_id = r.version_id
-JOIN meshhook.workflow w ON w.project_id = v.project_id AND w.workflow_id = v.workflow_id AND w.name = 'meshhook:delivery'
-LEFT JOIN LATERAL (
-    SELECT e.data FROM meshhook.run_event e
-    WHERE e.project_id = r.project_id AND e.run_id = r.run_id AND e."position" = 1
-    UNION ALL
-    SELECT i.data FROM meshhook.inbox i
-    WHERE r."position" = 0 AND i.project_id = r.project_id AND i.run_id = r.run_id AND i.kind = 'run.start'
-    UNION ALL
-    SELECT q.data FROM meshhook.run_queue q
-    WHERE r."position" = 0 AND q.project_id = r.project_id AND q.run_id = r.run_id
-) start ON true
-LEFT JOIN LATERAL (
-    SELECT count(*) AS attempts,
-           (array_agg(CASE WHEN e.type = 'node.succeeded' THEN (e.data -> 'output' ->> 'status')::integer
-                           ELSE (e.data -> 'error' ->> 'status')::integer END ORDER BY e."position" DESC))[1] AS last_status,
-           (array_agg(e.data -> 'error' ->> 'message' ORDER BY e."position" DESC))[1] AS last_error
-    FROM meshhook.run_event e
-    WHERE e.project_id = r.project_id AND e.run_id = r.run_id AND e.data ->> 'node' ~ '/(signed|unsigned)$'
-      AND e.type IN ('node.succeeded', 'node.failed', 'node.retry_scheduled')
-) made ON true;
-COMMENT ON VIEW meshhook.subscription_deliveries IS 'What was published to each subscription of your project: the run that delivers it and where that stands, how often it was tried, what the receiver last answered, and when it is tried next. state is pending, delivered, failed (given up) or canceled. Name a subscription or a run_id in WHERE; run_history has the rest.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -4106,7 +4106,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'stream_category
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:108
+-- src/lib.rs:109
 -- requires:
 --   views
 --   event_store::native::holders_of_positions
@@ -4382,7 +4382,51 @@ AS 'MODULE_PATHNAME', 'workflow_schema_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:131
+-- src/kept.rs:102
+-- meshhook::kept::settings_changed
+CREATE FUNCTION "settings_changed"()
+	RETURNS TRIGGER
+	LANGUAGE c
+	AS 'MODULE_PATHNAME', 'settings_changed_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:129
+-- requires:
+--   schema_webhook
+--   kept::settings_changed
+
+-- Backends keep what these tables say (src/kept.rs) until one of them is written: also by a restore or by hand.
+
+ALTER FUNCTION meshhook.settings_changed() SET search_path = pg_catalog, pg_temp;
+
+CREATE TRIGGER settings_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON meshhook.project
+    FOR EACH STATEMENT EXECUTE FUNCTION meshhook.settings_changed();
+ALTER TABLE meshhook.project ENABLE ALWAYS TRIGGER settings_changed;
+
+CREATE TRIGGER settings_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON meshhook.workflow
+    FOR EACH STATEMENT EXECUTE FUNCTION meshhook.settings_changed();
+ALTER TABLE meshhook.workflow ENABLE ALWAYS TRIGGER settings_changed;
+
+CREATE TRIGGER settings_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON meshhook.workflow_version
+    FOR EACH STATEMENT EXECUTE FUNCTION meshhook.settings_changed();
+ALTER TABLE meshhook.workflow_version ENABLE ALWAYS TRIGGER settings_changed;
+
+CREATE TRIGGER settings_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON meshhook.endpoint
+    FOR EACH STATEMENT EXECUTE FUNCTION meshhook.settings_changed();
+ALTER TABLE meshhook.endpoint ENABLE ALWAYS TRIGGER settings_changed;
+
+CREATE TRIGGER settings_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON meshhook.endpoint_secret
+    FOR EACH STATEMENT EXECUTE FUNCTION meshhook.settings_changed();
+ALTER TABLE meshhook.endpoint_secret ENABLE ALWAYS TRIGGER settings_changed;
+
+CREATE TRIGGER settings_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON meshhook.webhook_rate
+    FOR EACH STATEMENT EXECUTE FUNCTION meshhook.settings_changed();
+ALTER TABLE meshhook.webhook_rate ENABLE ALWAYS TRIGGER settings_changed;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:137
 -- finalize
 -- Run last: what every function means (docs/sql-reference.md is generated from these texts), and who may call it.
 
@@ -4688,6 +4732,7 @@ COMMENT ON FUNCTION meshhook.uuid_floor(timestamptz) IS 'The smallest UUIDv7 of 
 COMMENT ON FUNCTION meshhook.uuid_time(uuid) IS 'The time in a UUIDv7, in milliseconds: when a run was started.';
 COMMENT ON FUNCTION meshhook.add_leaf(uuid, uuid) IS 'Adds a leaf of runs, events and snapshots. For maintenance.';
 COMMENT ON FUNCTION meshhook.last_leaf(regclass) IS 'The open-ended leaf of a partitioned table. For maintenance.';
+COMMENT ON FUNCTION meshhook.settings_changed() IS 'Tells every backend, when the transaction commits, to read anew what it keeps of workflows and endpoints. The trigger of their tables.';
 COMMENT ON FUNCTION meshhook.ensure_leaves() IS 'Makes the first leaf if there is none. For publish_workflow and activate.';
 COMMENT ON FUNCTION meshhook.rotate_leaves(integer) IS 'One step of closing the open leaf and opening the next. For maintain.';
 -- Who may do what. Nothing is PUBLIC's; users get the API through grant_api, executors their five functions.
@@ -4727,7 +4772,8 @@ END
 $$;
 
 -- Their plans are kept and may be made while the tables are empty: they must not read whole tables once
--- those are full. Every hot statement is a look-up by key, so these settings only forbid the wrong plans.
+-- those are full. Every hot statement is a look-up by key, so these settings only forbid the wrong plans. Where a table
+-- has no key to look up by, its plan costs as much as what is forbidden does, and would be compiled for nothing.
 DO $$
 DECLARE
     routine regprocedure;
@@ -4750,6 +4796,7 @@ BEGIN
             'submit_event', 'sync_executor', 'tick', 'trigger_schedule', 'use_resume_url', 'webhook_outcomes'])
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET plan_cache_mode = force_generic_plan', routine);
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s SET jit = off', routine);
         FOREACH setting IN ARRAY ARRAY['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin'] LOOP
             EXECUTE pg_catalog.format('ALTER FUNCTION %s SET enable_%s = off', routine, setting);
         END LOOP;

@@ -14,6 +14,7 @@ mod schema;
 mod settings;
 
 use std::borrow::Cow;
+use std::rc::Rc;
 
 use meshhook_engine::selection::Expressions;
 use meshhook_engine::signature::{JWT, OWN_SCHEME, Preset, SchemeFault};
@@ -22,6 +23,7 @@ use pgrx::datum::Interval;
 use serde_json::{Map, Value};
 
 use crate::error::refuse;
+use crate::kept::Kept;
 use crate::project::Project;
 use crate::spi::{self, arg};
 
@@ -57,8 +59,14 @@ struct Endpoint {
     secrets: Vec<Sealed>,
 }
 
-/// A secret that verifies senders, by its number.
-type Sealed = (pgrx::Uuid, Vec<u8>);
+/// A secret that verifies senders.
+#[derive(Debug)]
+struct Sealed {
+    id: pgrx::Uuid,
+    sealed: Vec<u8>,
+    /// When it ends, in microseconds since 1970.
+    expires: Option<i64>,
+}
 
 /// A request as it came.
 #[derive(Clone, Copy, Debug)]
@@ -117,22 +125,25 @@ impl Keep {
     }
 }
 
-/// The endpoint at an address, with its active secrets, the newest first: one statement, because each delivery asks.
-fn find(endpoint: &str) -> Option<Endpoint> {
-    spi::read_one(
+thread_local! {
+    /// Endpoints by their addresses.
+    static ENDPOINTS: Kept<String, Rc<Endpoint>> = Kept::new();
+}
+
+/// The endpoint at an address, with its secrets, the newest first.
+fn find(endpoint: &str) -> Option<Rc<Endpoint>> {
+    ENDPOINTS.with(|kept| kept.get(endpoint.to_owned(), || load(endpoint).map(Rc::new)))
+}
+
+fn load(endpoint: &str) -> Option<Endpoint> {
+    let mut endpoint = spi::run_one(
         "SELECT e.project_id, e.endpoint_id, e.preset, extract(epoch FROM e.tolerance)::bigint, w.name,
                 e.scheme::text, (extract(epoch FROM e.dedupe_window) * 1000000)::bigint, e.keep,
-                e.rate_limit, e.rate_ms, r.rate_limit, r.rate_ms, s.ids, s.sealed, e.action, e.filter, e.route,
-                e.business_key, e.signal, e.schema::text, (extract(epoch FROM e.respond_within) * 1000000)::bigint
+                e.rate_limit, e.rate_ms, r.rate_limit, r.rate_ms, e.action, e.filter, e.route, e.business_key, e.signal,
+                e.schema::text, (extract(epoch FROM e.respond_within) * 1000000)::bigint
          FROM meshhook.endpoint e
          JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
          LEFT JOIN meshhook.webhook_rate r ON r.project_id = e.project_id
-         CROSS JOIN LATERAL (
-             SELECT array_agg(s.secret_id ORDER BY s.created_at DESC) AS ids,
-                    array_agg(encode(s.sealed, 'hex') ORDER BY s.created_at DESC) AS sealed
-             FROM meshhook.endpoint_secret s
-             WHERE s.project_id = e.project_id AND s.endpoint_id = e.endpoint_id
-               AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())) s
          WHERE e.endpoint_id = $1 AND e.dropped_at IS NULL",
         &[arg(endpoint.to_owned())],
         |row| {
@@ -147,20 +158,31 @@ fn find(endpoint: &str) -> Option<Endpoint> {
                 dedupe_window: row.must(7),
                 keep: Keep::of(&row.must::<String>(8)).unwrap_or(Keep::Nothing),
                 limits,
-                secrets: sealed(row.get(13), row.get(14)),
-                action: Action::of(&row.must::<String>(15))?,
+                secrets: Vec::new(),
+                action: Action::of(&row.must::<String>(13))?,
                 expressions: Expressions {
-                    filter: row.get(16),
-                    route: row.get(17),
-                    business_key: row.get(18),
-                    signal: row.get(19),
+                    filter: row.get(14),
+                    route: row.get(15),
+                    business_key: row.get(16),
+                    signal: row.get(17),
                 },
-                schema: row.get(20),
-                respond_within: row.get(21),
+                schema: row.get(18),
+                respond_within: row.get(19),
                 id,
             })
         },
-    )?
+    )??;
+    endpoint.secrets = secrets(endpoint.project, &endpoint.id);
+    Some(endpoint)
+}
+
+fn secrets(project: Project, endpoint: &str) -> Vec<Sealed> {
+    spi::run(
+        "SELECT secret_id, sealed, (extract(epoch FROM expires_at) * 1000000)::bigint FROM meshhook.endpoint_secret
+         WHERE project_id = $1 AND endpoint_id = $2 ORDER BY created_at DESC",
+        &[arg(project.0), arg(endpoint.to_owned())],
+        |row| Sealed { id: row.must(1), sealed: row.must(2), expires: row.get(3) },
+    )
 }
 
 /// How an endpoint's senders sign, by what its row says: a preset, or a scheme of its own.
@@ -178,12 +200,6 @@ fn described(name: &str, scheme: &str) -> Option<Result<Preset, SchemeFault>> {
         JWT => Some(Preset::jwt(scheme)),
         _ => None,
     }
-}
-
-/// Secrets by their numbers and what is sealed of them, in hexadecimal: arrays of bytes are not to be had by value.
-fn sealed(ids: Option<Vec<pgrx::Uuid>>, texts: Option<Vec<String>>) -> Vec<Sealed> {
-    let texts = texts.unwrap_or_default().into_iter().filter_map(|text| hex::decode(text).ok());
-    ids.unwrap_or_default().into_iter().zip(texts).collect()
 }
 
 /// Raises P0002 for an endpoint that the project does not have.

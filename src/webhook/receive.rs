@@ -94,7 +94,8 @@ fn answer<'a>(
     if came.body.len() > MAX_PAYLOAD_BYTES {
         return (Answer::error(413, "the body is too large", "body_too_large"), None);
     }
-    let secrets = match secrets(endpoint) {
+    let now = random::now_micros();
+    let secrets = match secrets(endpoint, now) {
         Ok(secrets) => secrets,
         Err(error) => {
             pgrx::warning!("webhook endpoint {} cannot verify anything: {}", endpoint.id, error.0);
@@ -102,7 +103,6 @@ fn answer<'a>(
         }
     };
     let opened: Vec<&[u8]> = secrets.iter().map(|secret| &secret[..]).collect();
-    let now = random::now_micros();
     let url = address(endpoint, came.query);
     let request = Request { headers: came.headers, url: &url, body: came.body };
     match verify(&endpoint.preset, &opened, endpoint.tolerance_seconds, now / 1_000_000, &request) {
@@ -144,10 +144,14 @@ fn address(endpoint: &Endpoint, query: Option<&str>) -> String {
     }
 }
 
-fn secrets(endpoint: &Endpoint) -> Result<Vec<Zeroizing<Vec<u8>>>, secret::SecretError> {
-    let open = |(id, sealed): &Sealed| secret::open(sealed, &seal_place(endpoint.project, &endpoint.id, *id));
+/// Those of the endpoint's secrets that have not ended.
+fn secrets(endpoint: &Endpoint, now: i64) -> Result<Vec<Zeroizing<Vec<u8>>>, secret::SecretError> {
+    let active = endpoint.secrets.iter().filter(|secret| secret.expires.is_none_or(|end| end > now));
+    let open = |secret: &Sealed| {
+        secret::open(&secret.sealed, &seal_place(endpoint.project, &endpoint.id, secret.id))
+    };
     let (mut opened, mut last_error) = (Vec::new(), None);
-    for result in endpoint.secrets.iter().map(open) {
+    for result in active.map(open) {
         match result {
             Ok(secret) => opened.push(secret),
             Err(error) => last_error = Some(error),

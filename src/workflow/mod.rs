@@ -20,6 +20,7 @@ use meshhook_engine::json::Json;
 use pgrx::prelude::*;
 
 use crate::error::{Refusal, bad_parameter, bug, refuse};
+use crate::kept::{self, Kept};
 use crate::project::Project;
 use crate::spi::{self, RawJsonb, arg};
 
@@ -53,6 +54,8 @@ thread_local! {
     /// Compiled definitions by table oid and version. A version never changes; the oid tells a dropped
     /// and re-created extension apart.
     static COMPILED: RefCell<HashMap<(u32, i64), Rc<Workflow>>> = RefCell::new(HashMap::new());
+    /// What starts begin on, by project, workflow, and version where one is asked for.
+    static NEWEST: Kept<(i32, String, Option<i32>), Version> = Kept::new();
 }
 
 /// Most compiled definitions a backend keeps.
@@ -60,7 +63,7 @@ const MAX_COMPILED: usize = 1_000;
 
 /// The compiled definition of a published version. Called as the owner role.
 pub fn compiled(project: Project, version_id: i64) -> Rc<Workflow> {
-    let key = (table_oid(), version_id);
+    let key = (kept::marker().to_u32(), version_id);
     if let Some(workflow) = COMPILED.with_borrow(|cache| cache.get(&key).cloned()) {
         return workflow;
     }
@@ -89,14 +92,6 @@ pub fn compiled(project: Project, version_id: i64) -> Rc<Workflow> {
     workflow
 }
 
-fn table_oid() -> u32 {
-    // SAFETY: catalogue look-ups inside a transaction.
-    unsafe {
-        let schema = pg_sys::get_namespace_oid(c"meshhook".as_ptr(), true);
-        pg_sys::get_relname_relid(c"workflow_version".as_ptr(), schema).to_u32()
-    }
-}
-
 /// A definition that somebody gives, compiled. Raises 22023 with all its faults.
 pub fn sound(definition: &str) -> Workflow {
     Workflow::from_text(definition).unwrap_or_else(|problems| refuse_faults(&problems))
@@ -114,16 +109,11 @@ pub fn find(project: Project, workflow: &str, version: Option<i32>) -> Version {
     startable(project, workflow, version).unwrap_or_else(|| not_startable(project, workflow, version).raise())
 }
 
-/// The same for the newest version, also if it was published a moment ago: by this statement, or after it began.
-pub fn find_fresh(project: Project, workflow: &str) -> Version {
-    let arguments = [arg(project.0), arg(workflow.to_owned()), arg(None::<i32>)];
-    let found = spi::run_one(STARTABLE, &arguments, version_of);
-    found.unwrap_or_else(|| not_startable(project, workflow, None).raise())
-}
-
 /// The version a new run starts on, if there is one.
 pub fn startable(project: Project, workflow: &str, version: Option<i32>) -> Option<Version> {
-    spi::read_one(STARTABLE, &[arg(project.0), arg(workflow.to_owned()), arg(version)], version_of)
+    let arguments = || [arg(project.0), arg(workflow.to_owned()), arg(version)];
+    let load = || spi::run_one(STARTABLE, &arguments(), version_of);
+    NEWEST.with(|kept| kept.get((project.0, workflow.to_owned(), version), load))
 }
 
 const STARTABLE: &str = "SELECT w.workflow_id, v.version_id, v.version, v.checks_input, v.flow_controlled,
