@@ -110,6 +110,14 @@ COMMENT ON FUNCTION meshhook.fail_jobs(text[], bigint[], jsonb[]) IS
 'Reports failed attempts: one job id, token and error each. An error is a text or {"class","message","retryable","retry_after_ms","details"}; retryable false ends the retries. The node''s retry policy decides what follows. outcome as in complete_jobs.';
 COMMENT ON FUNCTION meshhook.release_jobs(text[], bigint[], interval) IS
 'Gives claimed jobs back unstarted: no attempt is spent. They are ready again at once, or after delay (at most 1 hour; whoever waits for it looks again by himself, for nobody is woken). outcome as in complete_jobs.';
+COMMENT ON FUNCTION meshhook.put_job_blob(text, bigint, bytea) IS
+'Keeps a body (at most 16 MiB) beside the log of the run of a job that you hold, and returns its SHA-256 in hexadecimal, for the output to refer to: {"sha256", "size", "content_type"}. The same bytes lie in a project once. It is kept as long as a run refers to it. Null where the lease was lost; 54000 if it is too large.';
+COMMENT ON FUNCTION meshhook.read_job_blob(text, bigint, text) IS
+'The bytes of a blob that the input of a job refers to by its SHA-256. Null where the lease was lost; P0002 if the job''s project does not have it, 22023 for what is no SHA-256.';
+COMMENT ON FUNCTION meshhook.create_blob(bytea, text) IS
+'Keeps bytes (at most 16 MiB) in your project and returns a reference, {"sha256", "size", "content_type"}: give it to runs in their input, and an http node sends the bytes with "body_blob". It is kept as long as a run refers to it, and for a day at least. content_type has at most 255 printable ASCII characters. 54000 if it is too large.';
+COMMENT ON FUNCTION meshhook.read_blob(text) IS
+'The bytes of a blob of your project by its SHA-256 in hexadecimal: what a reference, such as the body_blob of an http node''s output, has in "sha256". P0002 if there is none, 22023 for what is no SHA-256.';
 COMMENT ON FUNCTION meshhook.sync_executor(text, text, text[], text[], bigint[]) IS
 'Says that an executor of a queue is there, and in which hosts'' stead its calls wait (project, host, milliseconds; up to 1000, each up to a minute). Returns how many executors were there within 15 s, and what the others leave alone, one row each; one row with nulls if that is nothing. Executors share the limits of hosts by that number. Members of meshhook_executor count for every project, others for theirs, of whose hosts alone they tell and hear. Call it every second while there is work; nothing of it outlasts a crash.';
 COMMENT ON FUNCTION meshhook.complete_job(text, bigint, jsonb) IS 'complete_jobs for one job; returns its outcome.';
@@ -148,6 +156,8 @@ COMMENT ON FUNCTION meshhook.expired_condition(integer) IS 'When a run may be fo
 COMMENT ON FUNCTION meshhook.closed_leaves() IS 'The leaves of runs that nothing is added to any more. For maintenance.';
 COMMENT ON FUNCTION meshhook.retention_plan(integer, bigint) IS 'What is to be forgotten. For preview_retention.';
 COMMENT ON FUNCTION meshhook.apply_retention(integer, bigint) IS 'One step of forgetting. For maintain.';
+COMMENT ON FUNCTION meshhook.forget_blobs() IS 'One step of forgetting blobs that no run refers to. For maintain.';
+COMMENT ON FUNCTION meshhook.blob_use_ended() IS 'Has a blob looked at that a run no longer refers to. The trigger of blob_use.';
 COMMENT ON FUNCTION meshhook.forget_deliveries(integer) IS 'One step of forgetting deliveries older than so many days, -1 for none. For maintain.';
 COMMENT ON FUNCTION meshhook.version() IS 'The extension''s version.';
 COMMENT ON FUNCTION meshhook.is_active() IS
@@ -352,13 +362,13 @@ BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
-            'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'create_snapshot',
+            'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'create_blob', 'create_snapshot',
             'decide_approval', 'delete_stream', 'delivery_failed', 'delivery_succeeded',
             'delivery_target', 'drop_consumer', 'edit_run', 'enqueue_event', 'fail_jobs',
             'fork_run',
             'heartbeat_jobs', 'kill_run', 'last_message_of_run', 'messages_of_run', 'messages_of_runs',
             'open_outcome', 'open_resume_url', 'pause_run', 'publish_event',
-            'purge_stream', 'read_consumer', 'receive_webhook', 'redeliver',
+            'purge_stream', 'put_job_blob', 'read_blob', 'read_consumer', 'read_job_blob', 'receive_webhook', 'redeliver',
             'release_jobs',
             'replay_delivery', 'replay_failed', 'replay_run', 'reset_run',
             'resize_consumer', 'resume_run', 'retry_run', 'run_diff', 'run_log',
@@ -383,7 +393,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'append_messages', 'archive_workflow', 'await_run',
         'backfill_schedule',
         'cancel_bulk_operation', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job', 'complete_jobs',
-        'create_bulk_operation', 'create_endpoint', 'create_schedule',
+        'create_blob', 'create_bulk_operation', 'create_endpoint', 'create_schedule',
         'create_snapshot', 'create_subscription', 'current_project_id',
         'decide_approval', 'disable_subscription', 'discard_draft', 'drop_consumer', 'drop_endpoint',
         'drop_schedule', 'drop_secret', 'drop_subscription', 'edit_run', 'enable_subscription',
@@ -392,7 +402,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'kill_run', 'last_message', 'log_job', 'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow',
         'preview_expression', 'preview_schedule', 'preview_template',
         'project_is_paused', 'publish_draft', 'publish_event',
-        'publish_workflow', 'read_all', 'read_category', 'read_consumer', 'read_stream', 'redeliver', 'release_jobs',
+        'publish_workflow', 'put_job_blob', 'read_all', 'read_blob', 'read_category', 'read_consumer', 'read_job_blob',
+        'read_stream', 'redeliver', 'release_jobs',
         'replay_delivery', 'replay_failed', 'replay_run', 'reset_run',
         'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule',
         'resume_workflow', 'retry_run', 'rollback_workflow', 'rotate_endpoint_secret', 'run_diff', 'run_filter',
@@ -417,7 +428,7 @@ BEGIN
     FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'run_audit_trail', 'stuck_runs', 'diverging_runs', 'run_divergence', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
         'run_slot', 'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
         'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions',
-        'workflows', 'drafts', 'delivery', 'endpoint', 'endpoints', 'secret', 'secrets',
+        'workflows', 'drafts', 'delivery', 'endpoint', 'endpoints', 'secret', 'secrets', 'blob', 'blob_use', 'blobs',
         'subscription', 'subscription_event', 'subscriptions', 'subscription_deliveries',
         'audit_log', 'streams', 'stream', 'message', 'position_holders', 'consumer_lag', 'consumer', 'consumer_position',
         'schedules', 'schedule', 'schedule_firing'] LOOP
@@ -440,6 +451,8 @@ GRANT EXECUTE ON FUNCTION
     meshhook.complete_job(text, bigint, jsonb),
     meshhook.fail_job(text, bigint, jsonb),
     meshhook.log_job(text, bigint, text, text, jsonb),
+    meshhook.put_job_blob(text, bigint, bytea),
+    meshhook.read_job_blob(text, bigint, text),
     meshhook.release_jobs(text[], bigint[], interval),
     meshhook.sync_executor(text, text, text[], text[], bigint[]),
     meshhook.receive_webhook(text, text, jsonb, text, bytea),

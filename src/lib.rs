@@ -9,6 +9,7 @@ compile_error!("meshhook must be built with panic = \"unwind\"");
 
 use pgrx::prelude::*;
 
+mod blob;
 mod error;
 mod event_store;
 mod fault;
@@ -63,7 +64,8 @@ extension_sql_file!(
 extension_sql_file!("../sql/schema/flow.sql", name = "schema_flow", requires = ["schema_event_store"]);
 extension_sql_file!("../sql/schema/operations.sql", name = "schema_operations", requires = ["schema_flow"]);
 extension_sql_file!("../sql/schema/executor.sql", name = "schema_executor", requires = ["schema_operations"]);
-extension_sql_file!("../sql/schema/dump.sql", name = "schema_dump", requires = ["schema_executor"]);
+extension_sql_file!("../sql/schema/blob.sql", name = "schema_blob", requires = ["schema_executor"]);
+extension_sql_file!("../sql/schema/dump.sql", name = "schema_dump", requires = ["schema_blob"]);
 extension_sql_file!("../sql/schema/leaves.sql", name = "schema_leaves", requires = ["schema_dump"]);
 extension_sql_file!("../sql/schema/await.sql", name = "await", requires = ["schema_leaves"]);
 extension_sql_file!(
@@ -101,6 +103,7 @@ extension_sql_file!(
 extension_sql_file!("../sql/views/schedules.sql", name = "schedule_views", requires = ["views"]);
 extension_sql_file!("../sql/views/endpoints.sql", name = "endpoint_views", requires = ["schedule_views"]);
 extension_sql_file!("../sql/views/secrets.sql", name = "secret_views", requires = ["endpoint_views"]);
+extension_sql_file!("../sql/views/blobs.sql", name = "blob_views", requires = ["secret_views"]);
 extension_sql_file!(
     "../sql/views/subscriptions.sql",
     name = "subscription_views",

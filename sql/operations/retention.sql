@@ -48,7 +48,7 @@ BEGIN
 END
 $$;
 
--- The next step of forgetting: keys, tags and used resume URLs first, some at a time, then the leaf in one transaction.
+-- The next step of forgetting: keys, tags, used resume URLs and uses of blobs first, some at a time, then the leaf in one transaction.
 CREATE FUNCTION meshhook.apply_retention(days integer, most_survivors bigint)
 RETURNS TABLE (step text, target text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
@@ -73,7 +73,7 @@ BEGIN
     LOOP
         SELECT * INTO plan FROM meshhook.retention_plan(days, most_survivors) p WHERE p.leaf = 'run_' || closed.suffix;
         CONTINUE WHEN plan.action = 'keep';
-        FOREACH named IN ARRAY ARRAY['run_key', 'run_tag', 'resume_use', 'run_divergence'] LOOP
+        FOREACH named IN ARRAY ARRAY['run_key', 'run_tag', 'resume_use', 'run_divergence', 'blob_use'] LOOP
             EXECUTE format(
                 'DELETE FROM meshhook.%1$I WHERE ctid = ANY (ARRAY(
                      SELECT k.ctid FROM meshhook.project p

@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 
 use super::{ACCEPTED, STALE};
 use crate::error::bad_parameter;
-use crate::spi::{Arg, arg};
+use crate::spi::{self, Arg, arg};
 
 /// The jobs of a call. Sorted by key for the statement, so that two calls lock rows in the same order.
 #[derive(Debug)]
@@ -79,6 +79,31 @@ impl Handles {
         let rows: Vec<_> =
             self.ids.iter().enumerate().map(|(i, id)| (id.clone(), outcome(i).to_owned())).collect();
         TableIterator::new(rows)
+    }
+}
+
+/// A job that its executor holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Its project.
+    pub project: i32,
+    /// Its run.
+    pub run: pgrx::Uuid,
+}
+
+impl Held {
+    /// The job of an id, if its token still holds and the caller serves its project. Called as the owner role.
+    pub fn find(job_id: &str, token: Option<i64>, scope: Option<i32>) -> Option<Self> {
+        let handles = Handles::of(vec![Some(job_id.to_owned())], &[token]).served_by(scope);
+        spi::read_one(
+            "SELECT j.project_id, j.run_id
+             FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[])
+                  AS w (project_id, run_id, node, token, place)
+             JOIN meshhook.job j USING (project_id, run_id, node, token)
+             WHERE j.executor IS NOT NULL",
+            &handles.args(),
+            |row| Self { project: row.must(1), run: row.must(2) },
+        )
     }
 }
 

@@ -18,6 +18,7 @@ use crate::random::{PG_EPOCH_MICROS, now_micros, timestamptz, unix_micros};
 use crate::spi::{self, Arg, RawJsonb, RawJsonbArray, arg};
 use crate::{fault, installation, project, resume, shmem};
 use handle::Handles;
+pub use handle::Held;
 
 /// Most jobs in one call.
 const MAX_BATCH: i32 = 1_000;

@@ -226,6 +226,11 @@ impl Asked {
              SELECT project_id, $3, tag FROM meshhook.run_tag WHERE project_id = $1 AND run_id = $2 AND $4 > 0",
             &key,
         );
+        spi::exec(
+            "INSERT INTO meshhook.blob_use (project_id, run_id, sha256)
+             SELECT project_id, $3, sha256 FROM meshhook.blob_use WHERE project_id = $1 AND run_id = $2 AND $4 > 0",
+            &key,
+        );
         fork
     }
 }

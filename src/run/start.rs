@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use meshhook_engine::blob::references_in;
 use meshhook_engine::definition::flow::Keys;
 use meshhook_engine::json::MAX_DOCUMENT_DEPTH;
 use meshhook_engine::selection::MAX_KEY_BYTES;
@@ -10,6 +11,7 @@ use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::prelude::*;
 
 use super::tags;
+use crate::blob::Uses;
 use crate::error::{bad_parameter, refuse, required};
 use crate::owner::{Role, as_owner};
 use crate::project::{self, Project};
@@ -108,6 +110,7 @@ pub fn start(start: &Start) -> pgrx::Uuid {
     }
     fault::around!("start.run");
     tags::add(start.project, run, &start.options.tags);
+    keep_blobs(start);
     if flow::must_wait(&start.version, &start.options) {
         enqueue(start);
         return run;
@@ -121,6 +124,18 @@ pub fn start(start: &Start) -> pgrx::Uuid {
     );
     shmem::wake_on_commit();
     run
+}
+
+/// What the input refers to is kept from now on, however long the run waits.
+fn keep_blobs(start: &Start) {
+    if !start.input.contains("sha256") {
+        return;
+    }
+    let mut uses = Uses::default();
+    for sha256 in references_in(&start.input.text()) {
+        uses.add(start.project.0, start.run, &sha256);
+    }
+    uses.keep();
 }
 
 /// Makes a run that waits for admission. Called as the owner role.

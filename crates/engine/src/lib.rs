@@ -5,6 +5,7 @@
 //! recorded as an [`event::Event`]. [`decide::step`] turns a fact into events, [`state::RunState`] is the
 //! fold of events, and [`replay`] proves that a log and the rules agree.
 
+pub mod blob;
 pub mod body;
 pub mod contract;
 pub mod decide;

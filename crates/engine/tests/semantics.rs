@@ -336,6 +336,25 @@ fn http_requests_take_every_form() {
 }
 
 #[test]
+fn a_body_that_is_too_large_for_the_log_lies_beside_it() {
+    let call = |with: &str, count: u32| {
+        let text = format!(
+            r#"{{"name":"w","nodes":[{{"id":"call","type":"http","with":{{"url":"http://x","method":"POST",{with}}}}}]}}"#
+        );
+        Sim::start(&text, &format!(r#"{{"n":{count}}}"#)).input_of("call")
+    };
+    let list = r#""body":"{{ [range(.input.n)] }}""#;
+    assert!(call(list, 10).contains(r#""body":[0,1,2"#));
+    let large = call(list, 20_000);
+    assert!(large.len() < 300, "{large}");
+    assert!(large.contains(r#""body_blob":{"content_type":"application/json","sha256":""#), "{large}");
+    assert!(large.contains(r#""size":108891"#), "{large}");
+    // Whoever sends it has to put something in.
+    let with_secret = r#""body":["{{ [range(.input.n)] | tojson }}","{{ $secrets.key }}"]"#;
+    assert!(call(with_secret, 20_000).len() > 100_000);
+}
+
+#[test]
 fn http_succeeds_by_the_nodes_own_rule() {
     for (rule, answer, expected) in [
         (r#"["2xx",404]"#, r#"{"status":404}"#, Ok(())),

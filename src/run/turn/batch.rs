@@ -1,5 +1,6 @@
 //! What a turn is going to write, column by column, as the statements take it.
 
+use meshhook_engine::blob::{Blob, references_in};
 use meshhook_engine::decide::Dropped;
 use meshhook_engine::event::{Child, Event, Recorded};
 use meshhook_engine::snapshot::{Growth, Snapshot};
@@ -8,6 +9,7 @@ use meshhook_engine::time::Timestamp;
 use pgrx::datum::TimestampWithTimeZone;
 
 use super::RunKey;
+use crate::blob::Uses;
 use crate::guc;
 use crate::random::timestamptz;
 use crate::run::snapshot;
@@ -185,6 +187,10 @@ pub(super) struct Batch {
     pub slots: Keys,
     /// States to be stored.
     pub snapshots: Vec<(RunKey, Snapshot)>,
+    /// What events refer to, by the project.
+    pub blobs: Vec<(i32, Blob)>,
+    /// Which runs refer to it, and to what there is already.
+    pub uses: Uses,
 }
 
 /// How many events, jobs and timers a batch held at some point.
@@ -329,10 +335,23 @@ impl Batch {
             }
             _ => {}
         }
+        let data = recorded.event.data();
+        for sha256 in references_in(&data) {
+            self.uses.add(key.project, key.run, &sha256);
+            let child = if let Event::NodeScheduled(scheduled) = &recorded.event {
+                scheduled.child.as_ref()
+            } else {
+                None
+            };
+            // It may be kept longer than the one that starts it.
+            if let Some(child) = child.and_then(|child| uuid::Uuid::parse_str(&child.run).ok()) {
+                self.uses.add(key.project, pgrx::Uuid::from_bytes(*child.as_bytes()), &sha256);
+            }
+        }
         self.events.keys.push(key);
         self.events.position.push(recorded.position.cast_signed());
         self.events.kind.push(recorded.event.type_name());
-        self.events.data.push(recorded.event.data());
+        self.events.data.push(data);
         self.events.metadata.push(metadata.map(str::to_owned));
         self.events.at.push(at);
     }

@@ -475,6 +475,7 @@ impl<'a> Moved<'a> {
         let first = self.state.position + 1;
         let step = decide(&self.workflow, &self.id, &mut self.state, fact, at);
         step.dropped.iter().for_each(|dropped| out.drop_work(&self.run.key, dropped));
+        out.blobs.extend(step.blobs.into_iter().map(|blob| (self.run.key.project, blob)));
         // One that came before its time, for the clock stepped back or somebody moved it, is put back.
         if let (Fact::TimerDue(early), true) = (fact, step.events.is_empty()) {
             out.restore_timer(&self.run.key, &early.node, &self.state);

@@ -5,12 +5,13 @@ use super::children;
 use crate::random::PG_EPOCH_MICROS;
 use crate::run::snapshot;
 use crate::spi::{self, arg};
-use crate::{event_store, fault, shmem};
+use crate::{blob, event_store, fault, shmem};
 
 /// Writes a turn. The caller commits.
 pub(super) fn all(batch: &mut Batch) {
     cancel_open_work(batch);
     drop_work(batch);
+    blobs(batch);
     events(batch);
     #[cfg(not(feature = "faults"))]
     jobs(&batch.jobs);
@@ -72,6 +73,16 @@ pub(super) fn take_back_work(projects: &[i32], runs: &[pgrx::Uuid]) {
     let keys = [arg(projects.to_vec()), arg(runs.to_vec())];
     spi::exec(take_back!("job", of "$1::integer[], $2::uuid[]", by "project_id, run_id"), &keys);
     spi::exec(take_back!("timer", of "$1::integer[], $2::uuid[]", by "project_id, run_id"), &keys);
+}
+
+/// What is too large for the log, before the log refers to it.
+fn blobs(batch: &Batch) {
+    if batch.blobs.is_empty() && batch.uses.is_empty() {
+        return;
+    }
+    fault::around!("turn.blobs");
+    blob::put_all(&batch.blobs);
+    batch.uses.keep();
 }
 
 fn events(batch: &Batch) {

@@ -120,12 +120,15 @@ impl<'a> Turn<'a> {
         let scheduled = NodeScheduled { deadline, ..scheduled(path, node.kind.name, 1) };
         match action {
             Action::Succeed { port, output } => self.succeed(path, None, port, output, None),
-            Action::Job { queue, input, timeout_ms } => self.emit(Event::NodeScheduled(NodeScheduled {
-                queue: Some(queue),
-                input: Some(input),
-                timeout_ms,
-                ..scheduled
-            })),
+            Action::Job { queue, input, timeout_ms, blobs } => {
+                self.step.blobs.extend(blobs);
+                self.emit(Event::NodeScheduled(NodeScheduled {
+                    queue: Some(queue),
+                    input: Some(input),
+                    timeout_ms,
+                    ..scheduled
+                }));
+            }
             Action::Database { input, timeout_ms } => {
                 self.emit(Event::NodeScheduled(NodeScheduled {
                     input: Some(input),

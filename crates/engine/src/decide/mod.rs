@@ -17,6 +17,7 @@ pub use intervene::refusal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::blob::Blob;
 use crate::contract::input_fault;
 use crate::definition::Workflow;
 use crate::event::{Event, FactDeferred};
@@ -48,6 +49,8 @@ pub struct Step {
     pub events: Vec<Event>,
     /// Nodes whose job and timer, as far as there are any, must not be left behind.
     pub dropped: Vec<Dropped>,
+    /// What the events refer to and has to be kept beside them.
+    pub blobs: Vec<Blob>,
 }
 
 /// Work that nobody has to do any more.

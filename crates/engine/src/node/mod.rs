@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::blob::Blob;
 use crate::definition::{Fields, Problems};
 use crate::error::ErrorInfo;
 use crate::expr::{Expr, ExprError, RootPath};
@@ -148,6 +149,8 @@ pub enum Action {
         /// How long one attempt may take by the database's clock, in milliseconds; `None` where the
         /// executor keeps the time itself.
         timeout_ms: Option<u64>,
+        /// What the input refers to.
+        blobs: Vec<Blob>,
     },
     /// The database has to do something, in a turn of this run.
     Database {

@@ -54,6 +54,11 @@ impl Node for Task {
 
     fn fire(&self, context: &Context) -> Result<Action, ErrorInfo> {
         let input = input(self.input.as_ref(), context)?;
-        Ok(Action::Job { queue: Arc::clone(&self.queue), input, timeout_ms: context.timeout_ms })
+        Ok(Action::Job {
+            queue: Arc::clone(&self.queue),
+            input,
+            timeout_ms: context.timeout_ms,
+            blobs: Vec::new(),
+        })
     }
 }

@@ -1,5 +1,8 @@
 //! The forms a request's body comes in.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -20,9 +23,20 @@ pub struct Part {
     name: String,
     value: Option<Value>,
     base64: Option<String>,
+    blob: Option<Reference>,
     filename: Option<String>,
     content_type: Option<String>,
 }
+
+/// A reference to a blob: bytes that the database keeps.
+#[derive(Deserialize)]
+pub struct Reference {
+    sha256: String,
+    content_type: Option<String>,
+}
+
+/// Bytes of blobs by their SHA-256.
+pub type Blobs = BTreeMap<String, Bytes>;
 
 /// A body and its content type where the definition names none.
 #[derive(Debug, Default)]
@@ -35,33 +49,52 @@ pub struct Encoded {
 
 /// What a payload says of the body: one of these, or nothing.
 #[derive(Default)]
-pub struct Given<'a> {
+pub struct Given {
     /// A string is sent as it is, anything else as JSON.
-    pub body: Option<&'a RawValue>,
+    pub body: Option<Box<RawValue>>,
     /// `application/x-www-form-urlencoded`.
-    pub form: Option<&'a Map<String, Value>>,
+    pub form: Option<Map<String, Value>>,
     /// `multipart/form-data`, in this order.
-    pub multipart: Option<&'a [Part]>,
+    pub multipart: Option<Vec<Part>>,
     /// Bytes, as base64.
-    pub body_base64: Option<&'a str>,
+    pub body_base64: Option<String>,
+    /// Bytes, as the database keeps them.
+    pub body_blob: Option<Reference>,
 }
 
-impl Given<'_> {
+/// Tells nothing of what may be secret.
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Given(…)")
+    }
+}
+
+impl Given {
+    /// The SHA-256 of every blob that it refers to.
+    pub fn blobs(&self) -> BTreeSet<&str> {
+        let parts = self.multipart.iter().flatten().filter_map(|part| part.blob.as_ref());
+        self.body_blob.iter().chain(parts).map(|reference| reference.sha256.as_str()).collect()
+    }
+
     /// The bytes to send. The error text quotes no values, which may be secret.
     ///
     /// # Errors
-    /// When it cannot be sent: several forms at once, no base64, too large.
-    pub fn encode(&self) -> Result<Encoded, String> {
+    /// When it cannot be sent: several forms at once, no base64, a blob that is not among `blobs`, too large.
+    pub fn encode(&self, blobs: &Blobs) -> Result<Encoded, String> {
         let forms = [
-            self.body.map(raw),
-            self.form.map(form),
-            self.multipart.map(multipart),
-            self.body_base64.map(bytes),
+            self.body.as_deref().map(raw),
+            self.form.as_ref().map(form),
+            self.multipart.as_ref().map(|parts| multipart(parts, blobs)),
+            self.body_base64.as_deref().map(bytes),
+            self.body_blob.as_ref().map(|reference| kept(reference, blobs)),
         ];
         let mut given = forms.into_iter().flatten();
         let encoded = given.next().unwrap_or_else(|| Ok(Encoded::default()))?;
         if given.next().is_some() {
-            return Err("the body is given in several forms: body, form, multipart or body_base64".to_owned());
+            return Err(
+                "the body is given in several forms: body, form, multipart, body_base64 or body_blob"
+                    .to_owned(),
+            );
         }
         if encoded.bytes.len() > MAX_BYTES {
             return Err(format!("the body is larger than {MAX_BYTES} bytes"));
@@ -93,6 +126,13 @@ fn bytes(text: &str) -> Result<Encoded, String> {
     Ok(encoded(from_base64(text, "body_base64")?, "application/octet-stream"))
 }
 
+fn kept(reference: &Reference, blobs: &Blobs) -> Result<Encoded, String> {
+    let content_type = reference.content_type.as_deref().unwrap_or("application/octet-stream");
+    let content_type = HeaderValue::from_str(content_type)
+        .map_err(|_| "the content type of the blob holds a character it cannot")?;
+    Ok(Encoded { bytes: reference.among(blobs)?, content_type: Some(content_type) })
+}
+
 fn encoded(bytes: impl Into<Vec<u8>>, content_type: &'static str) -> Encoded {
     let content_type = Some(HeaderValue::from_static(content_type));
     Encoded { bytes: Bytes::from(bytes.into()), content_type }
@@ -103,10 +143,10 @@ fn from_base64(text: &str, what: &str) -> Result<Vec<u8>, String> {
 }
 
 /// RFC 7578, with the escapes of the WHATWG's forms.
-fn multipart(parts: &[Part]) -> Result<Encoded, String> {
+fn multipart(parts: &[Part], blobs: &Blobs) -> Result<Encoded, String> {
     let mut contents = Vec::with_capacity(parts.len());
     for part in parts {
-        contents.push((part.head()?, part.content()?));
+        contents.push((part.head()?, part.content(blobs)?));
     }
     // What the parts say decides the boundary: every attempt sends the same bytes, and nobody can write it into a part.
     let mut digest = Sha256::new();
@@ -126,6 +166,15 @@ fn multipart(parts: &[Part]) -> Result<Encoded, String> {
     Ok(Encoded { bytes: Bytes::from(out), content_type: content_type.ok() })
 }
 
+impl Reference {
+    fn among(&self, blobs: &Blobs) -> Result<Bytes, String> {
+        blobs
+            .get(&self.sha256)
+            .cloned()
+            .ok_or_else(|| "a blob that the body refers to is not at hand".to_owned())
+    }
+}
+
 impl Part {
     fn head(&self) -> Result<String, String> {
         let escaped = |text: &str| text.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A");
@@ -134,8 +183,9 @@ impl Part {
             head.push_str(&format!("; filename=\"{}\"", escaped(filename)));
         }
         head.push_str("\r\n");
+        let kept = self.blob.as_ref().and_then(|blob| blob.content_type.as_deref());
         let default = self.filename.as_ref().map(|_| "application/octet-stream");
-        if let Some(content_type) = self.content_type.as_deref().or(default) {
+        if let Some(content_type) = self.content_type.as_deref().or(kept).or(default) {
             if HeaderValue::from_str(content_type).is_err() {
                 return Err(format!("the content type of part {:?} holds a character it cannot", self.name));
             }
@@ -144,13 +194,16 @@ impl Part {
         Ok(head)
     }
 
-    fn content(&self) -> Result<Vec<u8>, String> {
-        match (&self.value, &self.base64) {
-            (Some(_), Some(_)) => Err(format!("part {:?} has both value and base64", self.name)),
-            (None, Some(text)) => from_base64(text, &format!("base64 of part {:?}", self.name)),
-            (Some(Value::String(text)), None) => Ok(text.clone().into_bytes()),
-            (Some(value), None) => Ok(value.to_string().into_bytes()),
-            (None, None) => Ok(Vec::new()),
+    fn content(&self, blobs: &Blobs) -> Result<Bytes, String> {
+        match (&self.value, &self.base64, &self.blob) {
+            (None, Some(text), None) => {
+                from_base64(text, &format!("base64 of part {:?}", self.name)).map(Bytes::from)
+            }
+            (None, None, Some(blob)) => blob.among(blobs),
+            (Some(Value::String(text)), None, None) => Ok(Bytes::from(text.clone())),
+            (Some(value), None, None) => Ok(Bytes::from(value.to_string())),
+            (None, None, None) => Ok(Bytes::new()),
+            _ => Err(format!("part {:?} has more than one of value, base64 and blob", self.name)),
         }
     }
 }
@@ -163,16 +216,16 @@ mod tests {
 
     fn encode(given: Value) -> Result<(String, String), String> {
         let own = |member: &str| given.get(member).cloned();
-        let body = own("body").map(|body| serde_json::value::to_raw_value(&body).unwrap());
-        let form = own("form").map(|form| serde_json::from_value::<Map<_, _>>(form).unwrap());
-        let parts = own("multipart").map(|parts| serde_json::from_value::<Vec<Part>>(parts).unwrap());
         let given = Given {
-            body: body.as_deref(),
-            form: form.as_ref(),
-            multipart: parts.as_deref(),
-            body_base64: given["body_base64"].as_str(),
+            body: own("body").map(|body| serde_json::value::to_raw_value(&body).unwrap()),
+            form: own("form").map(|form| serde_json::from_value(form).unwrap()),
+            multipart: own("multipart").map(|parts| serde_json::from_value(parts).unwrap()),
+            body_base64: own("body_base64").map(|text| serde_json::from_value(text).unwrap()),
+            body_blob: own("body_blob").map(|blob| serde_json::from_value(blob).unwrap()),
         };
-        given.encode().map(|encoded| {
+        let wanted = given.blobs().into_iter().filter(|sha256| *sha256 != "gone");
+        let blobs = wanted.map(|sha256| (sha256.to_owned(), Bytes::from(format!("<{sha256}>")))).collect();
+        given.encode(&blobs).map(|encoded| {
             let content_type = encoded.content_type.map(|value| value.to_str().unwrap().to_owned());
             (String::from_utf8(encoded.bytes.to_vec()).unwrap(), content_type.unwrap_or_default())
         })
@@ -193,6 +246,8 @@ mod tests {
             "application/x-www-form-urlencoded",
         );
         ok(json!({"body_base64": "aGk="}), "hi", "application/octet-stream");
+        ok(json!({"body_blob": {"sha256": "ab", "size": 4}}), "<ab>", "application/octet-stream");
+        ok(json!({"body_blob": {"sha256": "ab", "content_type": "text/csv"}}), "<ab>", "text/csv");
     }
 
     #[test]
@@ -200,7 +255,8 @@ mod tests {
         let given = json!({"multipart": [
             {"name": "a\"\r\nX: y", "value": "1"},
             {"name": "n", "value": {"deep": [1]}, "content_type": "application/json"},
-            {"name": "file", "filename": "q\".txt", "base64": "aGk="}]});
+            {"name": "file", "filename": "q\".txt", "base64": "aGk="},
+            {"name": "kept", "blob": {"sha256": "ab", "content_type": "text/csv"}}]});
         let (body, content_type) = encode(given.clone()).unwrap();
         let boundary = content_type.strip_prefix("multipart/form-data; boundary=").unwrap();
         assert_eq!(
@@ -210,7 +266,9 @@ mod tests {
                  --{boundary}\r\nContent-Disposition: form-data; name=\"n\"\r\nContent-Type: application/json\r\n\r\n\
                  {{\"deep\":[1]}}\r\n\
                  --{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"q%22.txt\"\r\n\
-                 Content-Type: application/octet-stream\r\n\r\nhi\r\n--{boundary}--\r\n"
+                 Content-Type: application/octet-stream\r\n\r\nhi\r\n\
+                 --{boundary}\r\nContent-Disposition: form-data; name=\"kept\"\r\nContent-Type: text/csv\r\n\r\n\
+                 <ab>\r\n--{boundary}--\r\n"
             )
         );
         assert_eq!(encode(given).unwrap(), (body, content_type));
@@ -224,6 +282,10 @@ mod tests {
             json!({"form": {"a": {"secret": 1}}}),
             json!({"multipart": [{"name": "a", "base64": "secret!"}]}),
             json!({"multipart": [{"name": "a", "value": "secret", "base64": ""}]}),
+            json!({"multipart": [{"name": "a", "value": "secret", "blob": {"sha256": "ab"}}]}),
+            json!({"body_blob": {"sha256": "gone"}}),
+            json!({"body_blob": {"sha256": "ab", "content_type": "secret\r\nX: y"}}),
+            json!({"body_blob": {"sha256": "ab"}, "body": "secret"}),
             json!({"multipart": [{"name": "a", "value": "x", "content_type": "secret\r\nX: y"}]}),
         ] {
             let error = encode(given).unwrap_err();

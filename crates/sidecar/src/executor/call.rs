@@ -2,23 +2,49 @@
 
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, HeaderMap};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::auth::Auth;
 use super::decode;
-use super::http::{Answer, CallError, Class, HostClass, Hyper, classify, timed_out};
+use super::http::{Answer, CallError, Class, HostClass, Hyper, classify};
 use super::oauth::{Grant, Token, Tokens};
 use super::pages::{Step, Walk};
 use super::redirect::{self, Hop};
-use super::request::Prepared;
+use super::request::{IDEMPOTENCY_KEY, Prepared};
 use super::response::{self, Form};
 use crate::secrets::redact::Redactor;
 
 /// Largest answer of a token endpoint.
 const MAX_TOKEN_BYTES: usize = 64 << 10;
+/// How long a token endpoint may take, and whoever waits for the one who asks.
+const TOKEN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How far a call has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// An access token is waited for.
+    Token,
+    /// The response is waited for.
+    Sent,
+    /// The response is coming.
+    Answered,
+}
+
+impl Stage {
+    /// The error of a clock that ran out in this stage. What a token endpoint does says nothing of the host.
+    pub fn timed_out(self, limit: Duration) -> CallError {
+        let (class, stage) = match self {
+            Self::Token => (Class::Auth, "before there was an access token"),
+            Self::Sent => (Class::Timeout, "before the response began"),
+            Self::Answered => (Class::Timeout, "before the response was complete"),
+        };
+        let message = format!("timed out after {} ms, {stage}", limit.as_millis());
+        CallError { class, message, hopeless: false }
+    }
+}
 
 /// Under what a call is made.
 pub struct Call<'a> {
@@ -32,8 +58,8 @@ pub struct Call<'a> {
     pub max_bytes: usize,
     /// What must not come back; grows with the access tokens that are sent.
     pub redactor: Redactor,
-    /// How far it has come, for the message of a time-out.
-    pub stage: &'static str,
+    /// How far it has come.
+    pub stage: Stage,
 }
 
 /// How each message of a call is sent.
@@ -43,7 +69,7 @@ struct Manner {
     first_byte: Duration,
 }
 
-/// A response that is here as a whole, its secrets struck out.
+/// A response that is here as a whole, with whatever secrets it repeats.
 struct Reply {
     status: StatusCode,
     headers: HeaderMap,
@@ -63,19 +89,28 @@ impl Call<'_> {
         let mut answer = match pages {
             Some(pages) => {
                 let walk = Walk::new(pages, &mut first);
-                self.walk(walk, first, &manner, begun).await?
+                self.walk(walk, first, &manner, form, begun).await?
             }
             None => {
                 let reply = self.send(first, &manner, self.max_bytes).await?;
-                let (status, body_bytes) = (reply.status.as_u16(), reply.body.len());
-                let output = response::output(status, &reply.headers, reply.body, form, begun.elapsed());
-                Answer { status, output, body_bytes, host: reply.host }
+                self.answer(reply, form, begun)
             }
         };
         if !self.redactor.is_empty() {
             self.redactor.value(&mut answer.output);
+            if let Some(content_type) = answer.kept.as_mut().and_then(|kept| kept.content_type.as_mut()) {
+                *content_type = self.redactor.text(content_type);
+            }
         }
         Ok(answer)
+    }
+
+    fn answer(&self, reply: Reply, form: Form, begun: Instant) -> Answer {
+        let (status, host) = (reply.status.as_u16(), reply.host);
+        let body = self.redactor.bytes(reply.body);
+        let body_bytes = body.len();
+        let (output, kept) = response::output(status, &reply.headers, body, form, begun.elapsed());
+        Answer { status, output, kept, body_bytes, host }
     }
 
     /// Follows a list. A page that is no success ends it, and is the answer.
@@ -84,24 +119,36 @@ impl Call<'_> {
         mut walk: Walk,
         mut hop: Hop,
         manner: &Manner,
+        form: Form,
         begun: Instant,
     ) -> Result<Answer, CallError> {
+        let key = hop.headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok()).map(str::to_owned);
         let mut body_bytes = 0;
         loop {
             let reply = self.send(hop.clone(), manner, self.max_bytes.saturating_sub(body_bytes)).await?;
             body_bytes += reply.body.len();
-            let (status, headers) = (reply.status.as_u16(), reply.headers);
-            let mut output = response::output(status, &headers, reply.body, Form::Auto, begun.elapsed());
             if !reply.status.is_success() {
-                return Ok(Answer { status, output, body_bytes, host: reply.host });
+                return Ok(Answer { body_bytes, ..self.answer(reply, form, begun) });
             }
-            match walk.take(&hop, &headers, &mut output["body"])? {
+            // What leads on may repeat what was sent, and has to be followed as it is.
+            let headers = reply.headers.clone();
+            let raw = (!self.redactor.is_empty()).then(|| response::json(&headers, reply.body.clone()));
+            let mut answer = self.answer(reply, Form::Inline, begun);
+            let page = &mut answer.output["body"];
+            let next = walk.next(&hop, &headers, raw.as_ref().unwrap_or(page))?;
+            match walk.take(&hop, next, page)? {
                 Step::Next(url) => hop.url = url,
                 Step::Done { more } => {
-                    let output = walk.finish(output, more);
-                    return Ok(Answer { status, output, body_bytes, host: reply.host });
+                    walk.finish(&mut answer.output, more);
+                    self.redactor.value(&mut answer.output["body"]);
+                    let kept = response::take_json(&mut answer.output, form);
+                    return Ok(Answer { kept, body_bytes, ..answer });
                 }
             }
+            // Another page is another request: whoever knows the key would answer with the first one.
+            let key =
+                key.as_ref().and_then(|key| HeaderValue::from_str(&format!("{key}/{}", walk.page())).ok());
+            key.map(|key| hop.headers.insert(IDEMPOTENCY_KEY, key));
         }
     }
 
@@ -127,8 +174,11 @@ impl Call<'_> {
 
     /// A token for the grant, other than the refused one; and whether it had been at hand.
     async fn token(&mut self, grant: &Grant, refused: Option<&Token>) -> Result<(Token, bool), CallError> {
+        self.stage = Stage::Token;
         let kept = self.tokens.of(self.project, grant);
-        let mut kept = kept.lock().await;
+        let limit = Instant::now() + TOKEN_LIMIT;
+        let late = |_| Stage::Token.timed_out(TOKEN_LIMIT);
+        let mut kept = timeout_at(limit, kept.lock()).await.map_err(late)?;
         let usable = kept
             .as_ref()
             .filter(|token| token.is_fresh() && refused.is_none_or(|refused| refused.secret != token.secret));
@@ -136,7 +186,14 @@ impl Call<'_> {
             self.redactor.also("access_token", &token.secret);
             return Ok((token.clone(), true));
         }
-        self.stage = "before there was an access token";
+        let token = timeout_at(limit, self.fetch(grant)).await.map_err(late)??;
+        self.redactor.also("access_token", &token.secret);
+        *kept = Some(token.clone());
+        Ok((token, false))
+    }
+
+    /// Asks for a token.
+    async fn fetch(&self, grant: &Grant) -> Result<Token, CallError> {
         let asked = Instant::now();
         let unavailable = |message: String| CallError {
             class: Class::Auth,
@@ -152,20 +209,17 @@ impl Call<'_> {
         let (mut parts, body) = response.into_parts();
         let body = decode::read(&mut parts.headers, body, MAX_TOKEN_BYTES).await;
         let body = body.map_err(|error| unavailable(error.message))?;
-        let token = Token::from_answer(parts.status.as_u16(), &body, asked).map_err(unavailable)?;
-        self.redactor.also("access_token", &token.secret);
-        *kept = Some(token.clone());
-        Ok((token, false))
+        Token::from_answer(parts.status.as_u16(), &body, asked).map_err(unavailable)
     }
 
     async fn exchange(&mut self, hop: Hop, manner: &Manner, max_bytes: usize) -> Result<Reply, CallError> {
-        self.stage = "before the response began";
+        self.stage = Stage::Sent;
         let response = self.follow(hop, manner).await?;
-        self.stage = "before the response was complete";
+        self.stage = Stage::Answered;
         let (mut parts, body) = response.into_parts();
         let body = decode::read(&mut parts.headers, body, max_bytes).await?;
         let host = HostClass::of(&parts.extensions);
-        Ok(Reply { status: parts.status, headers: parts.headers, body: self.redactor.bytes(body), host })
+        Ok(Reply { status: parts.status, headers: parts.headers, body, host })
     }
 
     /// The response, after so many redirects at most.
@@ -175,7 +229,7 @@ impl Call<'_> {
             let request = hop.request().map_err(|problem| redirect::refused(&problem))?;
             let response = tokio::time::timeout(first_byte, self.client.request(request))
                 .await
-                .map_err(|_| timed_out(first_byte, "before the response began"))?
+                .map_err(|_| Stage::Sent.timed_out(first_byte))?
                 .map_err(|error| classify(&error))?;
             let next = if redirects == 0 { None } else { hop.after(response.status(), response.headers())? };
             match next {

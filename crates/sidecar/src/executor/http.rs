@@ -19,9 +19,10 @@ use rustls::ClientConfig;
 use serde_json::{Value, json};
 use tower_service::Service;
 
-use super::call::Call;
+use super::call::{Call, Stage};
 use super::oauth::Tokens;
 use super::request::Prepared;
+use super::response::Kept;
 use crate::egress::connector::{BoxError, Connecting, Connector};
 use crate::egress::names::{LookupFailed, Names};
 use crate::egress::policy::Policy;
@@ -63,6 +64,8 @@ pub enum Class {
     Auth,
     /// A list whose pages cannot be followed, or are too many.
     Pages,
+    /// A body that the database does not have, or cannot keep.
+    Blob,
     /// The payload asks for something that cannot be sent.
     InvalidRequest,
 }
@@ -82,6 +85,7 @@ impl Class {
             Self::Secret => "secret",
             Self::Auth => "auth",
             Self::Pages => "pages",
+            Self::Blob => "blob",
             Self::InvalidRequest => "invalid_request",
         }
     }
@@ -120,6 +124,8 @@ pub struct Answer {
     pub status: u16,
     /// The job's output.
     pub output: Value,
+    /// The body, if it is to be kept beside the log.
+    pub kept: Option<Kept>,
     /// Size of the body as received, in bytes.
     pub body_bytes: usize,
     /// Where it came from.
@@ -239,13 +245,13 @@ impl HttpClient {
             tokens: &self.0.tokens,
             max_bytes: self.0.settings.max_response_bytes,
             redactor: std::mem::take(&mut prepared.redactor),
-            stage: "before the response began",
+            stage: Stage::Sent,
         };
         let made = tokio::time::timeout(timeout, call.make(prepared)).await;
         let error = match made {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => error,
-            Err(_) => timed_out(timeout, call.stage),
+            Err(_) => call.stage.timed_out(timeout),
         };
         Err(CallError { message: call.redactor.text(&format!("{host}: {}", error.message)), ..error })
     }
@@ -275,12 +281,6 @@ fn hyper_client(settings: &CallSettings, names: &Names, tls: &ClientConfig, rule
         .http2_max_header_list_size(MAX_HEADER_BYTES as u32)
         .http2_keep_alive_interval(Duration::from_secs(20))
         .build(Limited { inner: https, limit: settings.connect_timeout })
-}
-
-/// The error of a clock that ran out.
-pub fn timed_out(limit: Duration, stage: &str) -> CallError {
-    let message = format!("timed out after {} ms, {stage}", limit.as_millis());
-    CallError { class: Class::Timeout, message, hopeless: false }
 }
 
 /// Finds the class of an error among its causes.

@@ -5,10 +5,12 @@
 //! claim until the database acknowledged its outcome; see [`lease::Leases`].
 
 pub mod auth;
+pub mod blobs;
 pub mod body;
 pub mod breaker;
 pub mod call;
 pub mod decode;
+mod execution;
 pub mod giving;
 pub mod http;
 pub mod lease;
@@ -30,12 +32,13 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use self::execution::{Guard, count_call, execute, log_failure, report};
 use self::giving::{Gift, Giver};
-use self::http::{Answer, CallError, Class, HostClass, HttpClient};
+use self::http::{CallError, Class, HttpClient};
 use self::lease::Leases;
 use self::limits::{Lane, Queue, Sign, Slot};
 use self::peers::Meeting;
-use self::report::{Outcome, Report, Reporter};
+use self::report::{Report, Reporter};
 use self::request::Prepared;
 use crate::backoff::Backoff;
 use crate::secrets::fill;
@@ -374,13 +377,14 @@ impl<S: JobStore> Executor<S> {
             fill::fill(&self.keys.ring(), &claimed.project, &claimed.payload, sealed).map_err(missing)?;
         let mut redactor = Redactor::new(&opened);
         let prepared = request::prepare(&payload, key);
-        let prepared = prepared.map_err(|message| invalid(redactor.text(&message)))?;
+        let mut prepared = prepared.map_err(|message| invalid(redactor.text(&message)))?;
         // A user name and its password are encoded as one.
         let authorization = prepared.first.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         if let Some(("Basic", credentials)) = authorization.and_then(|value| value.split_once(' ')) {
             redactor.also("authorization", credentials);
         }
-        Ok(Prepared { redactor, ..prepared })
+        prepared.redactor = redactor;
+        Ok(prepared)
     }
 
     fn start_what_may_start(&mut self) {
@@ -400,7 +404,13 @@ impl<S: JobStore> Executor<S> {
                 events: self.events.clone(),
                 reported: false,
             };
-            let task = tokio::spawn(execute(self.client.clone(), ready, guard, self.reports.clone()));
+            let task = tokio::spawn(execute(
+                self.store.clone(),
+                self.client.clone(),
+                ready,
+                guard,
+                self.reports.clone(),
+            ));
             self.leases.started(&job, task.abort_handle());
         }
         metrics::gauge!("meshhook_sidecar_jobs", "state" => "running").set(self.queue.running() as f64);
@@ -507,118 +517,5 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Frees a call's slot however its task ends, and its lease if no outcome was reported.
-struct Guard {
-    slot: Option<Slot>,
-    sign: Sign,
-    job: JobRef,
-    leases: Arc<Leases>,
-    events: mpsc::UnboundedSender<Event>,
-    reported: bool,
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if !self.reported && std::thread::panicking() {
-            // Nobody will report it, so nobody must renew it.
-            self.leases.remove(&self.job);
-        }
-        if let Some(slot) = self.slot.take() {
-            // Fails only when the executor is gone.
-            let _ = self.events.send(Event::Ended(slot, self.sign));
-        }
-    }
-}
-
-async fn execute(client: HttpClient, ready: Ready, mut guard: Guard, reports: mpsc::UnboundedSender<Report>) {
-    let Ready { claimed, prepared, since } = ready;
-    let begun = Instant::now();
-    metrics::histogram!("meshhook_sidecar_start_lag_seconds").record(begun - since);
-    let result = client.call(&claimed.project, prepared).await;
-    let host = result.as_ref().map_or(HostClass::Unknown, |answer| answer.host);
-    metrics::histogram!("meshhook_sidecar_http_call_seconds", "host" => host.name()).record(begun.elapsed());
-    if claimed.attempt > 1 {
-        metrics::counter!("meshhook_sidecar_http_retries_total").increment(1);
-    }
-    match &result {
-        Ok(answer) => {
-            count_call(status_class(answer.status));
-            tracing::debug!(
-                run = claimed.run_id,
-                node = claimed.node,
-                attempt = claimed.attempt,
-                status = answer.status,
-                "call answered"
-            );
-        }
-        Err(error) => {
-            count_call(error.class.name());
-            log_failure(&claimed, error);
-        }
-    }
-    guard.sign = sign(&result);
-    guard.reported = true;
-    report(&guard.leases, &reports, claimed.job, result);
-}
-
-/// What an outcome says about the host.
-fn sign(result: &Result<Answer, CallError>) -> Sign {
-    match result {
-        // Whatever it answers: what one of its services says of itself is no reason to leave the others alone.
-        Ok(_) => Sign::Alive,
-        Err(error) => match error.class {
-            Class::Connect | Class::Tls | Class::Timeout | Class::Io => Sign::Trouble,
-            Class::ResponseTooLarge | Class::Redirect | Class::Pages => Sign::Alive,
-            // A name that does not resolve says more of our name server than of the host, and costs little.
-            Class::Dns | Class::Forbidden | Class::Secret | Class::Auth | Class::InvalidRequest => Sign::None,
-        },
-    }
-}
-
-/// Hands an outcome to the reporter, unless the lease is lost.
-fn report(
-    leases: &Leases,
-    reports: &mpsc::UnboundedSender<Report>,
-    job: JobRef,
-    result: Result<Answer, CallError>,
-) {
-    if !leases.reporting(&job) {
-        return;
-    }
-    let (outcome, size) = match result {
-        Ok(answer) => (Outcome::Complete(answer.output), answer.body_bytes + 1024),
-        Err(error) => (Outcome::Fail(error.to_json()), 1024),
-    };
-    // Fails only when the reporter was given up at the end of the drain time.
-    let _ = reports.send(Report { job, outcome, size });
-}
-
-fn log_failure(claimed: &ClaimedJob, error: &CallError) {
-    // The run's history has it for good; at info a broken peer would flood the log.
-    tracing::debug!(
-        run = claimed.run_id,
-        node = claimed.node,
-        attempt = claimed.attempt,
-        class = error.class.name(),
-        reason = error.message,
-        "call brought no response"
-    );
-}
-
-fn count_call(result: &'static str) {
-    metrics::counter!("meshhook_sidecar_http_calls_total", "result" => result).increment(1);
-}
-
-fn status_class(status: u16) -> &'static str {
-    match status / 100 {
-        1 => "1xx",
-        2 => "2xx",
-        3 => "3xx",
-        4 => "4xx",
-        5 => "5xx",
-        _ => "other",
     }
 }

@@ -71,13 +71,17 @@ impl Walk {
         Self { pages, items: Vec::new(), count: 0 }
     }
 
-    /// Takes in a page.
+    /// The number of the page that is asked for next, from 1.
+    pub fn page(&self) -> u64 {
+        self.count + 1
+    }
+
+    /// Takes in a page, that may lead on to `next`.
     ///
     /// # Errors
     /// When it is none, leads astray, or is one too many.
-    pub fn take(&mut self, hop: &Hop, headers: &HeaderMap, page: &mut Value) -> Result<Step, CallError> {
+    pub fn take(&mut self, hop: &Hop, next: Option<Url>, page: &mut Value) -> Result<Step, CallError> {
         self.count += 1;
-        let next = self.next(hop, headers, page)?;
         let items = page.pointer_mut(&self.pages.items).map(Value::take);
         let Some(Value::Array(mut items)) = items else {
             let place = if self.pages.items.is_empty() { "its root" } else { &self.pages.items };
@@ -99,17 +103,20 @@ impl Walk {
         }
     }
 
-    /// The output: that of the last page, with the items of all.
-    pub fn finish(self, mut output: Value, more: bool) -> Value {
+    /// Makes the output of the last page that of the list: with the items of all.
+    pub fn finish(self, output: &mut Value, more: bool) {
         output["body"] = Value::Array(self.items);
         output["pages"] = json!(self.count);
         if more {
             output["more"] = json!(true);
         }
-        output
     }
 
-    fn next(&self, hop: &Hop, headers: &HeaderMap, page: &Value) -> Result<Option<Url>, CallError> {
+    /// Where a page leads on to, with whatever secrets that has in it.
+    ///
+    /// # Errors
+    /// When what should lead on is no URL, or no text.
+    pub fn next(&self, hop: &Hop, headers: &HeaderMap, page: &Value) -> Result<Option<Url>, CallError> {
         let told = page.pointer(&self.pages.at).filter(|_| !self.pages.at.is_empty());
         let told = match told {
             None | Some(Value::Null | Value::Bool(false)) => None,
@@ -117,7 +124,8 @@ impl Walk {
             Some(Value::String(text)) => Some(text.clone()),
             Some(Value::Number(number)) if self.pages.by == By::Cursor => Some(number.to_string()),
             Some(_) => {
-                let problem = format!("page {}: what leads on, at {}, is no text", self.count, self.pages.at);
+                let problem =
+                    format!("page {}: what leads on, at {}, is no text", self.page(), self.pages.at);
                 return Err(wrong(&problem));
             }
         };
@@ -126,7 +134,7 @@ impl Walk {
             By::Url => told,
             By::Cursor | By::Page => {
                 let value = if self.pages.by == By::Page {
-                    Some((self.pages.first + self.count).to_string())
+                    Some((self.pages.first + self.page()).to_string())
                 } else {
                     told
                 };
@@ -141,7 +149,7 @@ impl Walk {
         let mut url = hop
             .url
             .join(&target)
-            .map_err(|_| wrong(&format!("page {} leads to no valid url", self.count)))?;
+            .map_err(|_| wrong(&format!("page {} leads to no valid url", self.page())))?;
         url.set_fragment(None);
         Ok(Some(url))
     }
@@ -235,6 +243,16 @@ mod tests {
         (Walk::new(serde_json::from_value(pages).unwrap(), &mut hop), hop)
     }
 
+    fn take(walk: &mut Walk, hop: &Hop, headers: &HeaderMap, page: &mut Value) -> Result<Step, CallError> {
+        let next = walk.next(hop, headers, page)?;
+        walk.take(hop, next, page)
+    }
+
+    fn finish(walk: Walk, mut output: Value, more: bool) -> Value {
+        walk.finish(&mut output, more);
+        output
+    }
+
     fn next(step: Result<Step, CallError>) -> Hop {
         match step.map_err(|error| error.message) {
             Ok(Step::Next(url)) => hop(url.as_str()),
@@ -253,12 +271,12 @@ mod tests {
         let mut headers = HeaderMap::new();
         let link = r#"</list?p=0>; rel="prev"; title="a, <b>; rel=next", <?p=2>; x; rel="last next""#;
         headers.insert(LINK, HeaderValue::from_static(link));
-        let hop = next(walk.take(&hop, &headers, &mut json!([1, 2])));
+        let hop = next(take(&mut walk, &hop, &headers, &mut json!([1, 2])));
         assert_eq!(hop.url.as_str(), "https://h/list?p=2");
-        let done = walk.take(&hop, &HeaderMap::new(), &mut json!([3]));
+        let done = take(&mut walk, &hop, &HeaderMap::new(), &mut json!([3]));
         assert!(matches!(done, Ok(Step::Done { more: false })));
         assert_eq!(
-            walk.finish(json!({"status": 200}), false),
+            finish(walk, json!({"status": 200}), false),
             json!({"status": 200, "body": [1, 2, 3], "pages": 2})
         );
     }
@@ -268,14 +286,14 @@ mod tests {
         let pages = json!({"by": "url", "at": "/links/next", "items": "/data"});
         let (mut walk, hop) = walk(pages, "https://h/list");
         let mut page = json!({"data": [1], "links": {"next": "/list?after=1#x"}});
-        let hop = next(walk.take(&hop, &HeaderMap::new(), &mut page));
+        let hop = next(take(&mut walk, &hop, &HeaderMap::new(), &mut page));
         assert_eq!(hop.url.as_str(), "https://h/list?after=1");
         for last in [
             json!({"data": []}),
             json!({"data": [], "links": {"next": null}}),
             json!({"data": [], "links": {"next": ""}}),
         ] {
-            let done = walk.take(&hop, &HeaderMap::new(), &mut last.clone());
+            let done = take(&mut walk, &hop, &HeaderMap::new(), &mut last.clone());
             assert!(matches!(done, Ok(Step::Done { more: false })), "{last}");
         }
     }
@@ -286,13 +304,13 @@ mod tests {
             json!({"by": "cursor", "at": "/next", "items": "/data", "query": "after"}),
             "https://h/?after=0&n=2",
         );
-        let hop = next(by_cursor.take(&hop, &HeaderMap::new(), &mut json!({"data": [1], "next": 17})));
+        let hop = next(take(&mut by_cursor, &hop, &HeaderMap::new(), &mut json!({"data": [1], "next": 17})));
         assert_eq!(hop.url.as_str(), "https://h/?n=2&after=17");
         let (mut numbered, hop) = walk(json!({"by": "page", "first": 0}), "https://h/?n=2");
         assert_eq!(hop.url.as_str(), "https://h/?n=2&page=0");
-        let hop = next(numbered.take(&hop, &HeaderMap::new(), &mut json!([1])));
+        let hop = next(take(&mut numbered, &hop, &HeaderMap::new(), &mut json!([1])));
         assert_eq!(hop.url.as_str(), "https://h/?n=2&page=1");
-        let done = numbered.take(&hop, &HeaderMap::new(), &mut json!([]));
+        let done = take(&mut numbered, &hop, &HeaderMap::new(), &mut json!([]));
         assert!(matches!(done, Ok(Step::Done { more: false })));
     }
 
@@ -300,17 +318,20 @@ mod tests {
     fn a_list_that_is_too_long_never_looks_complete() {
         let headers = HeaderMap::new();
         let (mut strict, hop) = walk(json!({"by": "page", "limit": 1}), "https://h/");
-        assert_eq!(problem(strict.take(&hop, &headers, &mut json!([1]))), "the list has more than 1 pages");
+        assert_eq!(
+            problem(take(&mut strict, &hop, &headers, &mut json!([1]))),
+            "the list has more than 1 pages"
+        );
         let (mut partial, hop) = walk(json!({"by": "page", "limit": 1, "partial": true}), "https://h/");
-        assert!(matches!(partial.take(&hop, &headers, &mut json!([1])), Ok(Step::Done { more: true })));
-        assert_eq!(partial.finish(json!({}), true), json!({"body": [1], "pages": 1, "more": true}));
+        assert!(matches!(take(&mut partial, &hop, &headers, &mut json!([1])), Ok(Step::Done { more: true })));
+        assert_eq!(finish(partial, json!({}), true), json!({"body": [1], "pages": 1, "more": true}));
     }
 
     #[test]
     fn pages_that_lead_astray() {
         let to = |target: Value| {
             let (mut walk, hop) = walk(json!({"by": "url", "at": "/next", "items": "/d"}), "https://h/list");
-            problem(walk.take(&hop, &HeaderMap::new(), &mut json!({"d": [], "next": target})))
+            problem(take(&mut walk, &hop, &HeaderMap::new(), &mut json!({"d": [], "next": target})))
         };
         assert_eq!(to(json!("https://evil.example/")), "page 1 leads to another server");
         assert_eq!(to(json!("http://h/list")), "page 1 leads to another server");
@@ -319,7 +340,7 @@ mod tests {
         assert_eq!(to(json!({"a": 1})), "page 1: what leads on, at /next, is no text");
         let (mut walk, hop) = walk(json!({"by": "link", "items": "/data"}), "https://h/");
         assert_eq!(
-            problem(walk.take(&hop, &HeaderMap::new(), &mut json!([1]))),
+            problem(take(&mut walk, &hop, &HeaderMap::new(), &mut json!([1]))),
             "page 1 has no list at /data"
         );
     }

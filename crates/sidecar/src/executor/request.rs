@@ -1,5 +1,6 @@
 //! From a job's payload to a request that is safe to send.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::Method;
@@ -10,7 +11,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::auth::{self, Auth};
-use super::body::{Given, Part};
+use super::body::{Blobs, Encoded, Given, Part, Reference};
 use super::decode;
 use super::limits::HostKey;
 use super::pages::Pages;
@@ -29,7 +30,8 @@ const MAX_REDIRECTS: u8 = 5;
 
 /// What we call ourselves.
 pub const PRODUCT: &str = concat!("meshhook-sidecar/", env!("CARGO_PKG_VERSION"));
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The same over all attempts.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// A checked request.
@@ -51,6 +53,8 @@ pub struct Prepared {
     pub auth: Auth,
     /// How a list is followed over its pages.
     pub pages: Option<Pages>,
+    /// The body, if it refers to blobs that are still to be fetched.
+    body: Option<Given>,
     /// What must not come back with the response.
     pub redactor: Redactor,
 }
@@ -73,6 +77,7 @@ struct Payload {
     multipart: Option<Vec<Part>>,
     #[serde(default)]
     body_base64: Option<String>,
+    body_blob: Option<Reference>,
     #[serde(default)]
     timeout_ms: Option<u64>,
     #[serde(default)]
@@ -108,13 +113,15 @@ pub fn prepare(payload: &str, idempotency_key: Option<&str>) -> Result<Prepared,
     let url = url(&payload.url, payload.query.as_ref())?;
     let host = host_key(&url)?;
     let mut headers = headers(payload.headers.as_ref())?;
-    let body = Given {
-        body: payload.body.as_deref(),
-        form: payload.form.as_ref(),
-        multipart: payload.multipart.as_deref(),
-        body_base64: payload.body_base64.as_deref(),
+    let given = Given {
+        body: payload.body,
+        form: payload.form,
+        multipart: payload.multipart,
+        body_base64: payload.body_base64,
+        body_blob: payload.body_blob,
     };
-    let body = body.encode()?;
+    let is_whole = given.blobs().is_empty();
+    let body = if is_whole { given.encode(&Blobs::new())? } else { Encoded::default() };
     if let Some(content_type) = body.content_type {
         headers.entry(CONTENT_TYPE).or_insert(content_type);
     }
@@ -149,11 +156,31 @@ pub fn prepare(payload: &str, idempotency_key: Option<&str>) -> Result<Prepared,
         form: payload.response,
         auth: auth.unwrap_or_default(),
         pages: payload.pages,
+        body: (!is_whole).then_some(given),
         redactor: Redactor::default(),
     })
 }
 
 impl Prepared {
+    /// The blobs that have to be fetched before it can be sent.
+    pub fn blobs(&self) -> BTreeSet<&str> {
+        self.body.as_ref().map(Given::blobs).unwrap_or_default()
+    }
+
+    /// Puts its body together from the blobs that it refers to.
+    ///
+    /// # Errors
+    /// When it cannot be sent; no value is quoted.
+    pub fn fill(&mut self, blobs: &Blobs) -> Result<(), String> {
+        let Some(given) = self.body.take() else { return Ok(()) };
+        let body = given.encode(blobs)?;
+        self.first.body = body.bytes;
+        if let Some(content_type) = body.content_type {
+            self.first.headers.entry(CONTENT_TYPE).or_insert(content_type);
+        }
+        Ok(())
+    }
+
     /// Tells the called service which run it serves (W3C Trace Context): the trace is the run, the span this attempt.
     pub fn trace(&mut self, run_id: &str) {
         let trace: String = run_id.chars().filter(char::is_ascii_hexdigit).collect();

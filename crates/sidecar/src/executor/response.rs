@@ -11,28 +11,88 @@ use serde_json::{Map, Value, json};
 /// JSON nested deeper than this is passed on as base64. The database and its engine read JSON up to
 /// a depth of 128, and the body lies a few levels down in an event.
 const MAX_DEPTH: usize = 100;
+/// Largest body that stands in a log: what the engine keeps there of requests, too.
+const MAX_INLINE_BYTES: usize = 64 << 10;
 
 /// What a response's body becomes in the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
-    /// JSON if it says it is, else text, else base64.
+    /// JSON if it says it is, else text, else base64; a blob if it is too large for a log.
     #[default]
     Auto,
+    /// The same, but however large it is.
+    Inline,
+    /// A blob, whatever it is.
+    Blob,
     /// Text, else base64.
     Text,
     /// Base64, whatever it is.
     Base64,
 }
 
-/// The output of an `http` job: any response at all, whatever its status.
-pub fn output(status: u16, headers: &HeaderMap, body: Vec<u8>, form: Form, took: Duration) -> Value {
+impl Form {
+    /// Whether a body of so many bytes is kept beside the log.
+    pub fn is_blob(self, bytes: usize) -> bool {
+        match self {
+            Self::Auto => bytes > MAX_INLINE_BYTES,
+            Self::Blob => true,
+            Self::Inline | Self::Text | Self::Base64 => false,
+        }
+    }
+}
+
+/// A body that the database is to keep beside the log.
+#[derive(Debug)]
+pub struct Kept {
+    /// The body, with no secret in it.
+    pub bytes: Vec<u8>,
+    /// What it is, if the server says so.
+    pub content_type: Option<String>,
+}
+
+impl Kept {
+    /// What the output has in its place once it is kept.
+    pub fn reference(&self, sha256: &str) -> Value {
+        let mut reference = json!({"sha256": sha256, "size": self.bytes.len()});
+        if let Some(content_type) = &self.content_type {
+            reference["content_type"] = json!(content_type);
+        }
+        reference
+    }
+}
+
+/// Takes the body out of an output whose body is JSON, if it is to be kept beside the log.
+pub fn take_json(output: &mut Value, form: Form) -> Option<Kept> {
+    let bytes = output["body"].to_string().into_bytes();
+    if !form.is_blob(bytes.len()) {
+        return None;
+    }
+    output["body"] = Value::Null;
+    Some(Kept { bytes, content_type: Some("application/json".to_owned()) })
+}
+
+/// The output of an `http` job for any response at all, whatever its status; and its body, where that is to be kept beside
+/// the log.
+pub fn output(
+    status: u16,
+    headers: &HeaderMap,
+    body: Vec<u8>,
+    form: Form,
+    took: Duration,
+) -> (Value, Option<Kept>) {
     let mut out = Map::new();
-    let is_json = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(is_json);
-    let (body, encoding) = match form {
-        Form::Auto => represent(body, is_json),
-        Form::Text => represent(body, false),
-        Form::Base64 => base64(&body),
+    let mut kept = None;
+    let (body, encoding) = if form.is_blob(body.len()) {
+        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        kept = Some(Kept { bytes: body, content_type: content_type.map(str::to_owned) });
+        (Value::Null, None)
+    } else {
+        match form {
+            Form::Auto | Form::Inline | Form::Blob => represent(body, says_json(headers)),
+            Form::Text => represent(body, false),
+            Form::Base64 => base64(&body),
+        }
     };
     out.insert("status".to_owned(), json!(status));
     out.insert("headers".to_owned(), header_object(headers));
@@ -44,7 +104,7 @@ pub fn output(status: u16, headers: &HeaderMap, body: Vec<u8>, form: Form, took:
     if let Some(wait) = retry_after(headers, SystemTime::now()) {
         out.insert("retry_after_ms".to_owned(), json!(millis(wait)));
     }
-    Value::Object(out)
+    (Value::Object(out), kept)
 }
 
 /// Whole milliseconds.
@@ -76,6 +136,15 @@ pub fn header_object(headers: &HeaderMap) -> Value {
 pub fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence == "application/json" || essence == "text/json" || essence.ends_with("+json")
+}
+
+/// What a body is in the output of a job where it stands there.
+pub fn json(headers: &HeaderMap, body: Vec<u8>) -> Value {
+    represent(body, says_json(headers)).0
+}
+
+fn says_json(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(is_json)
 }
 
 /// The body as JSON if it says it is and can be stored, else as text, else as base64.
@@ -162,7 +231,8 @@ mod tests {
     fn of(content_type: &str, body: &[u8]) -> Value {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type).unwrap());
-        let mut out = output(200, &headers, body.to_vec(), Form::Auto, Duration::from_millis(12));
+        let (mut out, kept) = output(200, &headers, body.to_vec(), Form::Auto, Duration::from_millis(12));
+        assert!(kept.is_none());
         assert_eq!(out["duration_ms"], 12);
         out.as_object_mut().unwrap().remove("headers");
         out.as_object_mut().unwrap().remove("duration_ms");
@@ -205,6 +275,33 @@ mod tests {
         }
         let shallow = format!(r#"{}"\"[[[["{}"#, "[".repeat(100), "]".repeat(100));
         assert!(of("application/json", shallow.as_bytes())["body"].is_array());
+    }
+
+    #[test]
+    fn what_is_too_large_for_a_log_is_kept_beside_it() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/csv"));
+        for (form, bytes, is_kept) in [
+            (Form::Auto, MAX_INLINE_BYTES, false),
+            (Form::Auto, MAX_INLINE_BYTES + 1, true),
+            (Form::Inline, MAX_INLINE_BYTES + 1, false),
+            (Form::Text, MAX_INLINE_BYTES + 1, false),
+            (Form::Base64, MAX_INLINE_BYTES + 1, false),
+            (Form::Blob, 1, true),
+        ] {
+            let (out, kept) = output(200, &headers, vec![b'x'; bytes], form, Duration::ZERO);
+            assert_eq!((kept.is_some(), out["body"].is_null()), (is_kept, is_kept), "{form:?} {bytes}");
+            if let Some(kept) = kept {
+                assert_eq!(
+                    kept.reference("ab"),
+                    json!({"sha256": "ab", "size": bytes, "content_type": "text/csv"})
+                );
+            }
+        }
+        let mut list = json!({"body": [1, 2]});
+        assert!(take_json(&mut list, Form::Auto).is_none());
+        assert_eq!(take_json(&mut list, Form::Blob).unwrap().bytes, b"[1,2]");
+        assert_eq!(list, json!({"body": null}));
     }
 
     #[test]

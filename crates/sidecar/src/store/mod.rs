@@ -193,6 +193,20 @@ pub trait JobStore: Send + Sync + 'static {
         results: &[(JobRef, Value)],
     ) -> impl Future<Output = Result<Vec<(String, Verdict)>, StoreError>> + Send;
 
+    /// Has a body kept for a job's run; its SHA-256, or `None` where the lease is lost.
+    fn put_blob(
+        &self,
+        job: &JobRef,
+        bytes: &[u8],
+    ) -> impl Future<Output = Result<Option<String>, StoreError>> + Send;
+
+    /// The bytes of a blob that a job refers to; `None` where the lease is lost.
+    fn read_blob(
+        &self,
+        job: &JobRef,
+        sha256: &str,
+    ) -> impl Future<Output = Result<Option<Vec<u8>>, StoreError>> + Send;
+
     /// Gives jobs back unstarted, for anybody to claim after `delay`; no attempt is spent.
     fn release(
         &self,

@@ -21,6 +21,10 @@ const RECEIVE: &str =
     endpoint => $1::text, method => $2::text, headers => $3::jsonb, query => $4::text, body => $5::bytea)";
 const OUTCOMES: &str =
     "SELECT outcome, status, headers, body FROM meshhook.webhook_outcomes(outcomes => $1::text[])";
+const PUT_BLOB: &str =
+    "SELECT meshhook.put_job_blob(job_id => $1::text, token => $2::bigint, bytes => $3::bytea)";
+const READ_BLOB: &str =
+    "SELECT meshhook.read_job_blob(job_id => $1::text, token => $2::bigint, sha256 => $3::text)";
 const OPEN_OUTCOME: &str = "SELECT status, body FROM meshhook.open_outcome(token => $1::text)";
 
 const OPEN_RESUME_URL: &str = "SELECT status, body FROM meshhook.open_resume_url(token => $1::text)";
@@ -139,6 +143,15 @@ impl JobStore for PgStore {
         let values: Vec<&Value> = results.iter().map(|(_, value)| value).collect();
         let rows = live.report(&live.on_report.fail, &[&ids, &tokens, &values]).await?;
         verdicts(&rows)
+    }
+
+    // By the connections of webhooks: a large body would keep claims and reports waiting.
+    async fn put_blob(&self, job: &JobRef, bytes: &[u8]) -> Result<Option<String>, StoreError> {
+        self.told(PUT_BLOB, &[&&*job.id, &job.token, &bytes], |row| row.try_get(0)).await
+    }
+
+    async fn read_blob(&self, job: &JobRef, sha256: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.told(READ_BLOB, &[&&*job.id, &job.token, &sha256], |row| row.try_get(0)).await
     }
 
     async fn release(&self, jobs: &[JobRef], delay: Duration) -> Result<(), StoreError> {

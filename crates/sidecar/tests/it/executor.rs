@@ -272,3 +272,63 @@ async fn idle_means_no_statements_but_the_safety_poll() {
     until("several polls", || fake.inner.lock().unwrap().claims.len() >= 4).await;
     stop(trigger, running).await;
 }
+
+#[tokio::test]
+async fn what_is_too_large_for_a_log_goes_beside_it_and_is_sent_from_there() {
+    let (fake, stub) = (Fake::new(), Stub::start().await);
+    fake.inner.lock().unwrap().blobs.insert("given".into(), b"from the database".to_vec());
+    let (trigger, running) = start(&fake, settings());
+    let with = |path: &str, more: serde_json::Value| {
+        let mut payload = get(stub.url(path));
+        payload.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        payload
+    };
+    let reference = json!({"sha256": "given", "size": 17, "content_type": "text/csv"});
+    fake.add("brings", with("/sized/70000", json!({})));
+    fake.add("inline", with("/sized/70000", json!({"response": "inline"})));
+    fake.add("sends", with("/ok/sends", json!({"method": "POST", "body_blob": reference})));
+    fake.add(
+        "encloses",
+        with("/ok/encloses", json!({"method": "POST", "multipart": [{"name": "f", "blob": reference}]})),
+    );
+    fake.add("lacks", with("/ok/lacks", json!({"method": "POST", "body_blob": {"sha256": "gone"}})));
+    fake.add("refused", with("/poison", json!({"response": "blob"})));
+    until("all jobs are done", || fake.finished() == 6).await;
+    let outcome = |id: &str| fake.outcome(id).unwrap();
+    let (function, output) = outcome("brings");
+    assert_eq!((function, &output["body"]), ("complete", &json!(null)));
+    assert_eq!(output["body_blob"]["size"], 70_000);
+    let kept = output["body_blob"]["sha256"].as_str().unwrap().to_owned();
+    assert_eq!(fake.inner.lock().unwrap().blobs[&kept], vec![b'x'; 70_000]);
+    assert_eq!(outcome("inline").1["body"].as_str().unwrap().len(), 70_000);
+    for (id, told) in [("lacks", "no such blob"), ("refused", "at most 7 bytes")] {
+        let (function, error) = outcome(id);
+        assert_eq!((function, &error["class"], &error["retryable"]), ("fail", &json!("blob"), &json!(false)));
+        assert!(error["message"].as_str().unwrap().contains(told), "{error}");
+    }
+    let seen = stub.seen();
+    let sent = |path: &str| seen.iter().find(|seen| seen.line.contains(path)).unwrap();
+    assert_eq!(sent("/ok/sends").body, "from the database");
+    assert!(sent("/ok/sends").head.contains("content-type: text/csv\r\n"));
+    assert!(sent("/ok/encloses").body.contains("\r\n\r\nfrom the database\r\n"));
+    assert!(seen.iter().all(|seen| !seen.line.contains("/ok/lacks")));
+    stop(trigger, running).await;
+}
+
+#[tokio::test]
+async fn a_body_is_kept_once_the_database_is_back() {
+    let (fake, stub) = (Fake::new(), Stub::start().await);
+    let (trigger, running) = start(&fake, settings());
+    let mut payload = get(stub.url("/gate"));
+    payload["response"] = json!("blob");
+    fake.add("j", payload);
+    until("the call is made", || stub.now("/gate") == 1).await;
+    fake.set_down(true);
+    stub.open_gate();
+    until("the database is asked in vain", || fake.inner.lock().unwrap().refused > 1).await;
+    fake.set_down(false);
+    until("the job is done", || fake.finished() == 1).await;
+    assert_eq!(fake.outcome("j").unwrap().1["body_blob"]["size"], 6);
+    assert_eq!(stub.seen().len(), 1);
+    stop(trigger, running).await;
+}

@@ -38,6 +38,7 @@ pub struct Inner {
     /// What webhooks get; `None`: the database is away.
     pub reply: Option<WebhookReply>,
     pub webhook_delay: Duration,
+    pub blobs: HashMap<String, Vec<u8>>,
     /// What is answered to senders that wait, and how many outcomes were asked for at once.
     pub answers: HashMap<String, WebhookReply>,
     pub asked: Vec<usize>,
@@ -206,6 +207,25 @@ impl JobStore for Fake {
 
     async fn fail(&self, results: &[(JobRef, Value)]) -> Result<Vec<(String, Verdict)>, StoreError> {
         self.settle("fail", results)
+    }
+
+    async fn put_blob(&self, job: &JobRef, bytes: &[u8]) -> Result<Option<String>, StoreError> {
+        let mut inner = self.up()?;
+        if bytes.starts_with(b"poison") {
+            let (code, message) = ("54000".to_owned(), "a blob has at most 7 bytes".to_owned());
+            return Err(StoreError::Refused { code, message });
+        }
+        let holds = inner.leased.get(&job.id).is_some_and(|leased| leased.job.token == job.token);
+        let name = format!("blob-{}", inner.blobs.len());
+        if holds {
+            inner.blobs.insert(name.clone(), bytes.to_vec());
+        }
+        Ok(holds.then_some(name))
+    }
+
+    async fn read_blob(&self, _job: &JobRef, sha256: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let missing = || StoreError::Refused { code: "P0002".into(), message: "no such blob".into() };
+        self.up()?.blobs.get(sha256).cloned().map(Some).ok_or_else(missing)
     }
 
     async fn release(&self, jobs: &[JobRef], delay: Duration) -> Result<(), StoreError> {

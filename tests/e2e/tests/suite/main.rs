@@ -10,6 +10,7 @@
 //!
 //! A test that fails leaves its cluster's folder behind, log included, and prints where it is.
 
+mod blobs;
 mod calls;
 mod concurrency;
 mod crashes;

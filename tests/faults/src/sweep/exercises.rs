@@ -22,6 +22,12 @@ pub fn all() -> Vec<Scenario> {
             answers: || vec![("/mail", 202, json!({}))],
             drive: answer,
         },
+        Scenario {
+            name: "freight",
+            definitions: freight,
+            answers: || vec![("/depot", 200, json!("x".repeat(70_000))), ("/yard", 200, json!({}))],
+            drive: carry,
+        },
         Scenario { name: "paid", definitions: awaited, answers: none, drive: order_and_pay },
         Scenario { name: "care", definitions: patient, answers: none, drive: look_after },
         Scenario { name: "update", definitions: none_of_its_own, answers: none, drive: update },
@@ -255,6 +261,30 @@ fn answer(play: &mut Play) -> Result<(), Trouble> {
         answer.is_ok_and(|answer| answer.status == 200).then_some(())
     })?;
     play.wait_ended(run)
+}
+
+/// What is sent and what comes back is too large for a log; that is sent on.
+fn freight(outside: &str) -> Vec<Value> {
+    let post = |id: &str, field: &str, value: &str| {
+        json!({"id": id, "type": "http", "retry": quick(50),
+            "with": {"method": "POST", "url": format!("{outside}/{id}"), field: value}})
+    };
+    vec![json!({"name": "freight", "nodes": [
+        post("depot", "body", "{{ [range(20000)] }}"),
+        post("yard", "body_blob", "{{ .nodes.depot.output.body_blob }}"),
+    ], "edges": [{"from": "depot", "to": "yard"}]})]
+}
+
+fn carry(play: &mut Play) -> Result<(), Trouble> {
+    let run = play.start("freight", &json!({}));
+    play.wait_ended(run)?;
+    let bytes = "SELECT coalesce(sum(octet_length(meshhook.read_blob(sha256))), 0) FROM
+                 (SELECT DISTINCT encode(sha256, 'hex') AS sha256 FROM meshhook.blob_use WHERE run_id = $1) u";
+    match play.admin.value::<i64>(bytes, &[&run]) {
+        // A list of numbers, and a string in its quotes.
+        178_893 => Ok(()),
+        other => Err(Trouble::new(Kind::Lost, format!("{other} bytes lie beside the log"))),
+    }
 }
 
 fn patient(_outside: &str) -> Vec<Value> {

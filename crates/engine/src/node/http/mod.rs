@@ -11,6 +11,7 @@ use success::Success;
 
 use super::field::{TemplateField, all_references, all_resumes};
 use super::{Action, Context, Node, NodeType, Reference, Work, located};
+use crate::blob::{self, Blob};
 use crate::definition::{Fields, Problems, pointer};
 use crate::error::ErrorInfo;
 use crate::expr::Budget;
@@ -54,6 +55,7 @@ const SCHEMA: &str = r##"{
                     "name": { "type": "string" },
                     "value": { "description": "A string is sent as it is, anything else as JSON." },
                     "base64": { "description": "Bytes, instead of value.", "type": "string" },
+                    "blob": { "description": "A reference to a blob, instead of value." },
                     "filename": { "type": "string" },
                     "content_type": { "type": "string" }
                 },
@@ -61,6 +63,7 @@ const SCHEMA: &str = r##"{
             }
         },
         "body_base64": { "description": "Bytes as base64, instead of body; a template.", "type": "string" },
+        "body_blob": { "description": "A reference to a blob, whose bytes are sent; instead of body. A template." },
         "auth": {
             "description": "How the call proves who makes it; templates. One of these.",
             "type": "object",
@@ -146,8 +149,8 @@ const SCHEMA: &str = r##"{
             "type": "integer", "minimum": 0, "maximum": 5, "default": 0
         },
         "response": {
-            "description": "The response's body in the output: JSON where it says so, else text, else base64; or always one of these.",
-            "enum": ["auto", "text", "base64"], "default": "auto"
+            "description": "The response's body in the output: JSON where it says so, else text, else base64, and where it has more than 64 KiB a reference to a blob; inline is the same however large it is; or always one of the others.",
+            "enum": ["auto", "inline", "text", "base64", "blob"], "default": "auto"
         },
         "success": {
             "description": "Which responses succeed: statuses, or an expression over .status, .headers and .body.",
@@ -177,8 +180,11 @@ const MAX_REDIRECTS: i64 = 5;
 /// Most parts of a multipart body.
 const MAX_PARTS: usize = 100;
 /// The forms a body is given in.
-const BODIES: [&str; 4] = ["body", "form", "multipart", "body_base64"];
-const RESPONSES: [(&str, &str); 3] = [("auto", "auto"), ("text", "text"), ("base64", "base64")];
+const BODIES: [&str; 5] = ["body", "form", "multipart", "body_base64", "body_blob"];
+/// What becomes of a response's body; where a list comes page by page, only the first [`LIST_RESPONSES`].
+const RESPONSES: [(&str, &str); 5] =
+    [("auto", "auto"), ("inline", "inline"), ("blob", "blob"), ("text", "text"), ("base64", "base64")];
+const LIST_RESPONSES: usize = 3;
 
 const METHODS: [(&str, &str); 7] = [
     ("GET", "GET"),
@@ -245,8 +251,9 @@ fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> 
     let first_byte_timeout_ms = with.duration_ms("first_byte_timeout", problems);
     let redirects = with.integer("redirects", 0..=MAX_REDIRECTS, problems).unwrap_or(0);
     let response = with.word("response", &RESPONSES, problems).unwrap_or("auto");
-    if pages.is_some() && response != "auto" {
-        problems.add(with.at("response"), "conflict", "pages are read as JSON: \"response\" has no use here");
+    if pages.is_some() && !RESPONSES[..LIST_RESPONSES].iter().any(|(name, _)| *name == response) {
+        let message = format!("pages are read as JSON: \"{response}\" has no use here");
+        problems.add(with.at("response"), "conflict", message);
     }
     let success = Success::read(with, problems).unwrap_or_default();
     let url = url?;
@@ -302,8 +309,10 @@ fn check_parts(with: &mut Fields, problems: &mut Problems) {
         for name in ["name", "base64", "filename", "content_type"] {
             part.string(name, problems);
         }
-        if part.get("value").is_some() && part.get("base64").is_some() {
-            problems.add(part.at("base64"), "conflict", "a part has \"value\" or \"base64\", not both");
+        let contents = ["value", "base64", "blob"].into_iter().filter(|name| part.get(name).is_some());
+        if let [first, second, ..] = contents.collect::<Vec<_>>()[..] {
+            let message = format!("a part has \"{first}\" or \"{second}\", not both");
+            problems.add(part.at(second), "conflict", message);
         }
         part.finish(problems);
     }
@@ -408,9 +417,19 @@ impl Node for Http {
             let value = secrets.of(field, rendered);
             request.insert(field.name().into(), texts(value, field.name(), &secret)?);
         }
+        let mut blobs = Vec::new();
         if let Some(body) = &self.body {
             let rendered = body.render_called(context, &mut budget)?;
-            request.insert(body.name().into(), secrets.of(body, rendered));
+            check_reference(body.name(), &rendered.value)?;
+            match stored(body, &rendered) {
+                Some(blob) => {
+                    request.insert("body_blob".into(), blob.reference());
+                    blobs.push(blob);
+                }
+                None => {
+                    request.insert(body.name().into(), secrets.of(body, rendered));
+                }
+            }
         }
         if let Some(auth) = &self.auth {
             let rendered = auth.render_called(context, &mut budget)?;
@@ -436,7 +455,7 @@ impl Node for Http {
             request.insert("response".into(), Json::from(self.response));
         }
         let input = Json::Obj(Arc::new(request));
-        Ok(Action::Job { queue: Arc::from(QUEUE), input, timeout_ms: None })
+        Ok(Action::Job { queue: Arc::from(QUEUE), input, timeout_ms: None, blobs })
     }
 
     fn longest_attempt_ms(&self) -> Option<u64> {
@@ -462,8 +481,32 @@ impl Node for Http {
         error.retryable = Some(is_retryable(status));
         error.retry_after_ms =
             output.get("retry_after_ms").and_then(Json::as_i64).and_then(|n| u64::try_from(n).ok());
-        error.details = output.get("body").map(kept_body);
+        let body = output.get("body_blob").or_else(|| output.get("body"));
+        error.details = body.map(kept_body);
         Err(error)
+    }
+}
+
+/// A body that is kept beside the log, for it is too large for it. One with something in it that only whoever sends it
+/// knows stays as it is.
+fn stored(field: &TemplateField, rendered: &Rendered) -> Option<Blob> {
+    let is_whole = rendered.secrets.is_empty() && field.resumes().is_empty();
+    is_whole.then(|| Blob::of_field(field.name(), &rendered.value))?
+}
+
+/// What has to be a reference to a blob is one.
+fn check_reference(name: &str, value: &Json) -> Result<(), ErrorInfo> {
+    let refuse = |what: String| {
+        let message = format!("{what} is no reference to a blob: an object with \"sha256\" in it");
+        Err(ErrorInfo::new("http.value", message).retryable(false))
+    };
+    match (name, value) {
+        ("body_blob", value) if !blob::is_reference(value) => refuse("\"body_blob\"".to_owned()),
+        ("multipart", Json::Arr(parts)) => {
+            let wrong = |part: &Json| part.get("blob").is_some_and(|value| !blob::is_reference(value));
+            parts.iter().position(wrong).map_or(Ok(()), |place| refuse(format!("\"blob\" of part {place}")))
+        }
+        _ => Ok(()),
     }
 }
 
