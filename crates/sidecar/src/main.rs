@@ -2,20 +2,26 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser;
 use meshhook_sidecar::config::Config;
 use meshhook_sidecar::secrets::command::{SecretCommand, SecretLine};
+use meshhook_sidecar::secrets::memory;
 use meshhook_sidecar::{check, ops, shutdown};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let secret = arguments.nth(1).is_some_and(|first| first == "secret");
-    let done = if secret {
-        let program = std::iter::once("secret".into());
-        seal(SecretLine::parse_from(program.chain(arguments)).command)
-    } else {
-        start(Config::parse())
-    };
+    // Before anything is read that could be a secret.
+    let secluded = memory::seclude().context("cannot keep memory out of core files");
+    let done = secluded.and_then(|()| {
+        if secret {
+            let program = std::iter::once("secret".into());
+            seal(SecretLine::parse_from(program.chain(arguments)).command)
+        } else {
+            start(Config::parse())
+        }
+    });
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

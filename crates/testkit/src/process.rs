@@ -2,6 +2,8 @@
 
 use crate::wait::wait_for;
 use rustix::process::{Pid, Signal, kill_process};
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 /// Sends `SIGKILL` to one process. A process that is already gone is no error.
@@ -17,6 +19,11 @@ pub fn terminate(pid: u32) {
 /// Sends `SIGHUP` to one process. A process that is already gone is no error.
 pub fn hang_up(pid: u32) {
     send(pid, Signal::HUP);
+}
+
+/// Sends `SIGABRT` to one process. A process that is already gone is no error.
+pub fn abort(pid: u32) {
+    send(pid, Signal::ABORT);
 }
 
 /// Stops one process where it is until the returned value is dropped.
@@ -61,6 +68,44 @@ pub fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
+/// The limits of a process, as the kernel tells them.
+///
+/// # Panics
+/// When there is no such process.
+pub fn limits(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/limits"))
+        .unwrap_or_else(|e| panic!("no limits of process {pid}: {e}"))
+}
+
+/// Which of these texts stand in the memory of a process: all that it can write to, shared or its own.
+///
+/// # Panics
+/// When its memory may not be read.
+pub fn in_memory<'t>(pid: u32, texts: &[&'t str]) -> Vec<&'t str> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))
+        .unwrap_or_else(|e| panic!("no map of process {pid}: {e}"));
+    let memory =
+        File::open(format!("/proc/{pid}/mem")).unwrap_or_else(|e| panic!("no memory of process {pid}: {e}"));
+    let mut found = Vec::new();
+    for line in maps.lines() {
+        let mut fields = line.split_ascii_whitespace();
+        let (range, rights) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        let Some((from, to)) = range.split_once('-').filter(|_| rights.starts_with("rw")) else { continue };
+        let address = |text| u64::from_str_radix(text, 16).unwrap_or_else(|e| panic!("{line}: {e}"));
+        let (from, to) = (address(from), address(to));
+        let mut bytes = vec![0; usize::try_from(to - from).unwrap_or_else(|e| panic!("{line}: {e}"))];
+        // A process that goes on unmaps something now and then.
+        if memory.read_exact_at(&mut bytes, from).is_err() {
+            continue;
+        }
+        let region = String::from_utf8_lossy(&bytes);
+        found.extend(texts.iter().filter(|text| region.contains(**text)));
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
 /// Waits until none of `pids` is alive.
 ///
 /// # Panics
@@ -91,5 +136,16 @@ mod tests {
         wait_gone("sleep", &[child.id()], Duration::from_secs(5));
         child.wait().expect("it can be reaped");
         kill9(child.id());
+    }
+
+    #[test]
+    fn what_is_in_memory_is_found_and_nothing_else() {
+        let mut child = Command::new("sleep").arg("60").env("HAY", "one needle").spawn().expect("sleep runs");
+        let found = || in_memory(child.id(), &["one needle", "another needle"]);
+        wait_for("sleep to have its environment", Duration::from_secs(5), || !found().is_empty());
+        assert_eq!(found(), ["one needle"]);
+        assert!(limits(child.id()).contains("Max core file size"));
+        kill9(child.id());
+        child.wait().expect("it can be reaped");
     }
 }

@@ -1,13 +1,15 @@
 //! Secrets that calls send: sealed outside, opened by the sidecar alone, and nowhere else in clear.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use meshhook_e2e::{Database, ended, publish, quick, start};
-use meshhook_testkit::{Reply, Stub, sidecar, sign};
+use meshhook_e2e::{Database, SOON, ended, publish, quick, start};
+use meshhook_testkit::{Cluster, Reply, StopMode, Stub, process, sidecar, sign, wait_for};
 use serde_json::{Value, json};
 
 /// Not in any dictionary: wherever it stands, it leaked.
@@ -64,7 +66,7 @@ fn forms(secret: &str) -> [String; 5] {
 #[test]
 fn a_secret_is_sent_and_stands_nowhere() {
     let cluster = meshhook_e2e::own_cluster(true);
-    cluster.set("log_statement", "all");
+    tell_everything(&cluster);
     let db = Database::create(&cluster, "secrets");
     let keys = keys();
     let stub = Stub::answering(|request| {
@@ -99,11 +101,94 @@ fn a_secret_is_sent_and_stands_nowhere() {
     assert_eq!(error["class"], "secret");
     assert!(error["message"].as_str().is_some_and(|text| text.contains("another project")), "{error}");
 
+    // The rows that hold what was sealed, and what came back, stand in full in what violates a constraint.
+    admin.exec("CREATE UNIQUE INDEX sealed_once ON meshhook.secret (sealed)");
+    let again = app.error("SELECT meshhook.set_secret('again', $1)", &[&moved]);
+    assert!(again.detail().is_some_and(|text| text.contains(&moved)), "{again:?}");
+    app.rows("SELECT meshhook.set_secret('api', $1)", &[&sealed]);
+    admin.exec(
+        "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN RAISE 'refused' USING ERRCODE = 'check_violation', DETAIL = NEW::text; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON meshhook.inbox FOR EACH ROW WHEN (NEW.kind = 'job.completed')
+             EXECUTE FUNCTION public.refuse()",
+    );
+    let id = start(&mut app, "pay", &json!({"order": 3}));
+    let error = ended(&mut admin, id).error.expect("an error");
+    assert_eq!(error["class"], "response_rejected", "{error}");
+
     for form in forms(CANARY) {
         assert_eq!(db.places_of(&form, &sidecar), [""; 0], "{form}");
     }
-    // The search finds what is there.
+    // The search finds what is there, and all is told.
     assert!(db.places_of("[secret api]", &sidecar).contains(&"the dump".to_owned()));
+    let log = cluster.log();
+    let told = |start: &str, text: &str| log.lines().any(|line| line.contains(start) && line.contains(text));
+    assert!(told("DETAIL:", r#"""token"": ""[secret api]"""#), "no row in an error's detail");
+    assert!(told("DETAIL:", &format!("(sealed)=({moved})")), "no key in an error's detail");
+    assert!(log.contains("Query Text: "), "no plans");
+
+    let canaries = forms(CANARY);
+    let mut texts: Vec<&str> = canaries.iter().map(String::as_str).collect();
+    texts.push("[secret api]");
+    let servers = process::children(cluster.postmaster_pid());
+    let found: BTreeSet<_> = servers.iter().flat_map(|pid| process::in_memory(*pid, &texts)).collect();
+    assert_eq!(found, BTreeSet::from(["[secret api]"]), "in the memory of the server's processes");
+}
+
+/// Has the server log all that it can.
+fn tell_everything(cluster: &Cluster) {
+    let mut settings = vec![
+        ("shared_preload_libraries", "meshhook,auto_explain"),
+        ("log_statement", "all"),
+        ("log_min_duration_statement", "0"),
+        ("log_error_verbosity", "verbose"),
+        ("log_parameter_max_length", "-1"),
+        ("log_parameter_max_length_on_error", "-1"),
+        ("auto_explain.log_min_duration", "0"),
+        ("auto_explain.log_analyze", "on"),
+        ("auto_explain.log_verbose", "on"),
+        ("auto_explain.log_nested_statements", "on"),
+    ];
+    let version: i32 =
+        cluster.superuser("postgres").value("SELECT current_setting('server_version_num')::integer", &[]);
+    if version >= 160_000 {
+        settings.push(("auto_explain.log_parameter_max_length", "-1"));
+    }
+    for (name, value) in settings {
+        cluster.add_setting(name, value);
+    }
+    cluster.restart(StopMode::Fast);
+}
+
+#[test]
+fn a_sidecar_that_crashes_leaves_no_core() {
+    let db = Database::preloaded("no_core");
+    let sidecar = db.sidecar().start();
+    let may_dump = |pid| {
+        let limits = process::limits(pid);
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
+        !core.split_ascii_whitespace().skip(4).eq(["0", "0", "bytes"])
+    };
+    assert!(!may_dump(sidecar.pid()));
+
+    // It waits for the secret that it is to seal, where cores are wanted.
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = keys();
+    let mut child = Command::new("sh")
+        .args(["-c", r#"ulimit -c unlimited; exec "$0" "$@""#])
+        .arg(sidecar::program())
+        .args(["secret", "seal", "api", "--secret-keys"])
+        .arg(keys.path())
+        .current_dir(folder.path())
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    child.stdin.as_mut().expect("a pipe").write_all(CANARY.as_bytes()).expect("written");
+    wait_for("cores to be forbidden", SOON, || !may_dump(child.id()));
+    process::abort(child.id());
+    let status = child.wait().expect("it ends");
+    assert_eq!((status.signal(), status.core_dumped()), (Some(6), false));
+    assert_eq!(std::fs::read_dir(folder.path()).expect("read").count(), 0, "a core");
 }
 
 #[test]
