@@ -1,13 +1,14 @@
 //! Publishing an event: a run for each subscription that wants it, in the caller's transaction.
 
-use meshhook_engine::json::Json;
+use meshhook_engine::expr::Budget;
+use meshhook_engine::json::{Json, MAX_DOCUMENT_DEPTH};
 use meshhook_engine::selection::MAX_KEY_BYTES;
 use meshhook_engine::time::Timestamp;
 use pgrx::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{Delivery, delivery_workflow};
-use crate::error::{bad_parameter, required};
+use crate::error::{bad_parameter, refuse, required};
 use crate::owner::{Role, as_owner};
 use crate::project::{self, Project};
 use crate::random;
@@ -34,12 +35,13 @@ fn patterns(event_type: &str) -> Vec<String> {
 /// An event somebody publishes.
 struct Event {
     event_type: String,
-    data: RawJsonb,
+    /// What goes over the wire.
+    body: String,
     key: Option<String>,
 }
 
 impl Event {
-    /// Raises 22023 for what is no event type or no key, 54000 for a payload that is too large.
+    /// Raises 22023 for what is no event type or no key, 54000 for what could not be delivered.
     fn of(event_type: &str, data: RawJsonb, key: Option<&str>) -> Self {
         if !is_event_type(event_type) {
             bad_parameter(format!("\"{}\" is not a type of events", event_type.escape_debug()))
@@ -50,7 +52,14 @@ impl Event {
             bad_parameter(format!("an idempotency key has 1 to {MAX_KEY_BYTES} bytes")).raise();
         }
         check_document("payload", data);
-        Self { event_type: event_type.to_owned(), data, key: key.map(str::to_owned) }
+        let at = Timestamp::from_micros(random::now_micros()).to_string();
+        let body = format!(
+            r#"{{"type": {}, "timestamp": "{at}", "data": {}}}"#,
+            Json::from(event_type),
+            data.text()
+        );
+        check_body(&body);
+        Self { event_type: event_type.to_owned(), body, key: key.map(str::to_owned) }
     }
 
     /// What receivers know the event by: under the same key the same, whoever asks when.
@@ -82,12 +91,7 @@ impl Event {
         let version = delivery_workflow(project);
         warn_if_unserved();
         let id = self.id(project);
-        let at = Timestamp::from_micros(random::now_micros()).to_string();
-        let event = format!(
-            r#"{{"type": {}, "timestamp": "{at}", "data": {}}}"#,
-            Json::from(self.event_type.as_str()),
-            self.data.text()
-        );
+        let event = &self.body;
         let start = |(subscription, name): (pgrx::Uuid, String)| {
             let input = format!(r#"{{"subscription": "{subscription}", "id": "{id}", "event": {event}}}"#);
             let key = self.key.as_ref().map(|key| format!("{OWN_KEYS}event:{subscription}:{key}"));
@@ -103,6 +107,27 @@ impl Event {
             (name, delivery.start())
         };
         wanted_by.into_iter().map(start).collect()
+    }
+}
+
+/// Refuses what the node that delivers would: 54000. Nobody would learn of it there but the one who looks for what was
+/// given up.
+fn check_body(body: &str) {
+    let too_much = |message: &str| refuse(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message);
+    let limit = Budget::node().max_output;
+    let body = Json::parse(body)
+        .unwrap_or_else(|error| too_much("the event cannot be sent").detail(error.to_string()).raise());
+    let size = body.byte_size();
+    if size > limit {
+        too_much("the event is too large")
+            .detail(format!("With its type and time it has {size} bytes; the limit is {limit}."))
+            .hint("Keep large data in a table or an object store and send a reference.")
+            .raise();
+    }
+    if body.is_deeper_than(MAX_DOCUMENT_DEPTH) {
+        too_much("the event is nested too deep")
+            .detail(format!("With what is around the payload the limit is {MAX_DOCUMENT_DEPTH} levels."))
+            .raise();
     }
 }
 

@@ -56,6 +56,11 @@ SELECT meshhook.publish_event('a', NULL);
 SELECT meshhook.publish_event('a', '{}', '');
 SELECT meshhook.publish_event('a', to_jsonb(repeat('x', 1100000)));
 \echo SQLSTATE :LAST_ERROR_SQLSTATE
+-- The payload would do, the event that is sent does not.
+SELECT meshhook.publish_event('a', to_jsonb(repeat('x', 1048576 - 63)));
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
+SELECT meshhook.publish_event('a', (repeat('[', 100) || repeat(']', 100))::jsonb);
+\echo SQLSTATE :LAST_ERROR_SQLSTATE
 SELECT jsonb_path_query_array(meshhook.publish_event('{"type": "other", "data": [1]}'), '$.deliveries[*].subscription');
 SELECT meshhook.publish_event('{"type": "other", "data": null}') -> 'deliveries' -> 0 ? 'run_id' AS with_null;
 SELECT meshhook.publish_event('{"type": "other"}');
