@@ -287,9 +287,9 @@ COMMENT ON FUNCTION meshhook.preview_schedule(text, interval, text, integer, tim
 'The next count (1 to 1000) times of a cron pattern or period after a moment (default: now), with what the clocks of the time zone read. Needs no schedule. 22023 as in create_schedule.';
 
 COMMENT ON FUNCTION meshhook.create_subscription(text, text, text[], text, interval) IS
-'Has events of some types delivered to a URL, and returns the subscription''s id. events are types ("invoice.paid"), all that begin with one ("invoice.*"), or "*". secret is the name of a secret of the form whsec_… that signs by Standard Webhooks; without one deliveries are not signed, and a WARNING says so. disable_after is how long every attempt may fail before the subscription is disabled (null: for ever). 23505 if the name is taken, 42704 if there is no such secret, 22023 for a URL or type that is none.';
+'Has events of some types delivered to a URL, and returns the subscription''s id. events are types ("invoice.paid"), all that begin with one ("invoice.*"), or "*". secret is the name of a secret of the form whsec_… that signs by Standard Webhooks; without one deliveries are not signed, and a WARNING says so. disable_after is how long every attempt may fail before the subscription is disabled, silence of more than 36 hours not counted (null: for ever). 23505 if the name is taken, 42704 if there is no such secret, 22023 for a URL or type that is none.';
 COMMENT ON FUNCTION meshhook.alter_subscription(text, text, text[], text, interval, text[]) IS
-'Changes what is given of a subscription, audited; the rest stays. clear takes away: {secret} leaves deliveries unsigned, {disable_after} lets it fail for ever. Deliveries that wait go to the new URL, signed with the new secret, from their next attempt on. 42704 if it does not exist.';
+'Changes what is given of a subscription, audited; the rest stays. clear takes away: {secret} leaves deliveries unsigned, {disable_after} lets it fail for ever. Deliveries that wait go to the new URL, signed with the new secret, from their next attempt on; a new URL is not failing yet, and one that was disabled stays so. 42704 if it does not exist.';
 COMMENT ON FUNCTION meshhook.enable_subscription(text) IS
 'Lets a subscription have deliveries again and forgets that it was failing; true if it was disabled. What was given up meanwhile replay_failed delivers. 42704 if it does not exist.';
 COMMENT ON FUNCTION meshhook.disable_subscription(text, text) IS
@@ -297,16 +297,16 @@ COMMENT ON FUNCTION meshhook.disable_subscription(text, text) IS
 COMMENT ON FUNCTION meshhook.drop_subscription(text) IS
 'Forgets a subscription. Deliveries that wait are canceled when their next attempt is due; their runs stay. 42704 if it does not exist.';
 COMMENT ON FUNCTION meshhook.publish_event(text, jsonb, text) IS
-'Publishes an event in the caller''s transaction: each active subscription that wants its type gets a run that delivers {"type", "timestamp", "data"}, and the runs are returned. Under the same idempotency_key a subscription gets an event once, and the run that has it is returned. No row: nobody wants it. 22023 for a type that is none, 54000 for a payload of more than 1 MiB.';
+'Publishes an event in the caller''s transaction: each active subscription that wants its type gets a run that delivers {"type", "timestamp", "data"}, and the runs are returned. Under the same idempotency_key a subscription gets an event once, and the run that has it is returned. No row: nobody wants it. 22023 for a type that is none, 54000 for an event of more than 1 MiB, or nested too deep.';
 COMMENT ON FUNCTION meshhook.publish_event(jsonb) IS
 'publish_event for sql nodes: takes {"type", "data", "idempotency_key"?}, returns {"deliveries": [{"subscription", "run_id"}]}. In a run it publishes in the run''s project, exactly once.';
 COMMENT ON FUNCTION meshhook.replay_delivery(uuid) IS
 'Delivers once more what a run has delivered or given up, under the same webhook-id, so that a receiver that has it takes it for a repeat; returns the new run. Audited. P0002 if there is no such delivery, 55000 if it is under way, or its subscription disabled or dropped.';
 COMMENT ON FUNCTION meshhook.replay_failed(text, timestamptz, integer) IS
 'Delivers once more what was published to a subscription since a time and given up or canceled, oldest first, at most max_deliveries (1 to 10000), and returns how many; 0: none is left. What was replayed already counts as its newest replay does. Audited. 42704 if there is no such subscription, 55000 if it is disabled.';
-COMMENT ON FUNCTION meshhook.delivery_target(jsonb) IS 'Where an attempt goes: {"url", "secret"}, or {"reason"} why it goes nowhere. For the workflow that delivers.';
-COMMENT ON FUNCTION meshhook.delivery_succeeded(jsonb) IS 'Notes that a subscription is not failing. For the workflow that delivers.';
-COMMENT ON FUNCTION meshhook.delivery_failed(jsonb) IS 'Notes that an attempt failed; {"disabled": reason} if that disables the subscription. For the workflow that delivers.';
+COMMENT ON FUNCTION meshhook.delivery_target(jsonb) IS 'Where an attempt goes: {"url", "secret", "revision"}, or {"reason"} why it goes nowhere. For the workflow that delivers.';
+COMMENT ON FUNCTION meshhook.delivery_succeeded(jsonb) IS 'Notes that a subscription is not failing, if it still is of the revision given. For the workflow that delivers.';
+COMMENT ON FUNCTION meshhook.delivery_failed(jsonb) IS 'Notes that an attempt failed by the receiver''s fault, if the subscription still is of the revision given; {"disabled": reason} if that disables it. For the workflow that delivers.';
 
 COMMENT ON FUNCTION meshhook.uuid_floor(timestamptz) IS 'The smallest UUIDv7 of a time, in milliseconds: a bound of a leaf. For maintenance.';
 COMMENT ON FUNCTION meshhook.uuid_time(uuid) IS 'The time in a UUIDv7, in milliseconds: when a run was started.';

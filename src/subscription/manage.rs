@@ -195,21 +195,28 @@ fn alter_subscription(
             warn_unsigned(name);
         }
         spi::exec(
-            "UPDATE meshhook.subscription SET url = coalesce($3, url),
-                 secret = CASE WHEN $5 THEN NULL ELSE coalesce($4, secret) END,
-                 disable_after = CASE WHEN $7 THEN NULL
-                     ELSE coalesce(justify_hours($6 * interval '1 us'), disable_after) END
+            "UPDATE meshhook.subscription SET secret = CASE WHEN $4 THEN NULL ELSE coalesce($3, secret) END,
+                 disable_after = CASE WHEN $6 THEN NULL
+                     ELSE coalesce(justify_hours($5 * interval '1 us'), disable_after) END
              WHERE project_id = $1 AND subscription_id = $2",
             &[
                 arg(project.0),
                 arg(id),
-                arg(url.map(str::to_owned)),
                 arg(secret.map(str::to_owned)),
                 arg(cleared("secret")),
                 arg(patience),
                 arg(cleared("disable_after")),
             ],
         );
+        if let Some(url) = url {
+            // Another receiver: what the one before did is not its fault.
+            spi::exec(
+                "UPDATE meshhook.subscription SET url = $3, revision = revision + 1,
+                     failing_since = NULL, failed_at = NULL, silence = '0'
+                 WHERE project_id = $1 AND subscription_id = $2 AND url <> $3",
+                &[arg(project.0), arg(id), arg(url.to_owned())],
+            );
+        }
         if let Some(patterns) = patterns {
             set_patterns(project, id, patterns);
         }
@@ -227,7 +234,8 @@ fn enable_subscription(name: Option<&str>) -> bool {
         let project = project::current(caller);
         let held = hold(project, name);
         spi::exec(
-            "UPDATE meshhook.subscription SET disabled_at = NULL, disabled_reason = NULL, failing_since = NULL
+            "UPDATE meshhook.subscription SET disabled_at = NULL, disabled_reason = NULL, revision = revision + 1,
+                 failing_since = NULL, failed_at = NULL, silence = '0'
              WHERE project_id = $1 AND subscription_id = $2",
             &[arg(project.0), arg(held.id)],
         );

@@ -1,7 +1,7 @@
 //! Events delivered to subscribers: to whom, how often, signed how, and when no more.
 
 use meshhook_e2e::{
-    Database, Job, SOON, claim, complete, counted, ended, prepare, publish, start, wait_status,
+    Database, Job, SOON, claim, complete, counted, ended, fail, prepare, publish, start, wait_status,
 };
 use meshhook_testkit::{Cluster, Gate, Received, Reply, Session, Stub, history, sign, wait_for};
 use serde_json::{Value, json};
@@ -275,6 +275,173 @@ fn one_that_fails_for_too_long_or_is_gone_is_disabled() {
     history::check_all(&mut admin);
 }
 
+/// When a subscription began to fail, in seconds since 1970.
+#[track_caller]
+fn failing_since(session: &mut Session, subscription: &str) -> Option<f64> {
+    let sql = "SELECT extract(epoch FROM failing_since)::float8 FROM meshhook.subscriptions WHERE subscription = $1";
+    session.value(sql, &[&subscription])
+}
+
+#[test]
+fn what_was_sent_before_the_count_began_anew_counts_for_nothing() {
+    let cluster = cluster();
+    let db = Database::create(&cluster, "late_answers");
+    let (mut app, mut executor) = (db.app(), db.executor());
+    let (gone, down, good) = (json!({"status": 410}), json!({"status": 500}), json!({"status": 200}));
+    let alter = |app: &mut Session, url: &str| {
+        app.rows("SELECT meshhook.alter_subscription('moves', url => $1)", &[&url]);
+    };
+    subscribe(&mut app, "moves", "http://old.test/", &["*"]);
+    let run = event(&mut app, "a", &json!({}), None)[0].1;
+    let job = attempt(&mut app, &mut executor);
+    answer(&mut app, &mut executor, &job, &down);
+    let since = failing_since(&mut app, "moves");
+    assert!(since.is_some());
+    alter(&mut app, "http://old.test/");
+    assert_eq!(failing_since(&mut app, "moves"), since, "the same URL is nothing new");
+
+    cluster.shift_clock(10);
+    let late = attempt(&mut app, &mut executor);
+    alter(&mut app, "http://new.test/");
+    assert_eq!(failing_since(&mut app, "moves"), None, "the new one has not failed yet");
+    answer(&mut app, &mut executor, &late, &gone);
+    assert_eq!((status(&mut app, "moves"), failing_since(&mut app, "moves")), ("active".into(), None));
+    assert_eq!(delivery(&mut app, run), json!(["pending", 2, 410]), "it goes on at the new URL");
+
+    cluster.shift_clock(1_000);
+    let late = attempt(&mut app, &mut executor);
+    assert_eq!(late.payload["url"], "http://new.test/");
+    alter(&mut app, "http://third.test/");
+    event(&mut app, "a", &json!({}), None);
+    let job = attempt(&mut app, &mut executor);
+    answer(&mut app, &mut executor, &job, &down);
+    let since = failing_since(&mut app, "moves");
+    assert!(since.is_some());
+    answer(&mut app, &mut executor, &late, &good);
+    assert_eq!(delivery(&mut app, run), json!(["delivered", 3, 200]));
+    assert_eq!(failing_since(&mut app, "moves"), since, "a success of the one before is none of this one");
+
+    // Gone is gone; a new URL enables nothing, enabling does.
+    cluster.shift_clock(2_000);
+    let job = attempt(&mut app, &mut executor);
+    event(&mut app, "a", &json!({}), None);
+    let late = attempt(&mut app, &mut executor);
+    answer(&mut app, &mut executor, &job, &gone);
+    alter(&mut app, "http://fourth.test/");
+    assert_eq!(status(&mut app, "moves"), "disabled: the receiver answered 410 Gone");
+    assert_eq!(failing_since(&mut app, "moves"), None);
+    assert!(event(&mut app, "a", &json!({}), None).is_empty());
+    assert!(app.value::<bool>("SELECT meshhook.enable_subscription('moves')", &[]));
+    answer(&mut app, &mut executor, &late, &gone);
+    assert_eq!((status(&mut app, "moves"), failing_since(&mut app, "moves")), ("active".into(), None));
+    history::check_all(&mut db.admin());
+}
+
+#[test]
+fn silence_is_no_failing() {
+    let cluster = cluster();
+    let db = Database::create(&cluster, "silence");
+    let (mut app, mut admin, mut executor) = (db.app(), db.admin(), db.executor());
+    let down = json!({"status": 503});
+    subscribe(&mut app, "rare", "http://rare.test/", &["*"]);
+    app.exec("SELECT meshhook.alter_subscription('rare', disable_after => '30 hours')");
+    let hours = |count: i64| count * 3_600;
+    let given_up = event(&mut app, "a", &json!({}), None)[0].1;
+    let job = attempt(&mut app, &mut executor);
+    answer(&mut app, &mut executor, &job, &down);
+    let since = failing_since(&mut app, "rare");
+    app.rows("SELECT meshhook.kill_run($1)", &[&given_up]);
+
+    // Two quiet days, and all that is known of them is nothing.
+    cluster.shift_clock(hours(48));
+    let run = event(&mut app, "a", &json!({}), None)[0].1;
+    let job = attempt(&mut app, &mut executor);
+    answer(&mut app, &mut executor, &job, &down);
+    assert_eq!(status(&mut app, "rare"), "active");
+    assert_eq!(failing_since(&mut app, "rare"), since, "nothing has reached it since");
+    // Twenty hours of failing, two quiet days once more, and eleven hours.
+    for (at, state) in [(68, "active"), (116, "active"), (127, "disabled: every attempt has failed since 20")]
+    {
+        cluster.shift_clock(hours(at));
+        let job = attempt(&mut app, &mut executor);
+        answer(&mut app, &mut executor, &job, &down);
+        assert!(status(&mut app, "rare").starts_with(state), "{at}: {}", status(&mut app, "rare"));
+    }
+    assert_eq!(ended(&mut admin, run).status, "failed");
+    assert!(app.value::<bool>("SELECT meshhook.enable_subscription('rare')", &[]));
+    let silence = "SELECT count(*) FROM meshhook.subscription WHERE silence > '0'";
+    assert_eq!(
+        counted(&mut admin, silence),
+        0,
+        "what was taken out of one count is not taken out of the next"
+    );
+}
+
+#[test]
+fn what_fails_here_is_not_the_receivers_failure() {
+    let cluster = cluster();
+    let db = Database::create(&cluster, "own_faults");
+    let (mut app, mut executor) = (db.app(), db.executor());
+    subscribe(&mut app, "blameless", "http://blameless.test/", &["*"]);
+    app.exec("SELECT meshhook.alter_subscription('blameless', disable_after => '1 hour')");
+    for (count, class) in
+        ["secret", "forbidden", "invalid_request", "response_rejected"].into_iter().enumerate()
+    {
+        cluster.shift_clock(7_200 * count as i64);
+        let run = event(&mut app, "a", &json!({}), None)[0].1;
+        let job = attempt(&mut app, &mut executor);
+        assert_eq!(fail(&mut executor, &job, &json!({"class": class, "message": "ours"})), "accepted");
+        turn(&mut app);
+        assert_eq!(delivery(&mut app, run), json!(["pending", 1, null]), "{class}: it is tried again");
+        assert_eq!(failing_since(&mut app, "blameless"), None, "{class}");
+        app.rows("SELECT meshhook.kill_run($1)", &[&run]);
+    }
+    for class in ["dns", "connect", "tls", "timeout", "io", "response_too_large", "redirect"] {
+        app.rows("SELECT meshhook.enable_subscription('blameless')", &[]);
+        let run = event(&mut app, "a", &json!({}), None)[0].1;
+        let job = attempt(&mut app, &mut executor);
+        assert_eq!(fail(&mut executor, &job, &json!({"class": class, "message": "theirs"})), "accepted");
+        turn(&mut app);
+        assert!(failing_since(&mut app, "blameless").is_some(), "{class}");
+        app.rows("SELECT meshhook.kill_run($1)", &[&run]);
+    }
+    assert_eq!(status(&mut app, "blameless"), "active");
+}
+
+#[test]
+fn the_largest_event_that_is_taken_is_delivered() {
+    let db = Database::preloaded("largest_event");
+    let (mut app, mut admin) = (db.app(), db.admin());
+    let stub = Stub::start();
+    stub.script("/", [Reply::status(200)]);
+    let _sidecar = db.sidecar().start();
+    subscribe(&mut app, "all", &stub.url("/"), &["*"]);
+    let refused = |app: &mut Session, data: &Value| {
+        let error = app.error("SELECT meshhook.publish_event('a', $1)", &[data]);
+        assert_eq!(error.code().code(), "54000", "{error:?}");
+        (error.message().to_owned(), error.detail().unwrap_or_default().to_owned())
+    };
+    let delivered = |app: &mut Session, admin: &mut Session, data: &Value| {
+        let run = event(app, "a", data, None)[0].1;
+        let end = ended(admin, run);
+        assert_eq!(end.status, "succeeded", "{:?}", end.error);
+        let sent = stub.received();
+        assert_eq!(&sent[sent.len() - 1].json()["data"], data);
+    };
+    // The shortest type, the time, and what is between them take 64 bytes.
+    let largest = (1 << 20) - 64;
+    let (message, detail) = refused(&mut app, &json!("x".repeat(largest + 1)));
+    assert_eq!(message, "the event is too large");
+    assert!(detail.contains("has 1048577 bytes; the limit is 1048576"), "{detail}");
+    delivered(&mut app, &mut admin, &json!("x".repeat(largest)));
+    // Six bytes each on the wire.
+    delivered(&mut app, &mut admin, &json!("\u{1}".repeat(largest)));
+
+    let nested = |levels: usize| (0..levels).fold(json!(1), |inner, _| json!([inner]));
+    assert_eq!(refused(&mut app, &nested(100)).0, "the event is nested too deep");
+    delivered(&mut app, &mut admin, &nested(99));
+}
+
 #[test]
 fn a_row_that_somebody_holds_delays_the_account_and_nothing_else() {
     let cluster = cluster();
@@ -285,7 +452,7 @@ fn a_row_that_somebody_holds_delays_the_account_and_nothing_else() {
     let job = attempt(&mut app, &mut executor);
     let mut other = db.app();
     other.exec("BEGIN");
-    other.exec("SELECT meshhook.alter_subscription('held', url => 'http://moved.test/')");
+    other.exec("SELECT meshhook.alter_subscription('held', disable_after => '1 day')");
     // A turn that waited would wait for ever.
     answer(&mut app, &mut executor, &job, &json!({"status": 500}));
     other.exec("COMMIT");
@@ -295,7 +462,7 @@ fn a_row_that_somebody_holds_delays_the_account_and_nothing_else() {
     });
     cluster.shift_clock(10);
     let job = attempt(&mut app, &mut executor);
-    assert_eq!(job.payload["url"], "http://moved.test/", "the next attempt goes to the new address");
+    assert_eq!(job.payload["url"], "http://held.test/");
     answer(&mut app, &mut executor, &job, &json!({"status": 200}));
     assert_eq!(delivery(&mut app, run), json!(["delivered", 2, 200]));
 }
