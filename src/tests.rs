@@ -10,7 +10,7 @@ mod tests {
     use crate::owner::{OWNER, Role, as_owner};
     use crate::spi::{self, RawJsonb, arg};
     use crate::subtransaction::attempt;
-    use crate::{random, secret};
+    use crate::{project, random, secret, workflow};
 
     fn current_user() -> String {
         spi::read_one("SELECT current_user::text", &[], |row| row.must::<String>(1)).unwrap()
@@ -167,6 +167,47 @@ mod tests {
         assert!(Role::named("no such role").is_none());
         assert!(Role::named("nul\0byte").is_none());
         assert!(Role::named(OWNER).is_some_and(|owner| !owner.is_executor()));
+    }
+
+    #[pg_test]
+    fn an_older_release_never_publishes_over_a_newer() {
+        let definition = |revision: &str, output: i32| {
+            format!(
+                r#"{{"name": "meshhook:probe", "vars": {{{revision}}}, "nodes": [
+                    {{"id": "n", "type": "transform", "with": {{"output": {output}}}}}]}}"#
+            )
+        };
+        let newest = |definition: String| {
+            as_owner(|caller| {
+                let owner = Role::named(OWNER).unwrap();
+                workflow::ensure_own(project::current(caller), owner, "meshhook:probe", definition.leak());
+            });
+            spi::run_one(
+                "SELECT v.version, (v.definition #>> '{nodes,0,with,output}')::integer
+                 FROM meshhook.workflow w
+                 JOIN meshhook.workflow_version v ON v.project_id = w.project_id AND v.workflow_id = w.workflow_id
+                 WHERE w.name = 'meshhook:probe' ORDER BY v.version DESC LIMIT 1",
+                &[],
+                |row| (row.must::<i32>(1), row.must::<i32>(2)),
+            )
+            .unwrap()
+        };
+        // A release that knew of no revisions, this one, and one that comes after it.
+        let (first, own, later) =
+            (definition("", 0), definition(r#""revision": 2"#, 2), definition(r#""revision": 3"#, 3));
+        assert_eq!(newest(first), (1, 0));
+        assert_eq!(newest(own.clone()), (2, 2));
+        assert_eq!(newest(own.clone()), (2, 2));
+        assert_eq!(newest(later.clone()), (3, 3));
+        for _ in 0..2 {
+            assert_eq!(newest(own.clone()), (3, 3));
+            assert_eq!(newest(later.clone()), (3, 3));
+        }
+        assert_eq!(
+            newest(definition(r#""revision": 3"#, 4)),
+            (3, 3),
+            "of two with one revision the first stays"
+        );
     }
 
     #[pg_test(error = "run \"00000000-0000-0000-0000-000000000000\" does not exist")]

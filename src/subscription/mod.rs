@@ -117,3 +117,18 @@ fn of_the_turn() -> Project {
         .raise()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use meshhook_engine::json::Json;
+    use sha2::{Digest, Sha256};
+
+    #[test]
+    fn a_changed_definition_has_another_revision() {
+        let definition = Json::parse(super::DEFINITION).unwrap();
+        let revision = definition.get("vars").and_then(|vars| vars.get("revision")?.as_i64());
+        let checksum = hex::encode(&Sha256::digest(definition.to_string())[..8]);
+        // Once a release has it a definition is published under its revision, and no other is.
+        assert_eq!((revision, checksum.as_str()), (Some(1), "7658d53cb9a1ad8c"), "raise vars.revision");
+    }
+}

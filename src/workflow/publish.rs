@@ -50,16 +50,8 @@ impl Sound {
         }
         resume::check(&self.workflow);
         let children = serde_json::json!(checked.children);
-        spi::exec(
-            "INSERT INTO meshhook.workflow (project_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-            &[arg(project.0), arg(name.clone())],
-        );
         // The row lock gives concurrent publishers different numbers.
-        let workflow_id: Option<i64> = spi::run_one(
-            "SELECT workflow_id FROM meshhook.workflow WHERE project_id = $1 AND name = $2 FOR UPDATE",
-            &[arg(project.0), arg(name.clone())],
-            |row| row.must(1),
-        );
+        let workflow_id = lock(project, &name);
         let newest = spi::run_one(
             "SELECT version, checksum, archived_at IS NULL AND children = $3 FROM meshhook.workflow_version
              WHERE project_id = $1 AND workflow_id = $2 ORDER BY version DESC LIMIT 1",
@@ -103,28 +95,57 @@ impl Sound {
     }
 }
 
+/// Locks a workflow against other publishers; makes its row where there is none.
+fn lock(project: Project, name: &str) -> Option<i64> {
+    spi::exec(
+        "INSERT INTO meshhook.workflow (project_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        &[arg(project.0), arg(name.to_owned())],
+    );
+    spi::run_one(
+        "SELECT workflow_id FROM meshhook.workflow WHERE project_id = $1 AND name = $2 FOR UPDATE",
+        &[arg(project.0), arg(name.to_owned())],
+        |row| row.must(1),
+    )
+}
+
 thread_local! {
-    /// Checksums of definitions that meshhook brings along, by workflow.
+    /// Checksums of versions that were found to be no older than a definition that meshhook brings along, by definition.
     static OWN: RefCell<HashMap<&'static str, Vec<u8>>> = RefCell::new(HashMap::new());
 }
 
-/// Makes a definition that meshhook brings along the newest version of its workflow, if it is not. Called as the owner role.
-pub fn ensure_own(project: Project, owner: Role, name: &'static str, definition: &str) {
-    let newest = spi::run_one(
-        "SELECT v.checksum FROM meshhook.workflow w
-         JOIN meshhook.workflow_version v ON v.project_id = w.project_id AND v.workflow_id = w.workflow_id
-         WHERE w.project_id = $1 AND w.name = $2 ORDER BY v.version DESC LIMIT 1",
-        &[arg(project.0), arg(name.to_owned())],
-        |row| row.must::<Vec<u8>>(1),
-    );
-    if newest.is_some() && OWN.with_borrow(|known| known.get(name).cloned()) == newest {
+/// Makes a definition that meshhook brings along the newest version of its workflow, unless what is there is of the same
+/// `vars.revision` or a later one: while a cluster is updated two releases publish side by side. Called as the owner role.
+pub fn ensure_own(project: Project, owner: Role, name: &str, definition: &'static str) {
+    let newest = || {
+        spi::run_one(
+            "SELECT v.checksum, v.definition -> 'vars' -> 'revision' FROM meshhook.workflow w
+             JOIN meshhook.workflow_version v ON v.project_id = w.project_id AND v.workflow_id = w.workflow_id
+             WHERE w.project_id = $1 AND w.name = $2 ORDER BY v.version DESC LIMIT 1",
+            &[arg(project.0), arg(name.to_owned())],
+            |row| {
+                (row.must::<Vec<u8>>(1), row.raw_jsonb(2).and_then(|revision| revision.text().parse().ok()))
+            },
+        )
+    };
+    let known = OWN.with_borrow(|known| known.get(definition).cloned());
+    if known.is_some_and(|known| newest().is_some_and(|(checksum, _)| checksum == known)) {
         return;
     }
-    let sound = Sound::of(RawJsonb::of_text(definition));
-    OWN.with_borrow_mut(|known| known.insert(name, sound.checksum.clone()));
-    if newest.as_ref() != Some(&sound.checksum) {
-        sound.publish(project, owner, None);
-    }
+    let own = Json::parse(definition).ok();
+    let own = own.as_ref().and_then(|own| own.get("vars")?.get("revision")?.as_i64());
+    // Looked at under the lock that publishers take: another release may be publishing now.
+    lock(project, name);
+    let there: Option<(Vec<u8>, Option<i64>)> = newest();
+    let checksum = match there {
+        Some((checksum, revision)) if revision >= own => checksum,
+        _ => {
+            let sound = Sound::of(RawJsonb::of_text(definition));
+            let checksum = sound.checksum.clone();
+            sound.publish(project, owner, None);
+            checksum
+        }
+    };
+    OWN.with_borrow_mut(|known| known.insert(definition, checksum));
 }
 
 /// Every fault of a definition; see the COMMENT.
