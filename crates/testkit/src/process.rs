@@ -2,6 +2,7 @@
 
 use crate::wait::wait_for;
 use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
@@ -77,32 +78,36 @@ pub fn limits(pid: u32) -> String {
         .unwrap_or_else(|e| panic!("no limits of process {pid}: {e}"))
 }
 
-/// Which of these texts stand in the memory of a process: all that it can write to, shared or its own.
+/// Which of these texts stand in the memory of some processes: all that they can write to, their own or shared.
 ///
 /// # Panics
-/// When its memory may not be read.
-pub fn in_memory<'t>(pid: u32, texts: &[&'t str]) -> Vec<&'t str> {
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))
-        .unwrap_or_else(|e| panic!("no map of process {pid}: {e}"));
-    let memory =
-        File::open(format!("/proc/{pid}/mem")).unwrap_or_else(|e| panic!("no memory of process {pid}: {e}"));
-    let mut found = Vec::new();
-    for line in maps.lines() {
-        let mut fields = line.split_ascii_whitespace();
-        let (range, rights) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
-        let Some((from, to)) = range.split_once('-').filter(|_| rights.starts_with("rw")) else { continue };
-        let address = |text| u64::from_str_radix(text, 16).unwrap_or_else(|e| panic!("{line}: {e}"));
-        let (from, to) = (address(from), address(to));
-        let mut bytes = vec![0; usize::try_from(to - from).unwrap_or_else(|e| panic!("{line}: {e}"))];
-        // A process that goes on unmaps something now and then.
-        if memory.read_exact_at(&mut bytes, from).is_err() {
-            continue;
+/// When their memory may not be read.
+pub fn in_memory<'t>(pids: &[u32], texts: &[&'t str]) -> BTreeSet<&'t str> {
+    let (mut found, mut seen) = (BTreeSet::new(), BTreeSet::new());
+    for pid in pids {
+        let read = |file| format!("/proc/{pid}/{file}");
+        let maps = std::fs::read_to_string(read("maps")).unwrap_or_else(|e| panic!("no map of {pid}: {e}"));
+        let memory = File::open(read("mem")).unwrap_or_else(|e| panic!("no memory of {pid}: {e}"));
+        for line in maps.lines() {
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            let [range, rights, offset, device, inode, ..] = fields[..] else { continue };
+            let is_shared = rights.ends_with('s');
+            // What is shared is the same in all of them.
+            if !rights.starts_with("rw") || (is_shared && !seen.insert(format!("{device} {inode} {offset}")))
+            {
+                continue;
+            }
+            let address = |text| u64::from_str_radix(text, 16).unwrap_or_else(|e| panic!("{line}: {e}"));
+            let (from, to) = range.split_once('-').unwrap_or_else(|| panic!("{line}"));
+            let size = address(to) - address(from);
+            let mut bytes = vec![0; usize::try_from(size).unwrap_or_else(|e| panic!("{line}: {e}"))];
+            // A process that goes on unmaps something now and then.
+            if memory.read_exact_at(&mut bytes, address(from)).is_ok() {
+                let region = String::from_utf8_lossy(&bytes);
+                found.extend(texts.iter().filter(|text| region.contains(**text)));
+            }
         }
-        let region = String::from_utf8_lossy(&bytes);
-        found.extend(texts.iter().filter(|text| region.contains(**text)));
     }
-    found.sort_unstable();
-    found.dedup();
     found
 }
 
@@ -141,9 +146,9 @@ mod tests {
     #[test]
     fn what_is_in_memory_is_found_and_nothing_else() {
         let mut child = Command::new("sleep").arg("60").env("HAY", "one needle").spawn().expect("sleep runs");
-        let found = || in_memory(child.id(), &["one needle", "another needle"]);
+        let found = || in_memory(&[child.id()], &["one needle", "another needle"]);
         wait_for("sleep to have its environment", Duration::from_secs(5), || !found().is_empty());
-        assert_eq!(found(), ["one needle"]);
+        assert_eq!(found(), BTreeSet::from(["one needle"]));
         assert!(limits(child.id()).contains("Max core file size"));
         kill9(child.id());
         child.wait().expect("it can be reaped");
