@@ -35,7 +35,7 @@ use crate::store::connect::DatabaseUrl;
         (with sslrootcert=FILE, else the system's roots) are understood in the connection string.\n\n\
         TLS OF HTTP CALLS\n  \
         TLS 1.2 and later, always verified against the system's roots; SSL_CERT_FILE and SSL_CERT_DIR \
-        name others. Proxy variables of the environment are ignored.\n\n\
+        name others, and the --policy file for single hosts. Proxy variables of the environment are ignored.\n\n\
         WHERE CALLS MAY GO\n  \
         To addresses of the public internet, on ports 80, 443 and from 1024 on, but those of databases. Private, \
         loopback, link-local and other special addresses are refused, however they are written and whatever name or \
@@ -44,7 +44,13 @@ use crate::store::connect::DatabaseUrl;
         where clouds keep credentials. The --policy file has the same lists, and some for single projects:\n    \
         allow = [\"10.1.0.0/16\"]\n    \
         [projects.acme]\n    \
-        only = [\"api.stripe.com:443\"]\n\n\
+        only = [\"api.stripe.com:443\"]\n  \
+        and what is set for single hosts, with files beside it (the first entry that fits holds):\n    \
+        [[hosts]]\n    \
+        match = \"*.corp.example:8443\"\n    \
+        ca = \"corp-ca.pem\"           # in place of the system's roots\n    \
+        client_cert = \"client.pem\"   # with client_key, mode 0600\n    \
+        projects = [\"acme\"]          # for whom the client certificate is shown\n\n\
         SECRETS\n  \
         meshhook-sidecar secret --help: makes keys, seals values for the database. Only sidecars open them.\n\n\
         HTTP ENDPOINTS\n  \
@@ -134,7 +140,7 @@ pub struct Config {
     #[arg(long, env = "MESHHOOK_ONLY", default_value = "", hide_default_value = true, value_name = "RULE,…")]
     pub only: List,
 
-    /// File with more rules, for all projects and for single ones; read again on SIGHUP
+    /// File with more rules, for all projects and for single ones, and settings of hosts; read again on SIGHUP
     #[arg(long, env = "MESHHOOK_POLICY", value_name = "FILE")]
     pub policy: Option<PathBuf>,
 

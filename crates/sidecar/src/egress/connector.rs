@@ -9,12 +9,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use super::hosts::Hosts;
 use super::names::Names;
 use super::rules::Rules;
 
@@ -38,8 +41,7 @@ impl Connector {
     }
 
     async fn connect(self, target: Uri) -> Result<TokioIo<TcpStream>, BoxError> {
-        let host = target.host().ok_or("the address names no host")?;
-        let port = target.port_u16().unwrap_or(if target.scheme_str() == Some("https") { 443 } else { 80 });
+        let (host, port) = place(&target).ok_or("the address names no host")?;
         let addresses = self.names.look_up(host, port).await?;
         // One that is forbidden among others means that somebody plays with the name.
         for address in &addresses {
@@ -65,6 +67,41 @@ impl Service<Uri> for Connector {
     fn call(&mut self, target: Uri) -> Self::Future {
         Box::pin(self.clone().connect(target))
     }
+}
+
+/// Puts TLS over connections, as it is set for the host.
+#[derive(Clone)]
+pub struct Secured {
+    /// Opens the connections.
+    pub connector: Connector,
+    /// For hosts for which nothing is set.
+    pub general: Arc<ClientConfig>,
+    /// What is set for single ones.
+    pub hosts: Arc<Hosts>,
+    /// On whose behalf, if connections are not for several projects.
+    pub project: Option<Arc<str>>,
+}
+
+impl Service<Uri> for Secured {
+    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Error = BoxError;
+    type Future = Connecting<Self::Response>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, target: Uri) -> Self::Future {
+        let set = place(&target).and_then(|(host, port)| self.hosts.tls(self.project.as_deref(), host, port));
+        let tls = set.unwrap_or(&self.general).clone();
+        HttpsConnector::from((self.connector.clone(), tls)).call(target)
+    }
+}
+
+/// The host and the port that a URL names.
+fn place(target: &Uri) -> Option<(&str, u16)> {
+    let usual = if target.scheme_str() == Some("https") { 443 } else { 80 };
+    Some((target.host()?, target.port_u16().unwrap_or(usual)))
 }
 
 /// Stands where a look-up would be, for the one that dials: there is no second one.

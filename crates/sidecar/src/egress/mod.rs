@@ -2,10 +2,13 @@
 //! no name, no odd spelling and no redirect leads anywhere else, and what a name says later changes nothing.
 //!
 //! [`ranges`] knows the addresses, [`rules`] judge, [`policy`] says which rules hold for which project, [`names`] looks
-//! up, and the [`connector`] puts them before every connection.
+//! up, and the [`connector`] puts them before every connection. What is set for single hosts is in [`hosts`], and how
+//! they prove who they are, and who calls them, in [`tls`].
 
 pub mod connector;
+pub mod hosts;
 pub mod names;
 pub mod policy;
 pub mod ranges;
 pub mod rules;
+pub mod tls;

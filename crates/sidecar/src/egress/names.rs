@@ -1,12 +1,14 @@
 //! From host names to addresses.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+
+use super::rules::literal;
 
 /// An answer is believed no longer, whatever it says.
 const LONGEST_TTL: Duration = Duration::from_secs(300);
@@ -66,7 +68,7 @@ impl Names {
     /// # Errors
     /// When there is none, or nobody tells in time.
     pub async fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, LookupFailed> {
-        if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        if let Some(address) = literal(host) {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
         // The dot at the end keeps search domains out.

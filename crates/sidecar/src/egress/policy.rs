@@ -7,9 +7,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use serde::Deserialize;
 
+use super::hosts::{Entry, Host, Hosts};
 use super::rules::{Rule, Rules};
 
-/// The file: rules for all projects, and for single ones.
+/// The file: rules for all projects, and for single ones, and what is set for hosts.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct File {
@@ -17,6 +18,7 @@ struct File {
     deny: Vec<Rule>,
     only: Option<Vec<Rule>>,
     projects: BTreeMap<String, Rules>,
+    hosts: Vec<Entry>,
 }
 
 /// The rules of every project.
@@ -24,32 +26,51 @@ struct File {
 pub struct Policy {
     /// Of a project that is not named.
     pub general: Arc<Rules>,
-    /// Of those that are, with the general ones in them.
+    /// Of those that are, with the general ones in them; also of those that are named for a host.
     pub projects: BTreeMap<String, Arc<Rules>>,
+    /// What is set for single hosts.
+    pub hosts: Arc<Hosts>,
 }
 
 impl Policy {
-    /// `given` on the command line, and what the file says.
+    /// `given` on the command line, and what the file says, with the files that it names.
     ///
     /// # Errors
-    /// When the file cannot be read or understood.
+    /// When one of them cannot be read or understood.
     pub fn load(given: &Rules, file: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = file else {
-            return Ok(Self::of(given, File::default()));
+            return Self::of(given, File::default(), Path::new(""));
         };
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let file = toml::from_str(&text).with_context(|| format!("cannot understand {}", path.display()))?;
-        Ok(Self::of(given, file))
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+        let file = parse(&text).with_context(|| format!("cannot understand {shown}"))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::of(given, file, folder).with_context(|| format!("cannot follow {shown}"))
     }
 
-    fn of(given: &Rules, file: File) -> Self {
+    /// Relative paths start at `folder`.
+    fn of(given: &Rules, file: File, folder: &Path) -> anyhow::Result<Self> {
         let general =
             given.with(&Rules { allow: file.allow, deny: file.deny, only: file.only, own: Vec::new() });
-        let projects =
+        let entries = file.hosts.into_iter().map(|entry| Host::read(entry, folder));
+        let entries: Vec<Host> = entries.collect::<anyhow::Result<_>>()?;
+        let mut projects: BTreeMap<_, _> =
             file.projects.into_iter().map(|(name, rules)| (name, Arc::new(general.with(&rules)))).collect();
-        Self { general: Arc::new(general), projects }
+        let general = Arc::new(general);
+        for name in entries.iter().flat_map(Host::projects) {
+            projects.entry(name.clone()).or_insert_with(|| general.clone());
+        }
+        Ok(Self { general, projects, hosts: Arc::new(Hosts { entries }) })
     }
+}
+
+/// Reads the file's text. Errors quote none of its lines: one may hold a password.
+fn parse(text: &str) -> anyhow::Result<File> {
+    toml::from_str(text).map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+        anyhow::anyhow!("line {line}: {}", error.message())
+    })
 }
 
 #[cfg(test)]
@@ -62,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_project_has_its_rules_and_everybodys() {
-        let file = toml::from_str(
+        let file = parse(
             r#"
             allow = ["10.0.0.0/8"]
             deny = ["10.9.0.0/16"]
@@ -75,7 +96,7 @@ mod tests {
             "#,
         );
         let given = Rules { allow: vec!["127.0.0.1".parse().unwrap()], ..Rules::default() };
-        let policy = Policy::of(&given, file.unwrap());
+        let policy = Policy::of(&given, file.unwrap(), Path::new("")).unwrap();
         let reached = |rules: &Rules| {
             let hosts = ["127.0.0.1", "10.1.1.1", "10.9.1.1", "192.168.1.1", "1.1.1.1"];
             hosts.into_iter().filter(|host| vet(rules, host)).collect::<Vec<_>>()
@@ -87,13 +108,14 @@ mod tests {
 
     #[test]
     fn a_file_that_is_wrong_says_where() {
-        for (text, told) in [
-            ("allow = [\"10.0.0.0/40\"]", "neither a network"),
-            ("alow = []", "unknown field `alow`"),
-            ("[projects.a]\nports = []", "unknown field `ports`"),
+        for (text, line, told) in [
+            ("allow = [\"10.0.0.0/40\"]", "line 1", "neither a network"),
+            ("alow = []", "line 1", "unknown field `alow`"),
+            ("[projects.a]\nports = []", "line 2", "unknown field `ports`"),
+            ("deny = []\n[[hosts]]\nca = \"x\"", "line 2", "missing field `match`"),
         ] {
-            let error = toml::from_str::<File>(text).unwrap_err().to_string();
-            assert!(error.contains(told) && error.contains("line"), "{error}");
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(told) && error.starts_with(line), "{error}");
         }
     }
 }

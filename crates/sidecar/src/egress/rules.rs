@@ -92,12 +92,25 @@ fn net(text: &str) -> Option<IpNet> {
     text.parse::<IpNet>().ok().map(|net| net.trunc())
 }
 
+/// The address that a URL's host is, if it is one.
+pub fn literal(host: &str) -> Option<IpAddr> {
+    host.trim_matches(['[', ']']).parse().ok()
+}
+
 /// A host name as names are compared.
 fn canonical(name: &str) -> String {
     name.trim_end_matches('.').to_ascii_lowercase()
 }
 
 impl Rule {
+    /// Whether it means a host as a URL names it: a name by what it is called, not by where it leads.
+    pub fn is_about_url(&self, host: &str, port: u16) -> bool {
+        match literal(host) {
+            Some(address) => self.is_about_address(address, port),
+            None => self.is_about_name(Some(&canonical(host)), port),
+        }
+    }
+
     fn is_about(&self, name: Option<&str>, address: IpAddr, port: u16) -> bool {
         self.is_about_name(name, port) || self.is_about_address(address, port)
     }
@@ -181,8 +194,7 @@ impl Rules {
     /// # Errors
     /// When a call must not go there.
     pub fn vet(&self, host: &str, address: SocketAddr) -> Result<(), Forbidden> {
-        let is_literal = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-        let name = (!is_literal).then(|| canonical(host));
+        let name = literal(host).is_none().then(|| canonical(host));
         self.judge(name.as_deref(), address).map_err(|reason| Forbidden { target: host.to_owned(), reason })
     }
 

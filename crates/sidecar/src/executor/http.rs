@@ -11,7 +11,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Extensions, Uri};
 use http_body_util::Full;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpInfo;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -23,13 +22,13 @@ use super::call::{Call, Stage};
 use super::oauth::Tokens;
 use super::request::Prepared;
 use super::response::Kept;
-use crate::egress::connector::{BoxError, Connecting, Connector};
+use crate::egress::connector::{BoxError, Connecting, Connector, Secured};
 use crate::egress::names::{LookupFailed, Names};
 use crate::egress::policy::Policy;
 use crate::egress::ranges::{Reach, reach};
 use crate::egress::rules::{Forbidden, Rules};
+use crate::egress::tls;
 use crate::store::connect::chain;
-use crate::store::tls;
 
 /// An idle connection is kept this long: less than the common five seconds after which servers close
 /// theirs, so that a request seldom meets a connection that is just being closed.
@@ -165,7 +164,7 @@ impl HostClass {
 }
 
 /// A client that opens connections under some rules, and keeps them.
-pub type Hyper = Client<Limited<HttpsConnector<Connector>>, Full<Bytes>>;
+pub type Hyper = Client<Limited<Secured>, Full<Bytes>>;
 
 /// How calls are made; see the flags of the same names.
 #[derive(Clone, Debug)]
@@ -187,14 +186,20 @@ pub struct CallSettings {
 pub struct HttpClient(Arc<Shared>);
 
 struct Shared {
-    settings: CallSettings,
-    names: Names,
-    tls: ClientConfig,
+    basis: Basis,
     tokens: Tokens,
     clients: RwLock<Clients>,
 }
 
-/// Those who call under the same rules share connections; nobody gets one that his own rules would not have opened.
+/// What all clients are made of.
+struct Basis {
+    settings: CallSettings,
+    names: Names,
+    tls: Arc<ClientConfig>,
+}
+
+/// Those who call under the general rules share connections; whoever is named has his own. Nobody gets one that his own
+/// rules would not have opened, or that shows a client certificate which is not for him.
 struct Clients {
     policy: Policy,
     general: Hyper,
@@ -208,23 +213,16 @@ impl HttpClient {
     /// When TLS or the look-up of names cannot be set up.
     pub fn new(settings: CallSettings, policy: Policy) -> anyhow::Result<Self> {
         let names = Names::new(settings.dns, settings.dns_timeout)?;
-        let tls = tls::http_client()?;
-        let clients = Clients::under(policy, |rules| hyper_client(&settings, &names, &tls, rules));
-        Ok(Self(Arc::new(Shared {
-            settings,
-            names,
-            tls,
-            tokens: Tokens::default(),
-            clients: RwLock::new(clients),
-        })))
+        let basis = Basis { settings, names, tls: tls::general()? };
+        let clients = RwLock::new(basis.clients(policy));
+        Ok(Self(Arc::new(Shared { basis, tokens: Tokens::default(), clients })))
     }
 
     /// Puts another policy into force, for every connection that is opened or reused from now on.
     pub fn set_policy(&self, policy: Policy) {
-        let Shared { settings, names, tls, .. } = &*self.0;
         let mut clients = self.0.clients.write().unwrap_or_else(PoisonError::into_inner);
         if clients.policy != policy {
-            *clients = Clients::under(policy, |rules| hyper_client(settings, names, tls, rules));
+            *clients = self.0.basis.clients(policy);
         }
     }
 
@@ -243,7 +241,7 @@ impl HttpClient {
             client: self.client_of(project),
             project,
             tokens: &self.0.tokens,
-            max_bytes: self.0.settings.max_response_bytes,
+            max_bytes: self.0.basis.settings.max_response_bytes,
             redactor: std::mem::take(&mut prepared.redactor),
             stage: Stage::Sent,
         };
@@ -257,30 +255,34 @@ impl HttpClient {
     }
 }
 
-impl Clients {
-    fn under(policy: Policy, client: impl Fn(&Arc<Rules>) -> Hyper) -> Self {
-        let projects = policy.projects.iter().map(|(name, rules)| (name.clone(), client(rules))).collect();
-        Self { general: client(&policy.general), projects, policy }
+impl Basis {
+    fn clients(&self, policy: Policy) -> Clients {
+        let client = |project: Option<&str>, rules: &Arc<Rules>| {
+            let Self { settings, names, tls } = self;
+            self.client(Secured {
+                connector: Connector::new(names.clone(), rules.clone(), settings.connect_timeout),
+                general: tls.clone(),
+                hosts: policy.hosts.clone(),
+                project: project.map(Arc::from),
+            })
+        };
+        let named = policy.projects.iter().map(|(name, rules)| (name.clone(), client(Some(name), rules)));
+        Clients { general: client(None, &policy.general), projects: named.collect(), policy }
     }
-}
 
-fn hyper_client(settings: &CallSettings, names: &Names, tls: &ClientConfig, rules: &Arc<Rules>) -> Hyper {
-    let https = HttpsConnectorBuilder::new()
-        .with_tls_config(tls.clone())
-        .https_or_http()
-        .enable_http1()
-        .enable_http2()
-        .wrap_connector(Connector::new(names.clone(), rules.clone(), settings.connect_timeout));
-    Client::builder(TokioExecutor::new())
-        .pool_idle_timeout(KEEP_IDLE)
-        .pool_max_idle_per_host(settings.idle_per_host)
-        .pool_timer(TokioTimer::new())
-        .timer(TokioTimer::new())
-        .http1_max_buf_size(MAX_HEADER_BYTES)
-        .http1_max_headers(MAX_HEADERS)
-        .http2_max_header_list_size(MAX_HEADER_BYTES as u32)
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .build(Limited { inner: https, limit: settings.connect_timeout })
+    fn client(&self, inner: Secured) -> Hyper {
+        let limit = self.settings.connect_timeout;
+        Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(KEEP_IDLE)
+            .pool_max_idle_per_host(self.settings.idle_per_host)
+            .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
+            .http1_max_buf_size(MAX_HEADER_BYTES)
+            .http1_max_headers(MAX_HEADERS)
+            .http2_max_header_list_size(MAX_HEADER_BYTES as u32)
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .build(Limited { inner, limit })
+    }
 }
 
 /// Finds the class of an error among its causes.
@@ -319,6 +321,10 @@ pub fn classify(error: &(dyn StdError + 'static)) -> CallError {
             Some(io) => io.get_ref().map(|inner| inner as &(dyn StdError + 'static)),
             None => cause.source(),
         };
+    }
+    // A client certificate is refused when the connection is open already, and HTTP/2 keeps the text alone.
+    if class == Class::Io && message.contains("received fatal alert") {
+        class = Class::Tls;
     }
     CallError { class, message, hopeless }
 }

@@ -5,6 +5,7 @@
 //! its request ([`fill`]) and struck out of its response ([`redact`]); no core shows it ([`memory`]).
 
 pub mod command;
+pub mod file;
 pub mod fill;
 pub mod memory;
 pub mod redact;

@@ -1,6 +1,5 @@
 //! The keys, and what is sealed under them.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -10,6 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::{Zeroize, Zeroizing};
+
+use super::file::read_private;
 
 /// How a sealed value begins; the database knows it by that.
 const FORM: &str = "mhs1";
@@ -27,11 +28,7 @@ impl Ring {
     /// When it cannot be read, is open to others, or has another line; the text quotes nothing of it.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
-        let mode =
-            std::fs::metadata(path).with_context(|| format!("cannot read {shown}"))?.permissions().mode();
-        ensure!(mode & 0o077 == 0, "{shown} is open to others; make its mode 0600");
-        let text =
-            Zeroizing::new(std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?);
+        let text = read_private(path)?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         let keys = lines.map(key).collect::<Option<Vec<_>>>();
         match keys {
@@ -162,6 +159,8 @@ fn fill_random(bytes: &mut [u8]) -> anyhow::Result<()> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     pub(crate) fn ring(ids: &[&str]) -> Ring {

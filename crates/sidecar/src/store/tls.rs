@@ -1,4 +1,4 @@
-//! TLS towards the database and towards the world.
+//! TLS towards the database, and the roots that this machine trusts.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,24 +20,6 @@ pub enum ServerCheck {
     Issuer,
     /// And for this host name: `verify-full`.
     IssuerAndName,
-}
-
-/// The client configuration for HTTP calls: TLS 1.2 and later, always verified, system roots.
-///
-/// # Errors
-/// When the TLS library cannot be set up.
-pub fn http_client() -> anyhow::Result<ClientConfig> {
-    let roots = system_roots();
-    if roots.is_empty() {
-        tracing::warn!(
-            "no root certificates found: every https call will fail; install ca-certificates or set SSL_CERT_FILE"
-        );
-    }
-    Ok(ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .context("setting up TLS")?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
 }
 
 /// The client configuration for the database.

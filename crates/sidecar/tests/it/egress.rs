@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::stub::Stub;
 
-fn rules(allow: &[&str]) -> Rules {
+pub fn rules(allow: &[&str]) -> Rules {
     Rules { allow: allow.iter().map(|rule| rule.parse().unwrap()).collect(), ..Rules::default() }
 }
 
@@ -20,7 +20,7 @@ fn policy(allow: &[&str]) -> Policy {
     Policy::load(&rules(allow), None).unwrap()
 }
 
-fn client(names: &NameServer, policy: Policy) -> HttpClient {
+pub fn client(names: &NameServer, policy: Policy) -> HttpClient {
     client_asking(names.address(), policy)
 }
 
@@ -35,7 +35,7 @@ fn client_asking(dns: SocketAddr, policy: Policy) -> HttpClient {
     HttpClient::new(settings, policy).unwrap()
 }
 
-async fn call(client: &HttpClient, project: &str, payload: Value) -> Result<Answer, CallError> {
+pub async fn call(client: &HttpClient, project: &str, payload: Value) -> Result<Answer, CallError> {
     client.call(project, prepare(&payload.to_string(), None).unwrap()).await
 }
 

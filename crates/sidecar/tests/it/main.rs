@@ -1,10 +1,12 @@
 //! The sidecar over an in-memory store and loopback servers that misbehave on command. No PostgreSQL.
 
+mod authority;
 mod calls;
 mod egress;
 mod executor;
 mod fake;
 mod process;
+mod secured;
 mod stub;
 mod throughput;
 mod webhooks;

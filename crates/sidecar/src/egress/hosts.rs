@@ -1,0 +1,141 @@
+//! What is set for single hosts: which roots vouch for them, and what they are shown when they ask who calls.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+use rustls::ClientConfig;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::rules::Rule;
+use super::tls::{self, Identity, Pem};
+use crate::store::tls::system_roots;
+
+/// An entry of `[[hosts]]` as it stands in the file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    #[serde(rename = "match")]
+    about: Rule,
+    ca: Option<PathBuf>,
+    client_cert: Option<PathBuf>,
+    client_key: Option<PathBuf>,
+    projects: Option<Vec<String>>,
+}
+
+/// What is set for the hosts that a rule means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    about: Rule,
+    tls: Option<Tls>,
+    /// Those on whose behalf the client certificate is shown; all if it is not given.
+    projects: Option<Vec<String>>,
+}
+
+impl Host {
+    /// `entry`, with the files that it names; relative paths start at `folder`.
+    ///
+    /// # Errors
+    /// When a file cannot be used, or the entry makes no sense; the text says which.
+    pub fn read(entry: Entry, folder: &Path) -> anyhow::Result<Self> {
+        let Entry { about, ca, client_cert, client_key, projects } = entry;
+        let place = about.to_string();
+        let read = || {
+            let ca = ca.map(|path| Pem::read(&folder.join(path))).transpose()?;
+            let identity = match (client_cert, client_key) {
+                (Some(certificate), Some(key)) => Some(Identity {
+                    certificate: Pem::read(&folder.join(certificate))?,
+                    key: Pem::read_private(&folder.join(key))?,
+                }),
+                (None, None) => None,
+                _ => bail!("client_cert and client_key belong together"),
+            };
+            if let Some(projects) = &projects {
+                ensure!(identity.is_some(), "projects says who shows the client certificate: there is none");
+                ensure!(!projects.is_empty(), "projects names nobody who may show the client certificate");
+            }
+            let tls = match (&ca, &identity) {
+                (None, None) => None,
+                (ca, identity) => Some(Tls::of(ca.as_ref(), identity.as_ref())?),
+            };
+            Ok(Self { about, tls, projects })
+        };
+        read().with_context(|| format!("[[hosts]] {place}"))
+    }
+
+    /// The projects that it names.
+    pub fn projects(&self) -> impl Iterator<Item = &String> {
+        self.projects.iter().flatten()
+    }
+
+    fn tls(&self, project: Option<&str>) -> Option<&Arc<ClientConfig>> {
+        let Tls { anonymous, known, .. } = self.tls.as_ref()?;
+        let may_show = match &self.projects {
+            None => true,
+            Some(projects) => project.is_some_and(|project| projects.iter().any(|name| name == project)),
+        };
+        known.as_ref().filter(|_| may_show).or(anonymous.as_ref())
+    }
+}
+
+/// How calls to a host are secured.
+#[derive(Clone)]
+struct Tls {
+    /// Without the client certificate; the system's roots where nothing is here.
+    anonymous: Option<Arc<ClientConfig>>,
+    /// With it.
+    known: Option<Arc<ClientConfig>>,
+    /// Of the files, to tell whether they have changed.
+    digest: [u8; 32],
+}
+
+impl Tls {
+    fn of(ca: Option<&Pem>, identity: Option<&Identity>) -> anyhow::Result<Self> {
+        let roots = ca.map(Pem::roots).transpose()?;
+        let anonymous = roots.clone().map(|roots| tls::config(roots, None)).transpose()?;
+        let known = identity.map(|identity| tls::config(roots.unwrap_or_else(system_roots), Some(identity)));
+        let mut digest = Sha256::new();
+        let identity_files = identity.map(|identity| [&identity.certificate, &identity.key]);
+        for file in
+            [ca, identity_files.map(|[certificate, _]| certificate), identity_files.map(|[_, key]| key)]
+        {
+            digest.update(Sha256::digest(file.map_or("", |file| &file.text)));
+        }
+        Ok(Self { anonymous, known: known.transpose()?, digest: digest.finalize().into() })
+    }
+}
+
+impl PartialEq for Tls {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |tls: &Self| (tls.anonymous.is_some(), tls.known.is_some(), tls.digest);
+        parts(self) == parts(other)
+    }
+}
+
+impl Eq for Tls {}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls(…)")
+    }
+}
+
+/// What is set for all of them; the first entry that means a host holds for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hosts {
+    /// In the order of the file.
+    pub entries: Vec<Host>,
+}
+
+impl Hosts {
+    fn of(&self, host: &str, port: u16) -> Option<&Host> {
+        self.entries.iter().find(|entry| entry.about.is_about_url(host, port))
+    }
+
+    /// How a project's call to `host` is secured, if not as all are.
+    pub fn tls(&self, project: Option<&str>, host: &str, port: u16) -> Option<&Arc<ClientConfig>> {
+        self.of(host, port)?.tls(project)
+    }
+}
