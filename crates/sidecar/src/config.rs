@@ -35,7 +35,7 @@ use crate::store::connect::DatabaseUrl;
         (with sslrootcert=FILE, else the system's roots) are understood in the connection string.\n\n\
         TLS OF HTTP CALLS\n  \
         TLS 1.2 and later, always verified against the system's roots; SSL_CERT_FILE and SSL_CERT_DIR \
-        name others, and the --policy file for single hosts. Proxy variables of the environment are ignored.\n\n\
+        name others, and the --policy file for single hosts. Proxy variables of the environment are ignored; the --policy file names proxies.\n\n\
         WHERE CALLS MAY GO\n  \
         To addresses of the public internet, on ports 80, 443 and from 1024 on, but those of databases. Private, \
         loopback, link-local and other special addresses are refused, however they are written and whatever name or \
@@ -50,7 +50,9 @@ use crate::store::connect::DatabaseUrl;
         match = \"*.corp.example:8443\"\n    \
         ca = \"corp-ca.pem\"           # in place of the system's roots\n    \
         client_cert = \"client.pem\"   # with client_key, mode 0600\n    \
-        projects = [\"acme\"]          # for whom the client certificate is shown\n\n\
+        projects = [\"acme\"]          # for whom the client certificate is shown\n    \
+        proxy = \"direct\"             # or http://host:port; before the tables: for all other hosts\n  \
+        A proxy is told vetted addresses by CONNECT; with proxy_resolves = true names, which only it vets then.\n\n\
         SECRETS\n  \
         meshhook-sidecar secret --help: makes keys, seals values for the database. Only sidecars open them.\n\n\
         HTTP ENDPOINTS\n  \

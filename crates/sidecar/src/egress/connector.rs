@@ -19,7 +19,7 @@ use tower_service::Service;
 
 use super::hosts::Hosts;
 use super::names::Names;
-use super::rules::Rules;
+use super::rules::{Rules, literal};
 
 /// What a connector's errors come as.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -31,28 +31,49 @@ pub type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send
 pub struct Connector {
     names: Names,
     rules: Arc<Rules>,
+    hosts: Arc<Hosts>,
     limit: Duration,
 }
 
 impl Connector {
     /// `limit` is shared among the addresses of a host, so that a dead one does not use it up.
-    pub fn new(names: Names, rules: Arc<Rules>, limit: Duration) -> Self {
-        Self { names, rules, limit }
+    pub fn new(names: Names, rules: Arc<Rules>, hosts: Arc<Hosts>, limit: Duration) -> Self {
+        Self { names, rules, hosts, limit }
     }
 
     async fn connect(self, target: Uri) -> Result<TokioIo<TcpStream>, BoxError> {
         let (host, port) = place(&target).ok_or("the address names no host")?;
+        let Some(proxy) = self.hosts.proxy(host, port) else {
+            return Ok(dialler(self.vetted(host, port).await?, self.limit).call(target).await?);
+        };
+        // Told an address a proxy leads nowhere else; one that looks names up must be trusted with what they lead to.
+        let ends = if proxy.resolves && literal(host).is_none() {
+            self.rules.vet_name(host, port)?;
+            vec![format!("{host}:{port}")]
+        } else {
+            self.vetted(host, port).await?.iter().map(ToString::to_string).collect()
+        };
+        proxy.open(&self.names, &ends, self.limit).await
+    }
+
+    /// The addresses of a host, if each may be called.
+    async fn vetted(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, BoxError> {
         let addresses = self.names.look_up(host, port).await?;
         // One that is forbidden among others means that somebody plays with the name.
         for address in &addresses {
             self.rules.vet(host, *address)?;
         }
-        let mut tcp = HttpConnector::new_with_resolver(Vetted(addresses));
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(self.limit));
-        Ok(tcp.call(target).await?)
+        Ok(addresses)
     }
+}
+
+/// Dials these addresses, whatever name it is given.
+pub fn dialler(addresses: Vec<SocketAddr>, limit: Duration) -> HttpConnector<Vetted> {
+    let mut tcp = HttpConnector::new_with_resolver(Vetted(addresses));
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(limit));
+    tcp
 }
 
 impl Service<Uri> for Connector {
@@ -76,8 +97,6 @@ pub struct Secured {
     pub connector: Connector,
     /// For hosts for which nothing is set.
     pub general: Arc<ClientConfig>,
-    /// What is set for single ones.
-    pub hosts: Arc<Hosts>,
     /// On whose behalf, if connections are not for several projects.
     pub project: Option<Arc<str>>,
 }
@@ -92,7 +111,8 @@ impl Service<Uri> for Secured {
     }
 
     fn call(&mut self, target: Uri) -> Self::Future {
-        let set = place(&target).and_then(|(host, port)| self.hosts.tls(self.project.as_deref(), host, port));
+        let set = place(&target)
+            .and_then(|(host, port)| self.connector.hosts.tls(self.project.as_deref(), host, port));
         let tls = set.unwrap_or(&self.general).clone();
         HttpsConnector::from((self.connector.clone(), tls)).call(target)
     }
@@ -106,7 +126,7 @@ fn place(target: &Uri) -> Option<(&str, u16)> {
 
 /// Stands where a look-up would be, for the one that dials: there is no second one.
 #[derive(Clone)]
-struct Vetted(Vec<SocketAddr>);
+pub struct Vetted(Vec<SocketAddr>);
 
 impl Service<Name> for Vetted {
     type Response = std::vec::IntoIter<SocketAddr>;

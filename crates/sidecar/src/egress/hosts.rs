@@ -1,4 +1,5 @@
-//! What is set for single hosts: which roots vouch for them, and what they are shown when they ask who calls.
+//! What is set for single hosts: which roots vouch for them, what they are shown when they ask who calls, and which way
+//! calls take.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,12 +10,13 @@ use rustls::ClientConfig;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::proxy::{Proxy, Route};
 use super::rules::Rule;
 use super::tls::{self, Identity, Pem};
 use crate::store::tls::system_roots;
 
 /// An entry of `[[hosts]]` as it stands in the file.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
     #[serde(rename = "match")]
@@ -23,6 +25,9 @@ pub struct Entry {
     client_cert: Option<PathBuf>,
     client_key: Option<PathBuf>,
     projects: Option<Vec<String>>,
+    proxy: Option<String>,
+    #[serde(default)]
+    proxy_resolves: bool,
 }
 
 /// What is set for the hosts that a rule means.
@@ -32,6 +37,7 @@ pub struct Host {
     tls: Option<Tls>,
     /// Those on whose behalf the client certificate is shown; all if it is not given.
     projects: Option<Vec<String>>,
+    route: Option<Route>,
 }
 
 impl Host {
@@ -40,7 +46,7 @@ impl Host {
     /// # Errors
     /// When a file cannot be used, or the entry makes no sense; the text says which.
     pub fn read(entry: Entry, folder: &Path) -> anyhow::Result<Self> {
-        let Entry { about, ca, client_cert, client_key, projects } = entry;
+        let Entry { about, ca, client_cert, client_key, projects, proxy, proxy_resolves } = entry;
         let place = about.to_string();
         let read = || {
             let ca = ca.map(|path| Pem::read(&folder.join(path))).transpose()?;
@@ -60,7 +66,8 @@ impl Host {
                 (None, None) => None,
                 (ca, identity) => Some(Tls::of(ca.as_ref(), identity.as_ref())?),
             };
-            Ok(Self { about, tls, projects })
+            let route = Route::read(proxy.as_deref(), proxy_resolves)?;
+            Ok(Self { about, tls, projects, route })
         };
         read().with_context(|| format!("[[hosts]] {place}"))
     }
@@ -127,6 +134,8 @@ impl fmt::Debug for Tls {
 pub struct Hosts {
     /// In the order of the file.
     pub entries: Vec<Host>,
+    /// Which way calls take for which no entry says.
+    pub route: Option<Route>,
 }
 
 impl Hosts {
@@ -137,5 +146,17 @@ impl Hosts {
     /// How a project's call to `host` is secured, if not as all are.
     pub fn tls(&self, project: Option<&str>, host: &str, port: u16) -> Option<&Arc<ClientConfig>> {
         self.of(host, port)?.tls(project)
+    }
+
+    /// The proxy that calls to `host` go through, if they do.
+    pub fn proxy(&self, host: &str, port: u16) -> Option<&Proxy> {
+        let own = self.of(host, port).and_then(|entry| entry.route.as_ref());
+        own.or(self.route.as_ref())?.proxy()
+    }
+
+    /// All proxies there are.
+    pub fn proxies(&self) -> impl Iterator<Item = &Proxy> {
+        let own = self.entries.iter().filter_map(|entry| entry.route.as_ref());
+        own.chain(&self.route).filter_map(Route::proxy)
     }
 }

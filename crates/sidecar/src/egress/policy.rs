@@ -8,10 +8,12 @@ use anyhow::Context;
 use serde::Deserialize;
 
 use super::hosts::{Entry, Host, Hosts};
+use super::proxy::{Proxy, Route};
 use super::rules::{Rule, Rules};
+use crate::secrets::file::ensure_private;
 
 /// The file: rules for all projects, and for single ones, and what is set for hosts.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct File {
     allow: Vec<Rule>,
@@ -19,6 +21,8 @@ struct File {
     only: Option<Vec<Rule>>,
     projects: BTreeMap<String, Rules>,
     hosts: Vec<Entry>,
+    proxy: Option<String>,
+    proxy_resolves: bool,
 }
 
 /// The rules of every project.
@@ -45,22 +49,27 @@ impl Policy {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
         let file = parse(&text).with_context(|| format!("cannot understand {shown}"))?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        Self::of(given, file, folder).with_context(|| format!("cannot follow {shown}"))
+        let policy = Self::of(given, file, folder).with_context(|| format!("cannot follow {shown}"))?;
+        if policy.hosts.proxies().any(Proxy::has_credentials) {
+            ensure_private(path).context("it holds the password of a proxy")?;
+        }
+        Ok(policy)
     }
 
     /// Relative paths start at `folder`.
     fn of(given: &Rules, file: File, folder: &Path) -> anyhow::Result<Self> {
-        let general =
-            given.with(&Rules { allow: file.allow, deny: file.deny, only: file.only, own: Vec::new() });
         let entries = file.hosts.into_iter().map(|entry| Host::read(entry, folder));
         let entries: Vec<Host> = entries.collect::<anyhow::Result<_>>()?;
+        let hosts = Hosts { entries, route: Route::read(file.proxy.as_deref(), file.proxy_resolves)? };
+        let own = hosts.proxies().filter_map(Proxy::place).collect();
+        let general =
+            Arc::new(given.with(&Rules { allow: file.allow, deny: file.deny, only: file.only, own }));
         let mut projects: BTreeMap<_, _> =
             file.projects.into_iter().map(|(name, rules)| (name, Arc::new(general.with(&rules)))).collect();
-        let general = Arc::new(general);
-        for name in entries.iter().flat_map(Host::projects) {
+        for name in hosts.entries.iter().flat_map(Host::projects) {
             projects.entry(name.clone()).or_insert_with(|| general.clone());
         }
-        Ok(Self { general, projects, hosts: Arc::new(Hosts { entries }) })
+        Ok(Self { general, projects, hosts: Arc::new(hosts) })
     }
 }
 
@@ -107,6 +116,15 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_is_no_place_for_calls() {
+        let text = "proxy = \"http://10.0.0.9:3128\"\n[[hosts]]\nmatch = \"a.example\"\nproxy = \"http://b.example\"";
+        let policy = Policy::of(&Rules::default(), parse(text).unwrap(), Path::new("")).unwrap();
+        let vet = |host: &str, address: &str| policy.general.vet(host, address.parse().unwrap()).is_ok();
+        assert!(!vet("b.example", "1.1.1.1:80") && vet("b.example", "1.1.1.1:443"));
+        assert!(!vet("10.0.0.9", "10.0.0.9:3128") && vet("c.example", "1.1.1.1:80"));
+    }
+
+    #[test]
     fn a_file_that_is_wrong_says_where() {
         for (text, line, told) in [
             ("allow = [\"10.0.0.0/40\"]", "line 1", "neither a network"),
@@ -114,7 +132,7 @@ mod tests {
             ("[projects.a]\nports = []", "line 2", "unknown field `ports`"),
             ("deny = []\n[[hosts]]\nca = \"x\"", "line 2", "missing field `match`"),
         ] {
-            let error = parse(text).unwrap_err().to_string();
+            let error = parse(text).err().unwrap().to_string();
             assert!(error.contains(told) && error.starts_with(line), "{error}");
         }
     }

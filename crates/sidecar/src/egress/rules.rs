@@ -111,8 +111,8 @@ impl Rule {
         }
     }
 
-    fn is_about(&self, name: Option<&str>, address: IpAddr, port: u16) -> bool {
-        self.is_about_name(name, port) || self.is_about_address(address, port)
+    fn is_about(&self, name: Option<&str>, address: Option<IpAddr>, port: u16) -> bool {
+        self.is_about_name(name, port) || address.is_some_and(|address| self.is_about_address(address, port))
     }
 
     fn is_about_name(&self, name: Option<&str>, port: u16) -> bool {
@@ -195,11 +195,20 @@ impl Rules {
     /// When a call must not go there.
     pub fn vet(&self, host: &str, address: SocketAddr) -> Result<(), Forbidden> {
         let name = literal(host).is_none().then(|| canonical(host));
-        self.judge(name.as_deref(), address).map_err(|reason| Forbidden { target: host.to_owned(), reason })
+        self.judge(name.as_deref(), Some(address.ip()), address.port())
+            .map_err(|reason| Forbidden { target: host.to_owned(), reason })
     }
 
-    fn judge(&self, name: Option<&str>, address: SocketAddr) -> Result<(), String> {
-        let (ip, port) = (address.ip(), address.port());
+    /// Judges a name alone, where somebody else looks up what it leads to.
+    ///
+    /// # Errors
+    /// When a call must not go there.
+    pub fn vet_name(&self, host: &str, port: u16) -> Result<(), Forbidden> {
+        self.judge(Some(&canonical(host)), None, port)
+            .map_err(|reason| Forbidden { target: host.to_owned(), reason })
+    }
+
+    fn judge(&self, name: Option<&str>, ip: Option<IpAddr>, port: u16) -> Result<(), String> {
         let says = |rules: &[Rule]| rules.iter().any(|rule| rule.is_about(name, ip, port));
         if says(&self.deny) {
             return Err("the sidecar's configuration denies it".to_owned());
@@ -207,27 +216,29 @@ impl Rules {
         if self.only.as_ref().is_some_and(|only| !says(only)) {
             return Err("it is not among what the sidecar's configuration allows".to_owned());
         }
-        // Whoever lists a network as all that may be called means it, whatever it is.
-        let networks = self.allow.iter().chain(self.only.iter().flatten());
-        let mut networks = networks.filter(|rule| rule.is_about_address(ip, port));
         let by_name = self.allow.iter().any(|rule| rule.is_about_name(name, port));
-        let (reach, range) = reach(ip);
-        let what = match reach {
-            Reach::Public | Reach::Internal(_) if networks.clone().next().is_some() => return Ok(()),
-            // A wide network does not mean what is special within it.
-            Reach::Special(_) if networks.any(|rule| rule.is_within(&range)) => return Ok(()),
-            Reach::Public => None,
-            // A name of one's own may well lead to a machine of one's own; what is special is never meant.
-            Reach::Internal(_) if by_name => None,
-            Reach::Internal(what) | Reach::Special(what) => Some(what),
-        };
-        if let Some(what) = what {
-            // Where a name leads is nobody's business: it would tell of the networks inside.
-            let subject = name.map_or("it is", |_| "it leads to");
-            return Err(format!("{subject} no address of the internet ({what}); --allow permits it"));
+        if let Some(ip) = ip {
+            // Whoever lists a network as all that may be called means it, whatever it is.
+            let networks = self.allow.iter().chain(self.only.iter().flatten());
+            let mut networks = networks.filter(|rule| rule.is_about_address(ip, port));
+            let (reach, range) = reach(ip);
+            let what = match reach {
+                Reach::Public | Reach::Internal(_) if networks.clone().next().is_some() => return Ok(()),
+                // A wide network does not mean what is special within it.
+                Reach::Special(_) if networks.any(|rule| rule.is_within(&range)) => return Ok(()),
+                Reach::Public => None,
+                // A name of one's own may well lead to a machine of one's own; what is special is never meant.
+                Reach::Internal(_) if by_name => None,
+                Reach::Internal(what) | Reach::Special(what) => Some(what),
+            };
+            if let Some(what) = what {
+                // Where a name leads is nobody's business: it would tell of the networks inside.
+                let subject = name.map_or("it is", |_| "it leads to");
+                return Err(format!("{subject} no address of the internet ({what}); --allow permits it"));
+            }
         }
         if says(&self.own) && !by_name {
-            return Err("the sidecar itself, or its database, is there; --allow permits it".to_owned());
+            return Err("the sidecar itself, or what it works with, is there; --allow permits it".to_owned());
         }
         if by_name {
             return Ok(());
@@ -355,8 +366,30 @@ mod tests {
             assert!(vet(&denied, "x.example", address).is_err(), "{address}");
         }
         let own = Rules { own: vec!["5.5.5.5:6543".parse().unwrap()], ..rules(&["5.5.5.6:6543"], &[], &[]) };
-        assert!(vet(&own, "db.example", "5.5.5.5:6543").unwrap_err().contains("its database"));
+        assert!(vet(&own, "db.example", "5.5.5.5:6543").unwrap_err().contains("what it works with"));
         assert_eq!(vet(&own, "db.example", "5.5.5.5:443"), Ok(()));
+    }
+
+    #[test]
+    fn a_name_that_others_look_up_is_judged_alone() {
+        let some = rules(&["api.internal", "10.0.0.0/8"], &["*.bad.example"], &[]);
+        let vet =
+            |rules: &Rules, host: &str, port| rules.vet_name(host, port).map_err(|error| error.to_string());
+        assert_eq!(vet(&some, "api.INTERNAL.", 22), Ok(()));
+        assert_eq!(vet(&some, "good.example", 443), Ok(()));
+        for (host, port, why) in [
+            ("a.bad.example", 443, "denies it"),
+            ("db.internal", 80, "machines of one's own"),
+            ("good.example", 22, "not for HTTP"),
+        ] {
+            let refused = vet(&some, host, port).unwrap_err();
+            assert!(refused.contains(why), "{refused}");
+        }
+        let only = some.with(&rules(&[], &[], &["good.example:443", "1.2.3.0/24"]));
+        assert_eq!(vet(&only, "good.example", 443), Ok(()));
+        assert!(vet(&only, "other.example", 443).is_err() && vet(&only, "good.example", 80).is_err());
+        let own = Rules { own: vec!["proxy.example:3128".parse().unwrap()], ..Rules::default() };
+        assert!(vet(&own, "proxy.example", 3128).unwrap_err().contains("what it works with"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The HTTP client: vetted addresses, separate clocks, capped bodies, no proxies, errors with a class.
+//! The HTTP client: vetted addresses, separate clocks, capped bodies, errors with a class.
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
@@ -259,10 +259,10 @@ impl Basis {
     fn clients(&self, policy: Policy) -> Clients {
         let client = |project: Option<&str>, rules: &Arc<Rules>| {
             let Self { settings, names, tls } = self;
+            let limit = settings.connect_timeout;
             self.client(Secured {
-                connector: Connector::new(names.clone(), rules.clone(), settings.connect_timeout),
+                connector: Connector::new(names.clone(), rules.clone(), policy.hosts.clone(), limit),
                 general: tls.clone(),
-                hosts: policy.hosts.clone(),
                 project: project.map(Arc::from),
             })
         };

@@ -39,7 +39,7 @@ pub async fn call(client: &HttpClient, project: &str, payload: Value) -> Result<
     client.call(project, prepare(&payload.to_string(), None).unwrap()).await
 }
 
-async fn forbidden(client: &HttpClient, payload: Value) -> String {
+pub async fn forbidden(client: &HttpClient, payload: Value) -> String {
     let shown = payload.to_string();
     match call(client, "default", payload).await {
         Err(error) if error.class == Class::Forbidden && error.hopeless => error.message,

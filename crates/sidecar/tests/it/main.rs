@@ -6,6 +6,7 @@ mod egress;
 mod executor;
 mod fake;
 mod process;
+mod proxied;
 mod secured;
 mod stub;
 mod throughput;
