@@ -51,6 +51,8 @@ use crate::store::connect::DatabaseUrl;
         ca = \"corp-ca.pem\"           # in place of the system's roots\n    \
         client_cert = \"client.pem\"   # with client_key, mode 0600\n    \
         projects = [\"acme\"]          # for whom the client certificate is shown\n    \
+        concurrency = 4\n    \
+        rate = \"100/min\"\n    \
         proxy = \"direct\"             # or http://host:port; before the tables: for all other hosts\n  \
         A proxy is told vetted addresses by CONNECT; with proxy_resolves = true names, which only it vets then.\n\n\
         SECRETS\n  \

@@ -1,9 +1,11 @@
-//! What is set for single hosts: which roots vouch for them, what they are shown when they ask who calls, and which way
-//! calls take.
+//! What is set for single hosts: which roots vouch for them, what they are shown when they ask who calls, which way calls
+//! take, and how many there may be.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use rustls::ClientConfig;
@@ -28,6 +30,41 @@ pub struct Entry {
     proxy: Option<String>,
     #[serde(default)]
     proxy_resolves: bool,
+    concurrency: Option<NonZeroUsize>,
+    rate: Option<Rate>,
+}
+
+/// How many calls to a host there may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// At once, by all sidecars together.
+    pub concurrency: Option<NonZeroUsize>,
+    /// One in so long a time, by all sidecars together.
+    pub every: Option<Duration>,
+}
+
+/// `10/s`, `100/min`, `1000/h`: as the time that is between two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Rate(Duration);
+
+impl TryFrom<String> for Rate {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let read = || {
+            let (count, unit) = text.split_once('/')?;
+            let seconds = match unit.trim() {
+                "s" => 1,
+                "m" | "min" => 60,
+                "h" => 3600,
+                _ => return None,
+            };
+            let count = count.trim().parse().ok().filter(|count| (1..=1_000_000).contains(count))?;
+            Some(Self(Duration::from_secs(seconds) / count))
+        };
+        read().ok_or_else(|| format!("{text:?} is no rate: 1 to 1000000, with /s, /min or /h"))
+    }
 }
 
 /// What is set for the hosts that a rule means.
@@ -38,6 +75,7 @@ pub struct Host {
     /// Those on whose behalf the client certificate is shown; all if it is not given.
     projects: Option<Vec<String>>,
     route: Option<Route>,
+    limits: Limits,
 }
 
 impl Host {
@@ -46,7 +84,8 @@ impl Host {
     /// # Errors
     /// When a file cannot be used, or the entry makes no sense; the text says which.
     pub fn read(entry: Entry, folder: &Path) -> anyhow::Result<Self> {
-        let Entry { about, ca, client_cert, client_key, projects, proxy, proxy_resolves } = entry;
+        let Entry { about, ca, client_cert, client_key, projects, proxy, proxy_resolves, .. } = entry;
+        let limits = Limits { concurrency: entry.concurrency, every: entry.rate.map(|Rate(every)| every) };
         let place = about.to_string();
         let read = || {
             let ca = ca.map(|path| Pem::read(&folder.join(path))).transpose()?;
@@ -67,7 +106,7 @@ impl Host {
                 (ca, identity) => Some(Tls::of(ca.as_ref(), identity.as_ref())?),
             };
             let route = Route::read(proxy.as_deref(), proxy_resolves)?;
-            Ok(Self { about, tls, projects, route })
+            Ok(Self { about, tls, projects, route, limits })
         };
         read().with_context(|| format!("[[hosts]] {place}"))
     }
@@ -154,9 +193,83 @@ impl Hosts {
         own.or(self.route.as_ref())?.proxy()
     }
 
+    /// How many calls there may be to a host, given as `host:port`.
+    pub fn limits(&self, place: &str) -> Limits {
+        let (host, port) = place.rsplit_once(':').unwrap_or((place, ""));
+        let entry = port.parse().ok().and_then(|port| self.of(host, port));
+        entry.map(|entry| entry.limits).unwrap_or_default()
+    }
+
+    /// Most calls at once that an entry says.
+    pub fn most_at_once(&self) -> usize {
+        let given = self.entries.iter().filter_map(|entry| entry.limits.concurrency);
+        given.max().map_or(0, NonZeroUsize::get)
+    }
+
     /// All proxies there are.
     pub fn proxies(&self) -> impl Iterator<Item = &Proxy> {
         let own = self.entries.iter().filter_map(|entry| entry.route.as_ref());
         own.chain(&self.route).filter_map(Route::proxy)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The entries of a file that names no other files.
+    pub fn hosts(text: &str) -> anyhow::Result<Hosts> {
+        #[derive(Deserialize)]
+        struct File {
+            hosts: Vec<Entry>,
+        }
+        let file: File = toml::from_str(text)?;
+        let entries = file.hosts.into_iter().map(|entry| Host::read(entry, Path::new("")));
+        Ok(Hosts { entries: entries.collect::<anyhow::Result<_>>()?, route: None })
+    }
+
+    #[test]
+    fn the_first_entry_that_means_a_host_limits_it() {
+        let hosts = hosts(
+            r#"
+            [[hosts]]
+            match = "api.example:8443"
+            concurrency = 4
+            [[hosts]]
+            match = "*.example"
+            rate = "90/min"
+            [[hosts]]
+            match = "10.0.0.0/8"
+            concurrency = 2
+            rate = "4/s"
+            "#,
+        )
+        .unwrap();
+        let limits = |place: &str| {
+            let Limits { concurrency, every } = hosts.limits(place);
+            (concurrency.map_or(0, NonZeroUsize::get), every.map_or(0, |every| every.as_millis()))
+        };
+        for (place, limited) in [
+            ("api.example:8443", (4, 0)),
+            ("api.example:443", (0, 666)),
+            ("b.api.example:8443", (0, 666)),
+            ("10.1.2.3:80", (2, 250)),
+            ("[::ffff:10.1.2.3]:80", (2, 250)),
+            ("[fd00::1]:80", (0, 0)),
+            ("example:80", (0, 0)),
+        ] {
+            assert_eq!(limits(place), limited, "{place}");
+        }
+        assert_eq!(hosts.most_at_once(), 4);
+    }
+
+    #[test]
+    fn limits_that_make_no_sense_are_refused() {
+        for wrong in
+            ["concurrency = 0", "concurrency = -1", "rate = \"0/s\"", "rate = \"10\"", "rate = \"1/day\""]
+        {
+            let text = format!("[[hosts]]\nmatch = \"a.example\"\n{wrong}");
+            assert!(hosts(&text).is_err(), "{wrong}");
+        }
     }
 }

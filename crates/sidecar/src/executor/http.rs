@@ -23,6 +23,7 @@ use super::oauth::Tokens;
 use super::request::Prepared;
 use super::response::Kept;
 use crate::egress::connector::{BoxError, Connecting, Connector, Secured};
+use crate::egress::hosts::Hosts;
 use crate::egress::names::{LookupFailed, Names};
 use crate::egress::policy::Policy;
 use crate::egress::ranges::{Reach, reach};
@@ -177,7 +178,7 @@ pub struct CallSettings {
     pub dns: Option<SocketAddr>,
     /// Largest response body taken, decompressed or not.
     pub max_response_bytes: usize,
-    /// Most connections to one host that are kept for reuse.
+    /// Most connections to one host that are kept for reuse, where no more calls are allowed.
     pub idle_per_host: usize,
 }
 
@@ -226,6 +227,11 @@ impl HttpClient {
         }
     }
 
+    /// What is set for single hosts.
+    pub fn hosts(&self) -> Arc<Hosts> {
+        self.0.clients.read().unwrap_or_else(PoisonError::into_inner).policy.hosts.clone()
+    }
+
     fn client_of(&self, project: &str) -> Hyper {
         let clients = self.0.clients.read().unwrap_or_else(PoisonError::into_inner);
         clients.projects.get(project).unwrap_or(&clients.general).clone()
@@ -260,21 +266,22 @@ impl Basis {
         let client = |project: Option<&str>, rules: &Arc<Rules>| {
             let Self { settings, names, tls } = self;
             let limit = settings.connect_timeout;
-            self.client(Secured {
+            let secured = Secured {
                 connector: Connector::new(names.clone(), rules.clone(), policy.hosts.clone(), limit),
                 general: tls.clone(),
                 project: project.map(Arc::from),
-            })
+            };
+            self.client(secured, settings.idle_per_host.max(policy.hosts.most_at_once()))
         };
         let named = policy.projects.iter().map(|(name, rules)| (name.clone(), client(Some(name), rules)));
         Clients { general: client(None, &policy.general), projects: named.collect(), policy }
     }
 
-    fn client(&self, inner: Secured) -> Hyper {
+    fn client(&self, inner: Secured, idle_per_host: usize) -> Hyper {
         let limit = self.settings.connect_timeout;
         Client::builder(TokioExecutor::new())
             .pool_idle_timeout(KEEP_IDLE)
-            .pool_max_idle_per_host(self.settings.idle_per_host)
+            .pool_max_idle_per_host(idle_per_host)
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
             .http1_max_buf_size(MAX_HEADER_BYTES)

@@ -1,18 +1,23 @@
-//! Which claimed job may start next: a bound over all, a bound per host, turns between hosts and, at one host, between
+//! Which claimed job may start next: a bound over all, a bound and maybe a rate per host, turns between hosts and, at one host, between
 //! projects; and which jobs are better given back than kept waiting.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::breaker::{Admission, Breaker};
+use super::pace::Pace;
+use crate::egress::hosts::{Hosts, Limits};
 use crate::store::{HostPause, Peers};
 
 /// `host:port` of a call, lower-case.
 pub type HostKey = Arc<str>;
 
+/// So many wait at hand for a host that may be called now and then only: the next, and one for when that begins.
+const AT_HAND: usize = 2;
 /// What waits for a host longer than this is given back: it would only keep others from being claimed.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Nothing is given back for a longer time: a host that is quick again must not be kept waiting.
@@ -63,14 +68,20 @@ pub enum Sign {
 #[derive(Debug)]
 pub struct Queue<T> {
     concurrency: usize,
-    /// Of one host, by all executors together.
+    /// Of one host, by all executors together, where nothing is set for it.
     per_host: usize,
+    /// What is set for single hosts.
+    settings: Arc<Hosts>,
     /// How many executors share that.
     executors: usize,
     hosts: HashMap<HostKey, Host<T>>,
     /// Hosts that have a waiting job and room for it, each once, in the order of their turns.
     turns: VecDeque<HostKey>,
     breakers: HashMap<Lane, Breaker>,
+    /// Of hosts that may take only so many calls in a time, if one began of late.
+    paces: HashMap<HostKey, Pace>,
+    /// When hosts may have the next call that lost their turn because it was too early.
+    due: BTreeSet<(Instant, HostKey)>,
     /// Until when what was given back for a host keeps it busy.
     parked: HashMap<HostKey, Instant>,
     projects: HashMap<Arc<str>, Presence>,
@@ -94,23 +105,23 @@ struct Host<T> {
     /// Projects that have one, each once, in the order of their turns.
     turns: VecDeque<Arc<str>>,
     has_turn: bool,
+    limits: Limits,
     /// How long calls take of late, in seconds.
     pace: f64,
 }
 
-impl<T> Default for Host<T> {
-    fn default() -> Self {
+impl<T> Host<T> {
+    fn new(limits: Limits) -> Self {
         Self {
             running: Vec::new(),
             waiting: HashMap::new(),
             turns: VecDeque::new(),
             has_turn: false,
+            limits,
             pace: 0.0,
         }
     }
-}
 
-impl<T> Host<T> {
     fn waiting(&self) -> usize {
         self.waiting.values().map(VecDeque::len).sum()
     }
@@ -145,15 +156,30 @@ impl<T> Queue<T> {
         Self {
             concurrency,
             per_host,
+            settings: Arc::default(),
             executors: 1,
             hosts: HashMap::new(),
             turns: VecDeque::new(),
             breakers: HashMap::new(),
+            paces: HashMap::new(),
+            due: BTreeSet::new(),
             parked: HashMap::new(),
             projects: HashMap::new(),
             running: 0,
             waiting: 0,
         }
+    }
+
+    /// Takes note of what is set for single hosts.
+    pub fn set_hosts(&mut self, settings: Arc<Hosts>) {
+        if Arc::ptr_eq(&self.settings, &settings) {
+            return;
+        }
+        for (key, host) in &mut self.hosts {
+            host.limits = settings.limits(key);
+        }
+        self.settings = settings;
+        self.give_turns();
     }
 
     /// Takes note of who else there is, and of what the others found out.
@@ -175,14 +201,22 @@ impl<T> Queue<T> {
         own.take(MAX_TOLD).collect()
     }
 
-    /// How many calls to one host this executor may have under way.
-    fn host_slots(&self) -> usize {
-        self.per_host.div_ceil(self.executors).max(1)
+    /// How many calls to a host this executor may have under way.
+    fn slots(&self, limits: Limits) -> usize {
+        let together = limits.concurrency.map_or(self.per_host, NonZeroUsize::get);
+        together.div_ceil(self.executors).max(1)
+    }
+
+    /// The time between two calls to a host that this executor makes, if there must be one.
+    fn every(&self, limits: Limits) -> Option<Duration> {
+        let executors = u32::try_from(self.executors).unwrap_or(u32::MAX);
+        limits.every.map(|every| every.saturating_mul(executors))
     }
 
     /// Adds a claimed job.
     pub fn push(&mut self, lane: &Lane, job: T) {
-        let host = self.hosts.entry(lane.host.clone()).or_default();
+        let host = self.hosts.entry(lane.host.clone());
+        let host = host.or_insert_with(|| Host::new(self.settings.limits(&lane.host)));
         let jobs = host.waiting.entry(lane.project.clone()).or_default();
         if jobs.is_empty() {
             host.turns.push_back(lane.project.clone());
@@ -194,7 +228,8 @@ impl<T> Queue<T> {
 
     /// Puts a host among those that may start something, if it has something and room for it.
     fn give_turn(&mut self, key: &HostKey) {
-        let slots = self.host_slots();
+        let Some(limits) = self.hosts.get(key).map(|host| host.limits) else { return };
+        let slots = self.slots(limits);
         if let Some(host) = self.hosts.get_mut(key)
             && !host.has_turn
             && !host.turns.is_empty()
@@ -203,6 +238,16 @@ impl<T> Queue<T> {
             host.has_turn = true;
             self.turns.push_back(key.clone());
         }
+    }
+
+    fn give_turns(&mut self) {
+        let keys: Vec<HostKey> = self.hosts.keys().cloned().collect();
+        keys.iter().for_each(|key| self.give_turn(key));
+    }
+
+    /// When a host may have its next call that could have it now if it were not too early.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
     }
 
     /// Forgets a host that nothing runs at and nothing waits for, with the turn that it may have: one that comes again
@@ -223,14 +268,25 @@ impl<T> Queue<T> {
     /// Hosts take turns, so that a long queue for one does not keep another waiting, and so do projects. Where several
     /// projects call, none has more than three quarters of all slots, nor of those of one host.
     pub fn start_next(&mut self, now: Instant) -> Option<(Slot, T)> {
+        while self.next_due().is_some_and(|at| at <= now)
+            && let Some((_, key)) = self.due.pop_first()
+        {
+            self.give_turn(&key);
+        }
         if self.running >= self.concurrency {
             return None;
         }
-        let slots = self.host_slots();
         while let Some(key) = self.turns.pop_front() {
+            let Some(limits) = self.hosts.get(&key).map(|host| host.limits) else { continue };
+            let (slots, every) = (self.slots(limits), self.every(limits));
             let Some(host) = self.hosts.get_mut(&key) else { continue };
             host.has_turn = false;
             if host.running.len() >= slots {
+                continue;
+            }
+            let early = every.and_then(|every| Some(self.paces.get(&key)?.next(every)));
+            if let Some(at) = early.filter(|at| *at > now) {
+                self.due.insert((at, key));
                 continue;
             }
             let may = |project: &Arc<str>| {
@@ -257,6 +313,9 @@ impl<T> Queue<T> {
             host.running.push((project.clone(), now));
             self.running += 1;
             self.waiting -= 1;
+            if let Some(every) = every {
+                self.paces.entry(key.clone()).or_insert_with(|| Pace::new(now)).begin(every, now);
+            }
             self.give_turn(&key);
             let presence = self.projects.entry(project.clone()).or_insert(Presence { running: 0, last: now });
             presence.running += 1;
@@ -314,8 +373,8 @@ impl<T> Queue<T> {
         self.breakers.retain(|_, breaker| !breaker.is_idle(now));
         self.parked.retain(|_, until| *until > now);
         self.projects.retain(|_, presence| presence.running > 0 || now - presence.last < PRESENT);
-        let keys: Vec<HostKey> = self.hosts.keys().cloned().collect();
-        keys.iter().for_each(|key| self.give_turn(key));
+        self.paces.retain(|_, pace| !pace.is_idle(now));
+        self.give_turns();
     }
 
     /// Whether calls of a lane are kept back.
@@ -366,17 +425,22 @@ impl<T> Queue<T> {
     }
 
     fn take_late(&mut self, key: &HostKey, now: Instant, out: &mut Vec<(Duration, T)>) {
-        let slots = self.host_slots();
+        let Some(limits) = self.hosts.get(key).map(|host| host.limits) else { return };
+        let (slots, every) = (self.slots(limits), self.every(limits).unwrap_or_default().as_secs_f64());
         let Some(host) = self.hosts.get_mut(key) else { return };
-        let (each, waiting) = (host.pace(now) / slots as f64, host.waiting());
+        let (by_pace, waiting) = (host.pace(now) / slots as f64, host.waiting());
+        // Something stays at hand for a slot that comes free. Where time is what is short, no slot is waited for.
+        let (each, at_hand, running) = match every > by_pace {
+            true => (every, AT_HAND, 0),
+            false => (by_pace, slots.div_ceil(4), host.running.len()),
+        };
         let soon = (PATIENCE.as_secs_f64() / each.max(1e-9)) as usize;
-        // Something stays at hand for a slot that comes free.
-        let kept = soon.max(slots.div_ceil(4)).min(waiting);
+        let kept = soon.max(at_hand).min(waiting);
         if kept == waiting {
             return;
         }
         let each = Duration::from_secs_f64(each.min(LONGEST_DELAY.as_secs_f64()));
-        let ahead = u32::try_from(host.running.len() + kept).unwrap_or(u32::MAX);
+        let ahead = u32::try_from(running + kept).unwrap_or(u32::MAX);
         let parked = self.parked.entry(key.clone()).or_insert(now);
         *parked = (*parked).max(now + each.saturating_mul(ahead).min(LONGEST_DELAY));
         for _ in kept..waiting {
@@ -406,6 +470,7 @@ impl<T> Queue<T> {
         }
         self.hosts.retain(|_, host| !host.running.is_empty());
         self.turns.clear();
+        self.due.clear();
         self.waiting = 0;
         out
     }

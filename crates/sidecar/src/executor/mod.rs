@@ -16,6 +16,7 @@ pub mod http;
 pub mod lease;
 pub mod limits;
 pub mod oauth;
+pub mod pace;
 pub mod pages;
 pub mod peers;
 pub mod redirect;
@@ -193,7 +194,7 @@ impl<S: JobStore> Executor<S> {
             self.start_what_may_start();
             self.keep_house();
             self.give_back_hopeless();
-            let returning = self.next_return();
+            let (returning, due) = (self.next_return(), self.queue.next_due());
             let ready = *state.borrow_and_update() == DatabaseState::Ready;
             let claim_at = if ready { self.claim_time() } else { None };
             if claim_at.is_some_and(|at| at <= Instant::now()) {
@@ -224,6 +225,7 @@ impl<S: JobStore> Executor<S> {
                 }
                 () = sleep_until(claim_at), if claim_at.is_some() => {}
                 () = sleep_until(returning), if returning.is_some() => self.hungry = true,
+                () = sleep_until(due), if due.is_some() => {}
                 // A host may turn out to be slow, and a pause may be over, without anything happening.
                 () = tokio::time::sleep(LOOK_AGAIN), if self.queue.waiting() > 0 => {}
                 () = &mut poll => {
@@ -321,6 +323,7 @@ impl<S: JobStore> Executor<S> {
                         metrics::counter!("meshhook_sidecar_claims_total").increment(1);
                         metrics::counter!("meshhook_sidecar_jobs_claimed_total").increment(jobs.len() as u64);
                         self.backoff.reset();
+                        self.queue.set_hosts(self.client.hosts());
                         // A full batch: there is probably more.
                         self.hungry |= jobs.len() >= wanted;
                         for job in jobs {
@@ -442,6 +445,7 @@ impl<S: JobStore> Executor<S> {
             return;
         }
         self.next_sweep = now + SWEEP;
+        self.queue.set_hosts(self.client.hosts());
         self.queue.sweep(now);
         self.tell_pauses();
     }

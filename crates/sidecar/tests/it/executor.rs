@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use meshhook_sidecar::executor::http::HttpClient;
 use meshhook_sidecar::executor::{self, Settings};
 use meshhook_sidecar::secrets::ring::Keys;
 use meshhook_sidecar::shutdown::{self, Trigger};
@@ -12,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::calls::client;
 use crate::fake::{Fake, get};
+use crate::secured::policy;
 use crate::stub::Stub;
 use crate::until;
 
@@ -29,7 +31,10 @@ pub fn settings() -> Settings {
 }
 
 pub fn start(fake: &Arc<Fake>, settings: Settings) -> (Trigger, JoinHandle<()>) {
-    let client = client(Duration::from_secs(2), 1 << 20);
+    start_with(fake, settings, client(Duration::from_secs(2), 1 << 20))
+}
+
+fn start_with(fake: &Arc<Fake>, settings: Settings, client: HttpClient) -> (Trigger, JoinHandle<()>) {
     let (trigger, draining) = shutdown::channel();
     let running = tokio::spawn(executor::run(fake.clone(), settings, client, Keys::default(), draining));
     (trigger, running)
@@ -58,6 +63,30 @@ async fn every_job_is_done_once_within_the_limits() {
     assert!(inner.claims.iter().all(|(asked, _)| *asked <= 10));
     assert_eq!((inner.leased_count(), inner.stale), (0, 0));
     assert!(inner.writes.len() < 300, "outcomes were not batched");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_set_for_a_host_holds_and_can_be_changed() {
+    let (fake, stub, folder) = (Fake::new(), Stub::start().await, tempfile::tempdir().unwrap());
+    let client = client(Duration::from_secs(2), 1 << 20);
+    let set = |line: &str| {
+        let text = format!("[[hosts]]\nmatch = \"{}\"\n{line}\n", stub.address);
+        client.set_policy(policy(folder.path(), &text).unwrap());
+    };
+    set("rate = \"20/s\"");
+    let (trigger, running) = start_with(&fake, settings(), client.clone());
+    let begun = Instant::now();
+    fake.add_all((0..11).map(|i| (format!("r{i}"), get(stub.url("/ok")))));
+    until("all calls are done", || fake.finished() == 11).await;
+    assert!(begun.elapsed() >= Duration::from_millis(450), "{:?}", begun.elapsed());
+    set("concurrency = 9");
+    let begun = Instant::now();
+    fake.add_all((0..100).map(|i| (format!("g{i}"), get(stub.url("/slow/20")))));
+    until("all calls are done", || fake.finished() == 111).await;
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(stub.peak("/slow/20"), 9);
+    stop(trigger, running).await;
+    assert_eq!(stub.seen().len(), 111);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

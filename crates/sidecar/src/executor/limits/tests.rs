@@ -1,4 +1,5 @@
 use super::*;
+use crate::egress::hosts::tests::hosts;
 
 fn lane(project: &str, host: &str) -> Lane {
     Lane { project: project.into(), host: host.into() }
@@ -10,6 +11,11 @@ fn at(host: &str) -> Lane {
 
 fn slot(host: &str, since: Instant) -> Slot {
     Slot { lane: at(host), since, asks: false }
+}
+
+fn entries(of: &[(&str, &str)]) -> Arc<Hosts> {
+    let entry = |(host, line): &(&str, &str)| format!("[[hosts]]\nmatch = \"{host}\"\n{line}\n");
+    hosts(&of.iter().map(entry).collect::<String>()).unwrap().into()
 }
 
 fn started(queue: &mut Queue<u32>, now: Instant) -> Vec<u32> {
@@ -168,6 +174,8 @@ fn a_host_that_does_not_answer_is_left_alone_by_that_project() {
 fn never_forgets_and_never_exceeds() {
     let mut rng = fastrand::Rng::with_seed(7);
     let (mut queue, mut now) = (Queue::new(7, 3), Instant::now());
+    queue.set_hosts(entries(&[("h1", "rate = \"10/s\""), ("h2", "concurrency = 1")]));
+    let mut last = now - Duration::from_secs(1);
     let mut running: Vec<Slot> = Vec::new();
     let (mut pushed, mut done, mut given_back) = (0, 0, 0);
     for _ in 0..50_000 {
@@ -175,10 +183,16 @@ fn never_forgets_and_never_exceeds() {
         match rng.u8(0..8) {
             7 => queue.sweep(now),
             0 | 1 => {
-                queue.push(&lane(&format!("p{}", rng.u8(0..3)), &format!("h{}", rng.u8(0..5))), pushed);
+                queue.push(&lane(&format!("p{}", rng.u8(0..3)), &format!("h{}:80", rng.u8(0..5))), pushed);
                 pushed += 1;
             }
-            2 | 3 => running.extend(queue.start_next(now).map(|(slot, _)| slot)),
+            2 | 3 => {
+                let slot = queue.start_next(now).map(|(slot, _)| slot);
+                if slot.as_ref().is_some_and(|slot| &*slot.lane.host == "h1:80") {
+                    assert!(now - std::mem::replace(&mut last, now) >= Duration::from_millis(100));
+                }
+                running.extend(slot);
+            }
             4 => given_back += queue.take_hopeless(now).len(),
             _ if !running.is_empty() => {
                 let slot = running.swap_remove(rng.usize(0..running.len()));
@@ -190,8 +204,9 @@ fn never_forgets_and_never_exceeds() {
         assert!(running.len() <= 7 && queue.running() == running.len());
         assert_eq!(pushed, done + running.len() + queue.waiting() + given_back);
         for host in 0..5 {
-            let name = format!("h{host}");
-            assert!(running.iter().filter(|slot| *slot.lane.host == *name).count() <= 3);
+            let name = format!("h{host}:80");
+            let most = if host == 2 { 1 } else { 3 };
+            assert!(running.iter().filter(|slot| *slot.lane.host == *name).count() <= most);
         }
     }
     for slot in running {
@@ -206,7 +221,8 @@ fn never_forgets_and_never_exceeds() {
             queue.ended(&slot, Sign::Alive, now);
         }
     }
-    assert!(queue.hosts.is_empty() && queue.turns.is_empty());
+    queue.sweep(now + Duration::from_secs(1));
+    assert!(queue.hosts.is_empty() && queue.turns.is_empty() && queue.paces.is_empty());
     assert!(given_back > 0);
 }
 
@@ -232,4 +248,66 @@ fn executors_share_what_a_host_may_get_and_what_they_found_out() {
     queue.meet(&Peers { executors: 1, pauses: Vec::new() }, now);
     queue.sweep(now);
     assert_eq!(started(&mut queue, now), [4, 5]);
+}
+
+#[test]
+fn a_host_has_the_slots_that_are_set_for_it() {
+    let (mut queue, now) = (Queue::new(100, 2), Instant::now());
+    queue.set_hosts(entries(&[("wide", "concurrency = 6"), ("narrow", "concurrency = 1")]));
+    for job in 0..10 {
+        queue.push(&at("wide:80"), job);
+        queue.push(&at("narrow:80"), 10 + job);
+        queue.push(&at("other:80"), 20 + job);
+    }
+    let of = |jobs: &[u32], tens: u32| jobs.iter().filter(|job| **job / 10 == tens).count();
+    let jobs = started(&mut queue, now);
+    assert_eq!([0, 1, 2].map(|tens| of(&jobs, tens)), [6, 1, 2]);
+    // What is set anew holds for those that wait.
+    queue.set_hosts(entries(&[("narrow", "concurrency = 3")]));
+    let jobs = started(&mut queue, now);
+    assert_eq!([0, 1, 2].map(|tens| of(&jobs, tens)), [0, 2, 0]);
+    // Executors share it.
+    queue.meet(&Peers { executors: 2, pauses: Vec::new() }, now);
+    queue.set_hosts(entries(&[("narrow", "concurrency = 8")]));
+    assert_eq!(started(&mut queue, now).len(), 1);
+}
+
+#[test]
+fn a_host_with_a_rate_is_called_evenly_and_what_waits_longer_is_given_back() {
+    let (mut queue, begin) = (Queue::new(100, 50), Instant::now());
+    queue.set_hosts(entries(&[("paced", "rate = \"2/s\"")]));
+    let ms = Duration::from_millis;
+    for job in 0..12 {
+        queue.push(&at("paced:80"), job);
+    }
+    assert_eq!(started(&mut queue, begin), [0]);
+    assert_eq!(queue.next_due(), Some(begin + ms(500)));
+    // Another host is not held up.
+    queue.push(&at("other:80"), 100);
+    assert_eq!(started(&mut queue, begin), [100]);
+    let back = queue.take_hopeless(begin);
+    let delays: Vec<u64> = back.iter().map(|(delay, _)| delay.as_secs()).collect();
+    assert_eq!((queue.waiting(), back.len()), (2, 9));
+    assert!(delays.is_sorted() && delays[0] == 1 && (4..=6).contains(&delays[8]), "{delays:?}");
+    assert!(started(&mut queue, begin + ms(499)).is_empty());
+    assert_eq!(started(&mut queue, begin + ms(500)), [1]);
+    // Two executors have half of it each, and a call that ends changes nothing.
+    queue.meet(&Peers { executors: 2, pauses: Vec::new() }, begin);
+    queue.ended(&slot("paced:80", begin), Sign::Alive, begin + ms(510));
+    assert!(started(&mut queue, begin + ms(999)).is_empty());
+    assert_eq!(started(&mut queue, begin + ms(1000)), [2]);
+    queue.push(&at("paced:80"), 12);
+    assert!(started(&mut queue, begin + ms(1999)).is_empty());
+    assert_eq!(queue.next_due(), Some(begin + ms(2000)));
+    assert_eq!(started(&mut queue, begin + ms(2000)), [12]);
+    // Nothing is saved up.
+    let later = begin + Duration::from_secs(60);
+    queue.sweep(later);
+    assert!(queue.paces.is_empty() && queue.next_due().is_none());
+    for job in 0..3 {
+        queue.push(&at("paced:80"), job);
+    }
+    assert_eq!(started(&mut queue, later), [0]);
+    assert_eq!(queue.drain_waiting().len(), 2);
+    assert!(queue.next_due().is_none());
 }
