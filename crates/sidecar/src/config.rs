@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::egress::machine;
 use crate::egress::policy::Policy;
 use crate::egress::rules::{List, Rules};
 use crate::executor::http::CallSettings;
@@ -35,13 +36,14 @@ use crate::store::connect::DatabaseUrl;
         (with sslrootcert=FILE, else the system's roots) are understood in the connection string.\n\n\
         TLS OF HTTP CALLS\n  \
         TLS 1.2 and later, always verified against the system's roots; SSL_CERT_FILE and SSL_CERT_DIR \
-        name others, and the --policy file for single hosts. Proxy variables of the environment are ignored; the --policy file names proxies.\n\n\
+        name others, and the --policy file for single hosts. Proxy variables of the environment are ignored; \
+        the --policy file names proxies.\n\n\
         WHERE CALLS MAY GO\n  \
         To addresses of the public internet, on ports 80, 443 and from 1024 on, but those of databases. Private, \
-        loopback, link-local and other special addresses are refused, however they are written and whatever name or \
-        redirect leads there. A rule is a network or a host name, with a port or without: 10.1.0.0/16, \
-        [fd00::/8]:8080, api.internal, *.corp.example:8443. A name permits private addresses, never link-local ones, \
-        where clouds keep credentials. The --policy file has the same lists, and some for single projects:\n    \
+        loopback, link-local and other special addresses are refused, and this machine's own, however they are \
+        written and whatever name or redirect leads there. A rule is a network or a host name, with a port or \
+        without: 10.1.0.0/16, [fd00::/8]:8080, api.internal, *.corp.example:8443. A name permits \
+        private addresses, never link-local ones, where clouds keep credentials. The --policy file has the same lists, and some for single projects:\n    \
         allow = [\"10.1.0.0/16\"]\n    \
         [projects.acme]\n    \
         only = [\"api.stripe.com:443\"]\n  \
@@ -247,14 +249,15 @@ impl Config {
         self.database_url.parsed()
     }
 
-    /// Where calls may go: by the flags and by the file.
+    /// Where calls may go: by the flags and by the file, and not to the database or to this machine.
     ///
     /// # Errors
-    /// When the file cannot be read or understood.
+    /// When the file cannot be read or understood, or the system does not tell the machine's addresses.
     pub fn egress(&self) -> anyhow::Result<Policy> {
         let [allow, deny, only] = [&self.allow, &self.deny, &self.only].map(|list| list.0.clone());
         let only = (!only.is_empty()).then_some(only);
-        let own = self.database().map(|database| database.places()).unwrap_or_default();
+        let mut own = self.database().map(|database| database.places()).unwrap_or_default();
+        own.extend(machine::public_addresses()?);
         Policy::load(&Rules { allow, deny, only, own }, self.policy.as_deref())
     }
 

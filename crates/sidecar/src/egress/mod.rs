@@ -3,10 +3,12 @@
 //!
 //! [`ranges`] knows the addresses, [`rules`] judge, [`policy`] says which rules hold for which project, [`names`] looks
 //! up, and the [`connector`] puts them before every connection. What is set for single hosts is in [`hosts`], and how
-//! they prove who they are, and who calls them, in [`tls`]; a [`proxy`] may stand between.
+//! they prove who they are, and who calls them, in [`tls`]; a [`proxy`] may stand between. [`machine`] knows the
+//! addresses of the machine itself.
 
 pub mod connector;
 pub mod hosts;
+pub mod machine;
 pub mod names;
 pub mod policy;
 pub mod proxy;

@@ -92,6 +92,13 @@ fn net(text: &str) -> Option<IpNet> {
     text.parse::<IpNet>().ok().map(|net| net.trunc())
 }
 
+impl From<IpAddr> for Rule {
+    /// All ports of one address.
+    fn from(address: IpAddr) -> Self {
+        Self { place: Place::Net(IpNet::from(carried(address).unwrap_or(address))), port: None }
+    }
+}
+
 /// The address that a URL's host is, if it is one.
 pub fn literal(host: &str) -> Option<IpAddr> {
     host.trim_matches(['[', ']']).parse().ok()

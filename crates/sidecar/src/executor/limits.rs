@@ -1,5 +1,5 @@
-//! Which claimed job may start next: a bound over all, a bound and maybe a rate per host, turns between hosts and, at one host, between
-//! projects; and which jobs are better given back than kept waiting.
+//! Which claimed job may start next: a bound over all, a bound and maybe a rate per host, turns between hosts and, at one
+//! host, between projects; and which jobs are better given back than kept waiting.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroUsize;
