@@ -67,8 +67,8 @@ use crate::store::connect::DatabaseUrl;
         GET /readyz             the database is reachable, its version fits, and we are not draining\n  \
         GET /metrics            Prometheus text format\n\n\
         SIGNALS\n  \
-        SIGHUP: read the files of --policy and --secret-keys again; one that cannot be read changes nothing \
-        and is logged.\n  \
+        SIGHUP: read the files of --policy (and those it names) and --secret-keys again; one that cannot be read \
+        changes nothing and is logged.\n  \
         SIGTERM or SIGINT: stop claiming, give back what has not started, finish what runs (up to \
         --drain), report it, exit 0. A second signal exits at once: the leases run out and another \
         replica makes the calls again with the same idempotency keys."

@@ -52,12 +52,29 @@ impl SidecarBuilder {
 
     /// Starts it without waiting: for sidecars that are not supposed to get ready.
     pub fn spawn(self) -> Sidecar {
-        let program = program();
         let address = free_address();
         let log = tempfile::NamedTempFile::new_in("/tmp").unwrap_or_else(|e| panic!("no log file: {e}"));
         let output = log.reopen().unwrap_or_else(|e| panic!("no log file: {e}"));
         let errors = log.reopen().unwrap_or_else(|e| panic!("no log file: {e}"));
-        let child = Command::new(&program)
+        let mut command = self.command(address);
+        let child = command.stdout(output).stderr(errors).spawn();
+        let child = child.unwrap_or_else(|e| panic!("cannot run {}: {e}", program().display()));
+        Sidecar { child: std::sync::Mutex::new(child), address, log }
+    }
+
+    /// Lets it look at its settings and end: whether it found nothing wrong, and what it said.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn check(self) -> (bool, String) {
+        let checked = self.command(free_address()).arg("--check").output();
+        let checked = checked.unwrap_or_else(|e| panic!("cannot run {}: {e}", program().display()));
+        (checked.status.success(), String::from_utf8_lossy(&checked.stdout).into_owned())
+    }
+
+    fn command(&self, address: SocketAddr) -> Command {
+        let mut command = Command::new(program());
+        command
             .env(
                 "MESHHOOK_DATABASE_URL",
                 format!("postgres://{}@127.0.0.1:{}/{}", self.user, self.port, self.database),
@@ -65,13 +82,9 @@ impl SidecarBuilder {
             .env("MESHHOOK_LISTEN", address.to_string())
             // The services of tests are on this machine, which nobody may call unless told so.
             .env("MESHHOOK_ALLOW", "127.0.0.1")
-            .envs(self.environment)
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors)
-            .spawn()
-            .unwrap_or_else(|e| panic!("cannot run {}: {e}", program.display()));
-        Sidecar { child: std::sync::Mutex::new(child), address, log }
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null());
+        command
     }
 }
 

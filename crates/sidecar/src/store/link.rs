@@ -279,6 +279,21 @@ fn outage_is_over(outage: &mut Option<Instant>) {
     }
 }
 
+/// What keeps an executor from working over a session, if anything does.
+///
+/// # Errors
+/// When the session is of no use.
+pub async fn problem(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
+    if let Some(problem) = check_version(client).await? {
+        return Ok(Some(problem));
+    }
+    let prepared = ControlStatements::prepare(client).await.map(drop);
+    match prepared.and(ReportStatements::prepare(client).await.map(drop)) {
+        Ok(()) => Ok(None),
+        Err(error) => foreign_extension(error).map(Some),
+    }
+}
+
 /// `None` if the extension's version fits, else what to do about it.
 async fn check_version(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
     let asking = client.query_one("SELECT meshhook.version()::text", &[]);

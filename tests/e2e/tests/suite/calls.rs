@@ -161,6 +161,26 @@ fn the_rules_of_a_project_are_its_own_and_are_read_again() {
     assert_eq!(outcome(&db, "open", with, 1).0, Value::Null);
 }
 
+#[test]
+fn a_check_names_projects_that_the_database_does_not_have() {
+    let db = Database::preloaded("check");
+    let policy = tempfile::NamedTempFile::new().expect("a file");
+    let check = |text: &str| {
+        std::fs::write(policy.path(), text).expect("written");
+        db.sidecar().env("MESHHOOK_POLICY", &policy.path().display().to_string()).check()
+    };
+    let (is_fine, said) = check("[projects.default]\nonly = []\n");
+    assert!(is_fine && said.contains("ok      projects"), "{said}");
+    let (is_fine, said) = check("[projects.acme]\n[projects.default]\n[projects.evil]\n");
+    assert!(!is_fine && said.contains("does not have for this role: acme, evil"), "{said}");
+    assert_eq!(said.matches("FAILED").count(), 1, "{said}");
+    db.admin().exec("SELECT meshhook.create_project('acme', 'Acme')");
+    let (is_fine, said) = check("[projects.acme]\n");
+    assert!(is_fine, "{said}");
+    let (is_fine, said) = check("[[hosts]]\nmatch = \"a.example\"\nca = \"missing.pem\"\n");
+    assert!(!is_fine && said.contains("FAILED  calls") && said.contains("missing.pem"), "{said}");
+}
+
 fn hang_up(sidecar: &Sidecar, logged: &str) {
     process::hang_up(sidecar.pid());
     wait_for("the sidecar to read its rules", 10 * SECOND, || sidecar.log().contains(logged));
