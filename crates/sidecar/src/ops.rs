@@ -90,7 +90,10 @@ fn describe() {
         ("jobs_claimed_total", "Jobs leased to this executor"),
         ("http_calls_total", "Calls ended, by result: status class, or class of the error"),
         ("http_retries_total", "Calls that were not the first attempt of their node"),
-        ("jobs_given_back_total", "Jobs given back unstarted because their host is slow or away"),
+        (
+            "jobs_given_back_total",
+            "Jobs given back unstarted because their host is slow or away, or at its rate",
+        ),
         ("outcomes_total", "Outcomes reported, by kind and by what the database did with them"),
         ("leases_lost_total", "Leases that were lost before the call ended"),
         ("webhook_responses_total", "Webhooks answered, by status"),
@@ -115,7 +118,7 @@ fn describe() {
     let histograms = [
         (
             "http_call_seconds",
-            "From dialling to the last byte of the response, by kind of host: public, private, or unknown where nobody answered",
+            "From dialling to the last byte of the response, by kind of host: public, private, or unknown where nobody answered or only a proxy knows",
         ),
         ("start_lag_seconds", "From asking for a job to its call"),
         ("report_seconds", "Writing a batch of outcomes to the database"),

@@ -12,14 +12,13 @@ use http::Uri;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
-use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::hosts::Hosts;
 use super::names::Names;
 use super::rules::{Rules, literal};
+use super::way::Way;
 
 /// What a connector's errors come as.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -41,10 +40,12 @@ impl Connector {
         Self { names, rules, hosts, limit }
     }
 
-    async fn connect(self, target: Uri) -> Result<TokioIo<TcpStream>, BoxError> {
+    async fn connect(self, target: Uri) -> Result<Way, BoxError> {
         let (host, port) = place(&target).ok_or("the address names no host")?;
         let Some(proxy) = self.hosts.proxy(host, port) else {
-            return Ok(dialler(self.vetted(host, port).await?, self.limit).call(target).await?);
+            let stream = dialler(self.vetted(host, port).await?, self.limit).call(target).await?;
+            let end = stream.inner().peer_addr()?.ip();
+            return Ok(Way::new(stream, Some(end)));
         };
         // Told an address a proxy leads nowhere else; one that looks names up must be trusted with what they lead to.
         let ends = if proxy.resolves && literal(host).is_none() {
@@ -53,7 +54,8 @@ impl Connector {
         } else {
             self.vetted(host, port).await?.iter().map(ToString::to_string).collect()
         };
-        proxy.open(&self.names, &ends, self.limit).await
+        let (stream, end) = proxy.open(&self.names, &ends, self.limit).await?;
+        Ok(Way::new(stream, end.parse().ok().map(|end: SocketAddr| end.ip())))
     }
 
     /// The addresses of a host, if each may be called.
@@ -77,7 +79,7 @@ pub fn dialler(addresses: Vec<SocketAddr>, limit: Duration) -> HttpConnector<Vet
 }
 
 impl Service<Uri> for Connector {
-    type Response = TokioIo<TcpStream>;
+    type Response = Way;
     type Error = BoxError;
     type Future = Connecting<Self::Response>;
 
@@ -102,7 +104,7 @@ pub struct Secured {
 }
 
 impl Service<Uri> for Secured {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Response = MaybeHttpsStream<Way>;
     type Error = BoxError;
     type Future = Connecting<Self::Response>;
 

@@ -3,8 +3,8 @@
 //!
 //! [`ranges`] knows the addresses, [`rules`] judge, [`policy`] says which rules hold for which project, [`names`] looks
 //! up, and the [`connector`] puts them before every connection. What is set for single hosts is in [`hosts`], and how
-//! they prove who they are, and who calls them, in [`tls`]; a [`proxy`] may stand between. [`machine`] knows the
-//! addresses of the machine itself.
+//! they prove who they are, and who calls them, in [`tls`]; a [`proxy`] may stand between, and a
+//! [`way`] knows where it ends all the same. [`machine`] knows the addresses of the machine itself.
 
 pub mod connector;
 pub mod hosts;
@@ -15,3 +15,4 @@ pub mod proxy;
 pub mod ranges;
 pub mod rules;
 pub mod tls;
+pub mod way;

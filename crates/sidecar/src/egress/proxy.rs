@@ -104,16 +104,16 @@ impl Proxy {
         self.credentials.is_some()
     }
 
-    /// A way through it to the first of `ends` that it gets to; each is `host:port`.
+    /// A way through it to the first of `ends` that it gets to, and which that is; each is `host:port`.
     ///
     /// # Errors
     /// When it is not there, or gets to none.
-    pub async fn open(
+    pub async fn open<'a>(
         &self,
         names: &Names,
-        ends: &[String],
+        ends: &'a [String],
         limit: Duration,
-    ) -> Result<TokioIo<TcpStream>, BoxError> {
+    ) -> Result<(TokioIo<TcpStream>, &'a str), BoxError> {
         let opening = async {
             let addresses = names.look_up(&self.host, self.port).await?;
             self.open_from(addresses, ends, limit).await
@@ -126,12 +126,12 @@ impl Proxy {
         })
     }
 
-    async fn open_from(
+    async fn open_from<'a>(
         &self,
         addresses: Vec<SocketAddr>,
-        ends: &[String],
+        ends: &'a [String],
         limit: Duration,
-    ) -> Result<TokioIo<TcpStream>, BoxError> {
+    ) -> Result<(TokioIo<TcpStream>, &'a str), BoxError> {
         let at = Uri::builder().scheme("http").authority(format!("{}:{}", self.host, self.port));
         let mut tunnel = Tunnel::new(at.path_and_query("/").build()?, dialler(addresses, limit));
         if let Some(credentials) = &self.credentials {
@@ -139,9 +139,9 @@ impl Proxy {
         }
         let mut failed = "it was given no address".into();
         for end in ends {
-            let end = Uri::builder().scheme("http").authority(end.as_str()).path_and_query("/").build()?;
-            match tokio::time::timeout(limit / ends.len() as u32, tunnel.call(end)).await {
-                Ok(Ok(way)) => return Ok(way),
+            let target = Uri::builder().scheme("http").authority(end.as_str()).path_and_query("/").build()?;
+            match tokio::time::timeout(limit / ends.len() as u32, tunnel.call(target)).await {
+                Ok(Ok(way)) => return Ok((way, end)),
                 Ok(Err(error)) => failed = error.into(),
                 Err(_) => failed = "it did not answer in time".into(),
             }

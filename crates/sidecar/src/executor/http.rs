@@ -12,7 +12,6 @@ use bytes::Bytes;
 use http::{Extensions, Uri};
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpInfo;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 use serde_json::{Value, json};
@@ -29,6 +28,7 @@ use crate::egress::policy::Policy;
 use crate::egress::ranges::{Reach, reach};
 use crate::egress::rules::{Forbidden, Rules};
 use crate::egress::tls;
+use crate::egress::way::End;
 use crate::store::connect::chain;
 
 /// An idle connection is kept this long: less than the common five seconds after which servers close
@@ -139,7 +139,7 @@ pub enum HostClass {
     Public,
     /// It has one of one's own, which a rule permits.
     Private,
-    /// Nobody answered.
+    /// Nobody answered, or only a proxy knows where.
     #[default]
     Unknown,
 }
@@ -156,7 +156,7 @@ impl HostClass {
 
     /// Of whoever is at the other end of a response's connection.
     pub fn of(extensions: &Extensions) -> Self {
-        match extensions.get::<HttpInfo>().map(|info| reach(info.remote_addr().ip()).0) {
+        match extensions.get::<End>().and_then(|End(end)| *end).map(|end| reach(end).0) {
             Some(Reach::Public) => Self::Public,
             Some(Reach::Internal(_) | Reach::Special(_)) => Self::Private,
             None => Self::Unknown,

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
 
 use meshhook_sidecar::egress::policy::Policy;
-use meshhook_sidecar::executor::http::Class;
+use meshhook_sidecar::executor::http::{Class, HostClass};
 use meshhook_testkit::NameServer;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -87,7 +87,8 @@ async fn a_proxy_is_told_the_vetted_address_and_the_host_its_name() {
     let host = format!("api.example:{}", secured.address.port());
     assert_eq!(secured.seen()[0].host.as_deref(), Some(&*host));
     let in_clear = json!({"url": format!("http://api.example:{}/ok", plain.address.port())});
-    assert_eq!(call(&client, "default", in_clear).await.unwrap().status, 200);
+    let answer = call(&client, "default", in_clear).await.unwrap();
+    assert_eq!((answer.status, answer.host), (200, HostClass::Private));
     assert!(plain.seen()[0].head.contains(&format!("host: api.example:{}\r\n", plain.address.port())));
     // For http as for https a way to an address, and nothing of the call itself.
     assert_eq!(proxy.ways(), [secured.address.to_string(), plain.address.to_string()]);
@@ -143,7 +144,8 @@ async fn names_that_nobody_here_knows_are_for_a_proxy_that_looks_them_up() {
     );
     let client = client(&names, policy(folder.path(), &text).unwrap());
     let get = |host: &str| json!({"url": format!("http://{host}/close")});
-    assert_eq!(call(&client, "default", get("a.outside.example:8000")).await.unwrap().status, 200);
+    let answer = call(&client, "default", get("a.outside.example:8000")).await.unwrap();
+    assert_eq!((answer.status, answer.host), (200, HostClass::Unknown));
     assert_eq!(special.ways(), ["a.outside.example:8000"]);
     let error = call(&client, "default", get("unknown.example")).await.unwrap_err();
     assert_eq!(error.class, Class::Dns, "{}", error.message);
