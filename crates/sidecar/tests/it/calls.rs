@@ -221,3 +221,36 @@ async fn no_connection() {
     let (kind, message) = class(json!({"url": url})).await;
     assert_eq!(kind, Class::Tls, "{message}");
 }
+
+#[tokio::test]
+async fn a_token_endpoint_that_hangs_says_nothing_of_the_host() {
+    let stub = Stub::start().await;
+    let oauth2 = json!({"token_url": stub.url("/stall"), "client_id": "us", "client_secret": "hush"});
+    let payload = json!({"url": stub.url("/ok"), "timeout_ms": 200, "auth": {"oauth2": oauth2}});
+    let (kind, message) = class(payload).await;
+    assert_eq!(kind, Class::Auth);
+    assert!(message.ends_with("timed out after 200 ms, before there was an access token"), "{message}");
+}
+
+#[tokio::test]
+async fn pages_are_followed_as_the_server_says_and_told_without_secrets() {
+    let key = "a-key-that-is-echoed";
+    let server = meshhook_testkit::Stub::answering(move |request| {
+        let next = if request.query.contains("page=2") {
+            json!(null)
+        } else {
+            json!(format!("/list?key={key}&page=2"))
+        };
+        let item = json!([request.query, request.idempotency_key()]);
+        meshhook_testkit::Reply::json(200, &json!({"items": [item], "next": next}))
+    });
+    let payload = json!({
+        "method": "POST", "url": server.url(&format!("/list?key={key}")), "timeout_ms": 5_000,
+        "pages": {"by": "url", "at": "/next", "items": "/items", "limit": 5},
+    });
+    let mut prepared = prepare(&payload.to_string(), Some("run/node")).unwrap();
+    prepared.redactor.also("key", key);
+    let answer = client(Duration::from_secs(1), 10_000).call("default", prepared).await.unwrap();
+    let told = json!([["key=[secret key]", "run/node"], ["key=[secret key]&page=2", "run/node/2"]]);
+    assert_eq!(answer.output["body"], told);
+}
