@@ -161,7 +161,7 @@ impl Call<'_> {
                 let (token, was_kept) = self.token(grant, None).await?;
                 hop.headers.insert(AUTHORIZATION, token.header.clone());
                 let reply = self.exchange(hop.clone(), manner, max_bytes).await?;
-                if reply.status != StatusCode::UNAUTHORIZED || !was_kept {
+                if reply.status != StatusCode::UNAUTHORIZED || !was_kept || token.is_last_word() {
                     return Ok(reply);
                 }
                 // It may have been revoked. What is refused for want of proof has not been done.
@@ -178,17 +178,26 @@ impl Call<'_> {
         let kept = self.tokens.of(self.project, grant);
         let limit = Instant::now() + TOKEN_LIMIT;
         let late = |_| Stage::Token.timed_out(TOKEN_LIMIT);
-        let mut kept = timeout_at(limit, kept.lock()).await.map_err(late)?;
-        let usable = kept
+        let mut held = timeout_at(limit, kept.lock()).await.map_err(late)?;
+        let usable = held
+            .token
             .as_ref()
             .filter(|token| token.is_fresh() && refused.is_none_or(|refused| refused.secret != token.secret));
         if let Some(token) = usable {
             self.redactor.also("access_token", &token.secret);
             return Ok((token.clone(), true));
         }
-        let token = timeout_at(limit, self.fetch(grant)).await.map_err(late)??;
+        if let Some(failure) = held.failure() {
+            return Err(failure);
+        }
+        let mut asked =
+            timeout_at(limit, self.fetch(grant)).await.unwrap_or_else(|elapsed| Err(late(elapsed)));
+        if let Ok(token) = &mut asked {
+            token.renewed = refused.is_some();
+        }
+        held.note(&asked);
+        let token = asked?;
         self.redactor.also("access_token", &token.secret);
-        *kept = Some(token.clone());
         Ok((token, false))
     }
 

@@ -18,6 +18,7 @@ use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
 use super::auth::authorization;
+use super::http::CallError;
 use super::redirect::Hop;
 use super::request::{PRODUCT, check_url};
 
@@ -27,6 +28,10 @@ const DEFAULT_LIFE: Duration = Duration::from_secs(300);
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// A token is not used in the last tenth of its life, nor in the last half minute of one that has longer.
 const MARGIN: Duration = Duration::from_secs(30);
+/// A token that came in the place of one that was refused is not replaced before it is so old.
+const YOUTH: Duration = Duration::from_secs(10);
+/// How long a token endpoint that gave none is not asked again.
+const FAILURE_LIFE: Duration = Duration::from_secs(1);
 /// Most tokens kept; those that have expired go first.
 const MAX_KEPT: usize = 10_000;
 
@@ -59,10 +64,37 @@ pub struct Token {
     pub header: HeaderValue,
     /// The token itself, which must not come back with a response.
     pub secret: Zeroizing<String>,
+    /// Whether the one before it was refused.
+    pub renewed: bool,
+    since: Instant,
     until: Instant,
 }
 
-type Kept = Arc<Mutex<Option<Token>>>;
+/// What there is of a grant's token.
+#[derive(Default)]
+pub struct Held {
+    /// The token that was fetched last.
+    pub token: Option<Token>,
+    /// When and why there was none.
+    failed: Option<(Instant, CallError)>,
+}
+
+impl Held {
+    /// Why there is none, if that is only just known: whoever waited need not ask again, each for himself.
+    pub fn failure(&self) -> Option<CallError> {
+        self.failed.as_ref().filter(|(at, _)| at.elapsed() < FAILURE_LIFE).map(|(_, error)| error.clone())
+    }
+
+    /// Notes what came of asking.
+    pub fn note(&mut self, asked: &Result<Token, CallError>) {
+        match asked {
+            Ok(token) => *self = Self { token: Some(token.clone()), failed: None },
+            Err(error) => self.failed = Some((Instant::now(), error.clone())),
+        }
+    }
+}
+
+type Kept = Arc<Mutex<Held>>;
 
 /// The tokens of all projects. Each belongs to who asked with the same credentials.
 #[derive(Default)]
@@ -75,8 +107,8 @@ impl Tokens {
         let key = grant.key(project);
         if kept.len() >= MAX_KEPT && !kept.contains_key(&key) {
             let now = Instant::now();
-            let fresh = |token: &Option<Token>| token.as_ref().is_some_and(|token| token.until > now);
-            kept.retain(|_, token| token.try_lock().map_or(true, |token| fresh(&token)));
+            let fresh = |held: &Held| held.token.as_ref().is_some_and(|token| token.until > now);
+            kept.retain(|_, held| held.try_lock().map_or(true, |held| fresh(&held)));
             if kept.len() >= MAX_KEPT {
                 kept.clear();
             }
@@ -183,8 +215,15 @@ impl Token {
         Ok(Self {
             header: authorization("Bearer", secret)?,
             secret: Zeroizing::new(secret.to_owned()),
+            renewed: false,
+            since: asked,
             until: asked + life.saturating_sub(MARGIN.min(life / 10)),
         })
+    }
+
+    /// Whether it only just came in the place of one that was refused: if it is, too, another one will be.
+    pub fn is_last_word(&self) -> bool {
+        self.renewed && self.since.elapsed() < YOUTH
     }
 
     /// Whether it may still be used.
@@ -198,6 +237,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::executor::http::Class;
 
     fn grant(changes: Value) -> Grant {
         let mut grant =
@@ -253,6 +293,24 @@ mod tests {
         assert!(an_hour.is_fresh() && !unsaid.is_fresh());
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(!an_hour.is_fresh());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_only_just_known_is_not_asked_again() {
+        let answer = json!({"access_token": "t"}).to_string();
+        let first = Token::from_answer(200, answer.as_bytes(), Instant::now()).unwrap();
+        let token = Token { renewed: true, ..first.clone() };
+        let error = CallError { class: Class::Auth, message: "no".to_owned(), hopeless: false };
+        let mut held = Held::default();
+        assert!(held.failure().is_none() && token.is_last_word() && !first.is_last_word());
+        held.note(&Err(error));
+        tokio::time::advance(Duration::from_millis(999)).await;
+        assert!(held.failure().is_some());
+        tokio::time::advance(Duration::from_millis(2)).await;
+        assert!(held.failure().is_none() && token.is_last_word());
+        held.note(&Ok(token));
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert!(held.token.is_some_and(|token| !token.is_last_word()));
     }
 
     #[test]
