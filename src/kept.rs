@@ -103,7 +103,11 @@ fn has_one_snapshot() -> bool {
 fn settings_changed<'a>(
     _trigger: &'a pgrx::PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, pgrx::pgbox::AllocatedByPostgres>>, pgrx::PgTriggerError> {
-    // SAFETY: a table that exists, inside a transaction; nothing is written.
-    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(marker()) };
+    // SAFETY: a table that exists, inside a transaction. Only a command whose id is used has its invalidations heard of
+    // in its own transaction when it ends; that of a key's check may be the newest one.
+    unsafe {
+        pg_sys::GetCurrentCommandId(true);
+        pg_sys::CacheInvalidateRelcacheByRelid(marker());
+    }
     Ok(None)
 }

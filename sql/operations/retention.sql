@@ -48,7 +48,7 @@ BEGIN
 END
 $$;
 
--- The next step of forgetting: keys, tags, used resume URLs and uses of blobs first, some at a time, then the leaf in one transaction.
+-- The next step of forgetting: keys, tags and used resume URLs first, some at a time, then the leaf in one transaction.
 CREATE FUNCTION meshhook.apply_retention(days integer, most_survivors bigint)
 RETURNS TABLE (step text, target text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
@@ -73,7 +73,7 @@ BEGIN
     LOOP
         SELECT * INTO plan FROM meshhook.retention_plan(days, most_survivors) p WHERE p.leaf = 'run_' || closed.suffix;
         CONTINUE WHEN plan.action = 'keep';
-        FOREACH named IN ARRAY ARRAY['run_key', 'run_tag', 'resume_use', 'run_divergence', 'blob_use'] LOOP
+        FOREACH named IN ARRAY ARRAY['run_key', 'run_tag', 'resume_use', 'run_divergence'] LOOP
             EXECUTE format(
                 'DELETE FROM meshhook.%1$I WHERE ctid = ANY (ARRAY(
                      SELECT k.ctid FROM meshhook.project p
@@ -100,6 +100,10 @@ BEGIN
              SELECT r.project_id, current_user, ''retention.applied'', %L,
                     jsonb_build_object(''dropped'', count(*) FILTER (WHERE %2$s), ''kept'', count(*) FILTER (WHERE NOT %2$s))
              FROM meshhook.run_expired r GROUP BY r.project_id', plan.leaf, meshhook.expired_condition(days));
+        -- Nobody can begin them again any more, and what they referred to may go.
+        EXECUTE format(
+            'DELETE FROM meshhook.blob_use u USING meshhook.run_expired r
+             WHERE u.project_id = r.project_id AND u.run_id = r.run_id AND %s', meshhook.expired_condition(days));
         IF touched > 0 THEN
             PERFORM meshhook.add_leaf(closed.lower_bound, closed.upper_bound);
             EXECUTE format('INSERT INTO meshhook.run SELECT r.* FROM meshhook.run_expired r WHERE NOT %s',

@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:42
+-- src/lib.rs:43
 -- bootstrap
 -- The roles outlive the extension: they are cluster-wide and not part of a dump, so the script makes
 -- them where they are missing and nothing ever drops them.
@@ -50,7 +50,7 @@ GRANT USAGE ON SCHEMA meshhook TO meshhook_executor;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:43
+-- src/lib.rs:44
 -- requires:
 --   roles
 
@@ -104,7 +104,7 @@ COMMENT ON TABLE meshhook.installation IS 'The cluster and database in which thi
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:44
+-- src/lib.rs:45
 -- requires:
 --   schema_project
 
@@ -165,7 +165,7 @@ COMMENT ON TABLE meshhook.workflow_draft IS 'Definitions somebody works on, one 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:45
+-- src/lib.rs:46
 -- requires:
 --   schema_workflow
 
@@ -313,7 +313,7 @@ ALTER TABLE meshhook.timer SET (autovacuum_vacuum_scale_factor = 0, autovacuum_v
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:46
+-- src/lib.rs:47
 -- requires:
 --   schema_run
 
@@ -410,7 +410,7 @@ COMMENT ON TABLE meshhook.delivery_key IS 'What was delivered already: one run p
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:47
+-- src/lib.rs:48
 -- requires:
 --   schema_webhook
 
@@ -425,12 +425,12 @@ COMMENT ON TABLE meshhook.secret IS 'Secrets that calls send outside, sealed und
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:48
+-- src/lib.rs:49
 -- requires:
 --   schema_secret
 
--- Rows change when a subscription does, never with a delivery that goes as the last one went: deliveries of one
--- subscription do not stand in line for its row.
+-- Rows change when a subscription does, and once an hour while it fails, never with each delivery that goes as the last
+-- one went: deliveries of one subscription do not stand in line for its row.
 CREATE TABLE meshhook.subscription (
     project_id integer NOT NULL REFERENCES meshhook.project,
     subscription_id uuid NOT NULL,
@@ -439,18 +439,25 @@ CREATE TABLE meshhook.subscription (
     secret text,
     disable_after interval,
     failing_since timestamptz,
+    failed_at timestamptz,
+    silence interval NOT NULL DEFAULT '0',
+    revision integer NOT NULL DEFAULT 1,
     disabled_at timestamptz,
     disabled_reason text,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     created_by name NOT NULL,
     PRIMARY KEY (project_id, subscription_id),
     UNIQUE (project_id, name),
-    CHECK ((disabled_at IS NULL) = (disabled_reason IS NULL))
+    CHECK ((disabled_at IS NULL) = (disabled_reason IS NULL)),
+    CHECK ((failing_since IS NULL) = (failed_at IS NULL))
 );
 COMMENT ON TABLE meshhook.subscription IS 'Who is told of events.';
 COMMENT ON COLUMN meshhook.subscription.secret IS 'The name in meshhook.secret of what signs; null: deliveries are not signed.';
 COMMENT ON COLUMN meshhook.subscription.disable_after IS 'How long every attempt may have failed before it is disabled; null: for ever.';
 COMMENT ON COLUMN meshhook.subscription.failing_since IS 'The first failed attempt since the last success.';
+COMMENT ON COLUMN meshhook.subscription.failed_at IS 'The latest failed attempt, to the hour.';
+COMMENT ON COLUMN meshhook.subscription.silence IS 'How much of the time from failing_since to failed_at does not count: nothing was attempted.';
+COMMENT ON COLUMN meshhook.subscription.revision IS 'Raised where the failing is counted anew: what was sent under an earlier one counts for nothing.';
 
 -- The pattern leads: an event is looked up by the few patterns that match it, however many subscriptions there are.
 CREATE TABLE meshhook.subscription_event (
@@ -465,7 +472,7 @@ COMMENT ON TABLE meshhook.subscription_event IS 'What subscriptions are told of:
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:53
+-- src/lib.rs:54
 -- requires:
 --   schema_subscription
 
@@ -532,7 +539,7 @@ ALTER TABLE meshhook.schedule_firing SET (autovacuum_vacuum_scale_factor = 0, au
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:58
+-- src/lib.rs:59
 -- requires:
 --   schema_schedule
 
@@ -639,7 +646,7 @@ ALTER TABLE meshhook.message SET (autovacuum_vacuum_insert_scale_factor = 0.05, 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:63
+-- src/lib.rs:64
 -- requires:
 --   schema_event_store
 
@@ -763,7 +770,7 @@ COMMENT ON VIEW meshhook.flow_due IS 'When the next start of each workflow can b
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:64
+-- src/lib.rs:65
 -- requires:
 --   schema_flow
 
@@ -821,7 +828,7 @@ COMMENT ON TABLE meshhook.retention IS 'How long runs are kept after their end; 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:65
+-- src/lib.rs:66
 -- requires:
 --   schema_operations
 
@@ -848,9 +855,126 @@ COMMENT ON TABLE meshhook.host_pause IS 'Hosts that an executor leaves alone bec
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:66
+-- src/lib.rs:67
 -- requires:
 --   schema_executor
+
+-- Bodies that are too large for a log (src/blob). Nobody waits for anybody here: a turn must not, and a session may keep
+-- its transaction open for as long as it likes. So nothing is unique: two that put the same bytes at once both do, and
+-- whoever reads takes either.
+CREATE TABLE meshhook.blob (
+    project_id integer NOT NULL,
+    blob_id bigint GENERATED BY DEFAULT AS IDENTITY,
+    sha256 bytea NOT NULL,
+    size integer NOT NULL,
+    bytes bytea NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    PRIMARY KEY (project_id, blob_id)
+);
+CREATE INDEX blob_hash ON meshhook.blob (project_id, sha256);
+COMMENT ON TABLE meshhook.blob IS 'Bodies that stand beside the logs of runs, by the SHA-256 of their bytes.';
+
+CREATE TABLE meshhook.blob_use (
+    project_id integer NOT NULL,
+    run_id uuid NOT NULL,
+    use_id bigint GENERATED BY DEFAULT AS IDENTITY,
+    sha256 bytea NOT NULL,
+    PRIMARY KEY (project_id, run_id, use_id)
+);
+CREATE INDEX blob_use_hash ON meshhook.blob_use (project_id, sha256);
+COMMENT ON TABLE meshhook.blob_use IS 'Which runs refer to a blob: it is kept as long as one of them is.';
+
+CREATE TABLE meshhook.blob_check (
+    project_id integer NOT NULL,
+    check_id bigint GENERATED BY DEFAULT AS IDENTITY,
+    sha256 bytea NOT NULL,
+    due_at timestamptz NOT NULL,
+    PRIMARY KEY (project_id, check_id)
+);
+CREATE INDEX blob_check_due ON meshhook.blob_check (due_at);
+CREATE INDEX blob_check_hash ON meshhook.blob_check (project_id, sha256, due_at);
+COMMENT ON TABLE meshhook.blob_check IS 'When to look whether a blob is still used.';
+
+CREATE FUNCTION meshhook.blob_use_ended() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO meshhook.blob_check (project_id, sha256, due_at)
+    SELECT DISTINCT project_id, sha256, now() FROM ended;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER blob_use_ended AFTER DELETE ON meshhook.blob_use REFERENCING OLD TABLE AS ended
+    FOR EACH STATEMENT EXECUTE FUNCTION meshhook.blob_use_ended();
+
+-- One step of forgetting blobs that no run refers to any more. A blob is locked before its uses are looked for, with a
+-- newer snapshot, so whoever found it unlocked and began to use it meanwhile is seen; one that is locked is looked at
+-- again later. A transaction whose snapshot stands still cannot do that, and forgets nothing.
+CREATE FUNCTION meshhook.forget_blobs() RETURNS TABLE (step text, target text)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    bytes_left bigint := 64 * 1024 * 1024;
+    looked_at bigint := 0;
+    gone bigint := 0;
+    candidate record;
+    locked bigint[];
+    freed bigint;
+    touched bigint;
+    busy boolean;
+BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RETURN;
+    END IF;
+    FOR candidate IN
+        SELECT c.check_id, c.project_id, c.sha256 FROM meshhook.blob_check c
+        WHERE c.due_at <= now() ORDER BY c.due_at LIMIT 500 FOR UPDATE SKIP LOCKED
+    LOOP
+        looked_at := looked_at + 1;
+        busy := false;
+        -- One that is used is looked at again when the use ends.
+        IF NOT EXISTS (
+            SELECT FROM meshhook.blob_use u
+            WHERE u.project_id = candidate.project_id AND u.sha256 = candidate.sha256)
+        THEN
+            SELECT coalesce(array_agg(b.blob_id), '{}') INTO locked FROM (
+                SELECT blob_id FROM meshhook.blob
+                WHERE project_id = candidate.project_id AND sha256 = candidate.sha256 FOR UPDATE SKIP LOCKED) b;
+            WITH unused AS (
+                DELETE FROM meshhook.blob b
+                WHERE b.project_id = candidate.project_id AND b.blob_id = ANY (locked)
+                  AND NOT EXISTS (
+                      SELECT FROM meshhook.blob_use u
+                      WHERE u.project_id = candidate.project_id AND u.sha256 = candidate.sha256)
+                  AND NOT EXISTS (
+                      SELECT FROM meshhook.blob_check c
+                      WHERE c.project_id = candidate.project_id AND c.sha256 = candidate.sha256 AND c.due_at > now())
+                RETURNING b.size)
+            SELECT count(*), coalesce(sum(size), 0) INTO touched, freed FROM unused;
+            gone := gone + touched;
+            bytes_left := bytes_left - freed;
+            busy := EXISTS (
+                SELECT FROM meshhook.blob b
+                WHERE b.project_id = candidate.project_id AND b.sha256 = candidate.sha256 AND b.blob_id <> ALL (locked));
+        END IF;
+        IF busy THEN
+            UPDATE meshhook.blob_check c SET due_at = now() + interval '1 minute'
+            WHERE c.project_id = candidate.project_id AND c.check_id = candidate.check_id;
+        ELSE
+            DELETE FROM meshhook.blob_check c
+            WHERE c.project_id = candidate.project_id AND c.check_id = candidate.check_id;
+        END IF;
+        EXIT WHEN bytes_left <= 0;
+    END LOOP;
+    IF looked_at > 0 THEN
+        RETURN QUERY SELECT 'forget', format('%s of %s blobs looked at', gone, looked_at);
+    END IF;
+END
+$$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:68
+-- requires:
+--   schema_blob
 
 -- A dump is a backup: every table and every sequence, the default project left out because the script
 -- makes it. Identity sequences are sequences too. recovered_seq alone stays out: a copy's positions begin beyond what
@@ -883,7 +1007,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:67
+-- src/lib.rs:69
 -- requires:
 --   schema_dump
 
@@ -1012,7 +1136,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:69
+-- src/lib.rs:71
 -- requires:
 --   schema_leaves
 
@@ -1094,7 +1218,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:74
+-- src/lib.rs:76
 -- requires:
 --   event_store_functions
 
@@ -1132,7 +1256,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:75
+-- src/lib.rs:77
 -- requires:
 --   waiting
 
@@ -1182,7 +1306,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:80
+-- src/lib.rs:82
 -- requires:
 --   message_store_functions
 
@@ -1397,7 +1521,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:85
+-- src/lib.rs:87
 -- requires:
 --   message_store_install
 
@@ -1602,7 +1726,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:68
+-- src/lib.rs:70
 -- requires:
 --   schema_leaves
 
@@ -1824,7 +1948,7 @@ AS 'MODULE_PATHNAME', 'cancel_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:73
+-- src/job/mod.rs:74
 -- meshhook::job::claim_jobs
 CREATE  FUNCTION "claim_jobs"(
 	"queue" TEXT DEFAULT 'default', /* Option < & str > */
@@ -1864,7 +1988,7 @@ AS 'MODULE_PATHNAME', 'commit_consumer_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:295
+-- src/job/mod.rs:296
 -- meshhook::job::complete_jobs
 CREATE  FUNCTION "complete_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -1878,6 +2002,18 @@ STRICT
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'complete_jobs_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/blob/api.rs:18
+-- meshhook::blob::api::create_blob
+CREATE  FUNCTION "create_blob"(
+	"bytes" bytea, /* Option < & [u8] > */
+	"content_type" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS jsonb /* RawJsonb */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'create_blob_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2025,7 +2161,7 @@ AS 'MODULE_PATHNAME', 'delete_stream_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/subscription/attempt.rs:75
+-- src/subscription/attempt.rs:117
 -- meshhook::subscription::attempt::delivery_failed
 CREATE  FUNCTION "delivery_failed"(
 	"argument" jsonb /* RawJsonb */
@@ -2037,7 +2173,7 @@ AS 'MODULE_PATHNAME', 'delivery_failed_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/subscription/attempt.rs:54
+-- src/subscription/attempt.rs:95
 -- meshhook::subscription::attempt::delivery_succeeded
 CREATE  FUNCTION "delivery_succeeded"(
 	"argument" jsonb /* RawJsonb */
@@ -2049,7 +2185,7 @@ AS 'MODULE_PATHNAME', 'delivery_succeeded_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/subscription/attempt.rs:34
+-- src/subscription/attempt.rs:71
 -- meshhook::subscription::attempt::delivery_target
 CREATE  FUNCTION "delivery_target"(
 	"argument" jsonb /* RawJsonb */
@@ -2061,7 +2197,7 @@ AS 'MODULE_PATHNAME', 'delivery_target_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/subscription/manage.rs:242
+-- src/subscription/manage.rs:250
 -- meshhook::subscription::manage::disable_subscription
 CREATE  FUNCTION "disable_subscription"(
 	"name" TEXT, /* Option < & str > */
@@ -2128,7 +2264,7 @@ AS 'MODULE_PATHNAME', 'drop_secret_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/subscription/manage.rs:264
+-- src/subscription/manage.rs:272
 -- meshhook::subscription::manage::drop_subscription
 CREATE  FUNCTION "drop_subscription"(
 	"name" TEXT /* Option < & str > */
@@ -2139,7 +2275,7 @@ AS 'MODULE_PATHNAME', 'drop_subscription_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/intervene.rs:75
+-- src/run/intervene.rs:76
 -- meshhook::run::intervene::edit_run
 CREATE  FUNCTION "edit_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2152,7 +2288,7 @@ AS 'MODULE_PATHNAME', 'edit_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/subscription/manage.rs:222
+-- src/subscription/manage.rs:229
 -- meshhook::subscription::manage::enable_subscription
 CREATE  FUNCTION "enable_subscription"(
 	"name" TEXT /* Option < & str > */
@@ -2163,7 +2299,7 @@ AS 'MODULE_PATHNAME', 'enable_subscription_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/intervene.rs:258
+-- src/run/intervene.rs:262
 -- meshhook::run::intervene::enqueue_event
 CREATE  FUNCTION "enqueue_event"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2177,7 +2313,7 @@ AS 'MODULE_PATHNAME', 'enqueue_event_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:307
+-- src/job/mod.rs:308
 -- meshhook::job::fail_jobs
 CREATE  FUNCTION "fail_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -2194,7 +2330,7 @@ AS 'MODULE_PATHNAME', 'fail_jobs_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:119
+-- src/lib.rs:122
 -- requires:
 --   job::complete_jobs
 --   job::fail_jobs
@@ -2211,7 +2347,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/intervene.rs:127
+-- src/run/intervene.rs:128
 -- meshhook::run::intervene::fork_run
 CREATE  FUNCTION "fork_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2233,7 +2369,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'hash_64_wrapper
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:262
+-- src/job/mod.rs:263
 -- meshhook::job::heartbeat_jobs
 CREATE  FUNCTION "heartbeat_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -2517,7 +2653,7 @@ AS 'MODULE_PATHNAME', 'publish_draft_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/subscription/publish.rs:110
+-- src/subscription/publish.rs:135
 -- meshhook::subscription::publish::publish_event
 CREATE  FUNCTION "publish_event"(
 	"event_type" TEXT, /* Option < & str > */
@@ -2533,7 +2669,7 @@ AS 'MODULE_PATHNAME', 'publish_event_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/subscription/publish.rs:122
+-- src/subscription/publish.rs:147
 -- meshhook::subscription::publish::publish_event
 CREATE  FUNCTION "publish_event"(
 	"event" jsonb /* Option < RawJsonb > */
@@ -2545,7 +2681,7 @@ AS 'MODULE_PATHNAME', 'publish_event_document_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/publish.rs:148
+-- src/workflow/publish.rs:162
 -- meshhook::workflow::publish::publish_workflow
 CREATE  FUNCTION "publish_workflow"(
 	"definition" jsonb /* Option < RawJsonb > */
@@ -2565,6 +2701,43 @@ CREATE  FUNCTION "purge_stream"(
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'purge_stream_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/blob/api.rs:61
+-- meshhook::blob::api::put_job_blob
+CREATE  FUNCTION "put_job_blob"(
+	"job_id" TEXT, /* Option < & str > */
+	"token" bigint, /* Option < i64 > */
+	"bytes" bytea /* Option < & [u8] > */
+) RETURNS TEXT /* Option < String > */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'put_job_blob_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/blob/api.rs:49
+-- meshhook::blob::api::read_blob
+CREATE  FUNCTION "read_blob"(
+	"sha256" TEXT /* Option < & str > */
+) RETURNS bytea /* Vec < u8 > */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'read_blob_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/blob/api.rs:80
+-- meshhook::blob::api::read_job_blob
+CREATE  FUNCTION "read_job_blob"(
+	"job_id" TEXT, /* Option < & str > */
+	"token" bigint, /* Option < i64 > */
+	"sha256" TEXT /* Option < & str > */
+) RETURNS bytea /* :: std :: option :: Option < Vec < u8 > > */
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'read_job_blob_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2589,7 +2762,7 @@ AS 'MODULE_PATHNAME', 'receive_webhook_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:124
+-- src/lib.rs:127
 -- requires:
 --   schema_webhook
 --   webhook::receive::receive_webhook
@@ -2688,7 +2861,7 @@ AS 'MODULE_PATHNAME', 'register_database_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/job/mod.rs:319
+-- src/job/mod.rs:320
 -- meshhook::job::release_jobs
 CREATE  FUNCTION "release_jobs"(
 	"job_ids" TEXT[], /* Vec < Option < String > > */
@@ -2745,7 +2918,7 @@ AS 'MODULE_PATHNAME', 'replay_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/intervene.rs:139
+-- src/run/intervene.rs:140
 -- meshhook::run::intervene::reset_run
 CREATE  FUNCTION "reset_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2816,7 +2989,7 @@ AS 'MODULE_PATHNAME', 'resume_workflow_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/intervene.rs:111
+-- src/run/intervene.rs:112
 -- meshhook::run::intervene::retry_run
 CREATE  FUNCTION "retry_run"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -2830,7 +3003,7 @@ AS 'MODULE_PATHNAME', 'retry_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/publish.rs:158
+-- src/workflow/publish.rs:172
 -- meshhook::workflow::publish::rollback_workflow
 CREATE  FUNCTION "rollback_workflow"(
 	"workflow" TEXT, /* Option < & str > */
@@ -2955,7 +3128,7 @@ AS 'MODULE_PATHNAME', 'run_status_after_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:90
+-- src/lib.rs:92
 -- requires:
 --   schema_leaves
 --   project::current_project_id
@@ -3223,167 +3396,7 @@ COMMENT ON VIEW meshhook.queued_runs IS 'Runs of your project that wait to start
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:101
--- requires:
---   views
-
-CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
-SELECT s.name,
-       w.name AS workflow,
-       s.version,
-       s.cron,
-       s.every,
-       s.anchor,
-       s.time_zone,
-       s.input,
-       s.overlap,
-       s.catch_up,
-       s.jitter,
-       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
-       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
-       s.last_time,
-       s.last_run_id,
-       r.status AS last_status,
-       (SELECT count(*) FROM meshhook.schedule_firing f
-        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
-          AND (SELECT run.finished_at IS NULL FROM meshhook.run
-               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
-       s.waiting,
-       s.missed,
-       s.skipped,
-       s.paused_at IS NOT NULL AS paused,
-       s.paused_at,
-       s.paused_by,
-       s.pause_reason,
-       s.created_at,
-       s.created_by
-FROM meshhook.schedule s
-JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
-LEFT JOIN LATERAL (
-    SELECT run.status FROM meshhook.run
-    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
-    OFFSET 0
-) r ON true;
-COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:102
--- requires:
---   schedule_views
-
-CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
-SELECT e.endpoint_id AS endpoint,
-       '/hooks/' || e.endpoint_id AS path,
-       w.name AS workflow,
-       e.preset,
-       e.scheme,
-       e.tolerance,
-       e.keep,
-       e.dedupe_window,
-       e.filter,
-       e.route,
-       e.action,
-       e.business_key,
-       e.signal,
-       e.schema,
-       e.respond_within,
-       CASE WHEN e.rpc THEN '/rpc/hook_' || e.endpoint_id END AS rpc_path,
-       e.rate_limit,
-       e.rate_ms * interval '1 ms' AS rate_per,
-       e.created_at,
-       last.received_at AS last_received_at,
-       last.status AS last_status,
-       last.reason AS last_reason
-FROM meshhook.endpoint e
-JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
-LEFT JOIN LATERAL (
-    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
-    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
-    ORDER BY d.delivery_id DESC LIMIT 1
-) last ON true
-WHERE e.dropped_at IS NULL;
-COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what deliveries do, how senders sign, which ones are wanted and whom each is for, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:103
--- requires:
---   endpoint_views
-
-CREATE VIEW meshhook.secrets WITH (security_invoker = true) AS
-SELECT s.name, split_part(s.sealed, ':', 2) AS key, s.changed_at FROM meshhook.secret s;
-COMMENT ON VIEW meshhook.secrets IS 'The secrets that calls of your project send: their names, the key each is sealed under, and since when. Their values are nowhere in the database.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:104
--- requires:
---   secret_views
-
-CREATE VIEW meshhook.subscriptions WITH (security_invoker = true) AS
-SELECT s.name AS subscription,
-       s.subscription_id,
-       s.url,
-       ARRAY(SELECT e.pattern FROM meshhook.subscription_event e
-             WHERE e.project_id = s.project_id AND e.subscription_id = s.subscription_id ORDER BY e.pattern) AS events,
-       s.secret,
-       CASE WHEN s.disabled_at IS NULL THEN 'active' ELSE 'disabled' END AS status,
-       s.disabled_at,
-       s.disabled_reason,
-       s.failing_since,
-       s.disable_after,
-       s.created_at,
-       s.created_by
-FROM meshhook.subscription s;
-COMMENT ON VIEW meshhook.subscriptions IS 'The subscriptions of your project: what each is told of and where, the name of the secret that signs, since when all attempts have failed, and why it is disabled.';
-
--- The tag leads to a subscription's runs, all else is in their logs.
-CREATE VIEW meshhook.subscription_deliveries WITH (security_invoker = true) AS
-SELECT s.name AS subscription,
-       start.data -> 'input' -> 'event' ->> 'type' AS event_type,
-       start.data -> 'input' ->> 'id' AS webhook_id,
-       r.run_id,
-       CASE r.status WHEN 'succeeded' THEN 'delivered' WHEN 'failed' THEN 'failed' WHEN 'canceled' THEN 'canceled'
-                     ELSE 'pending' END AS state,
-       coalesce(made.attempts, 0) AS attempts,
-       made.last_status,
-       made.last_error,
-       CASE WHEN r.finished_at IS NULL THEN coalesce(
-           (SELECT min(t.due_at) FROM meshhook.timer t WHERE t.project_id = r.project_id AND t.run_id = r.run_id),
-           r.created_at) END AS next_attempt_at,
-       start.data -> 'trigger' ->> 'replay_of' AS replay_of,
-       r.created_at,
-       r.finished_at
-FROM meshhook.subscription s
-JOIN meshhook.run_tag t ON t.project_id = s.project_id AND t.tag = 'meshhook:subscription:' || s.subscription_id
-JOIN meshhook.run r ON r.project_id = t.project_id AND r.run_id = t.run_id
-JOIN meshhook.workflow_version v ON v.project_id = r.project_id AND v.version_id = r.version_id
-JOIN meshhook.workflow w ON w.project_id = v.project_id AND w.workflow_id = v.workflow_id AND w.name = 'meshhook:delivery'
-LEFT JOIN LATERAL (
-    SELECT e.data FROM meshhook.run_event e
-    WHERE e.project_id = r.project_id AND e.run_id = r.run_id AND e."position" = 1
-    UNION ALL
-    SELECT i.data FROM meshhook.inbox i
-    WHERE r."position" = 0 AND i.project_id = r.project_id AND i.run_id = r.run_id AND i.kind = 'run.start'
-    UNION ALL
-    SELECT q.data FROM meshhook.run_queue q
-    WHERE r."position" = 0 AND q.project_id = r.project_id AND q.run_id = r.run_id
-) start ON true
-LEFT JOIN LATERAL (
-    SELECT count(*) AS attempts,
-           (array_agg(CASE WHEN e.type = 'node.succeeded' THEN (e.data -> 'output' ->> 'status')::integer
-                           ELSE (e.data -> 'error' ->> 'status')::integer END ORDER BY e."position" DESC))[1] AS last_status,
-           (array_agg(e.data -> 'error' ->> 'message' ORDER BY e."position" DESC))[1] AS last_error
-    FROM meshhook.run_event e
-    WHERE e.project_id = r.project_id AND e.run_id = r.run_id AND e.data ->> 'node' ~ '/(signed|unsigned)$'
-      AND e.type IN ('node.succeeded', 'node.failed', 'node.retry_scheduled')
-) made ON true;
-COMMENT ON VIEW meshhook.subscription_deliveries IS 'What was published to each subscription of your project: the run that delivers it and where that stands, how often it was tried, what the receiver last answered, and when it is tried next. state is pending, delivered, failed (given up) or canceled. Name a subscription or a run_id in WHERE; run_history has the rest.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:134
+-- src/lib.rs:137
 -- requires:
 --   views
 
@@ -3508,7 +3521,7 @@ $$;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:135
+-- src/lib.rs:138
 -- requires:
 --   search
 
@@ -3683,7 +3696,7 @@ COMMENT ON VIEW meshhook.bulk_operations IS 'Acts on many runs of your project: 
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:136
+-- src/lib.rs:139
 -- requires:
 --   bulk
 
@@ -3789,6 +3802,10 @@ BEGIN
              SELECT r.project_id, current_user, ''retention.applied'', %L,
                     jsonb_build_object(''dropped'', count(*) FILTER (WHERE %2$s), ''kept'', count(*) FILTER (WHERE NOT %2$s))
              FROM meshhook.run_expired r GROUP BY r.project_id', plan.leaf, meshhook.expired_condition(days));
+        -- Nobody can begin them again any more, and what they referred to may go.
+        EXECUTE format(
+            'DELETE FROM meshhook.blob_use u USING meshhook.run_expired r
+             WHERE u.project_id = r.project_id AND u.run_id = r.run_id AND %s', meshhook.expired_condition(days));
         IF touched > 0 THEN
             PERFORM meshhook.add_leaf(closed.lower_bound, closed.upper_bound);
             EXECUTE format('INSERT INTO meshhook.run SELECT r.* FROM meshhook.run_expired r WHERE NOT %s',
@@ -3867,6 +3884,179 @@ BEGIN
     END IF;
 END
 $$;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:103
+-- requires:
+--   views
+
+CREATE VIEW meshhook.schedules WITH (security_invoker = true) AS
+SELECT s.name,
+       w.name AS workflow,
+       s.version,
+       s.cron,
+       s.every,
+       s.anchor,
+       s.time_zone,
+       s.input,
+       s.overlap,
+       s.catch_up,
+       s.jitter,
+       CASE WHEN s.paused_at IS NULL THEN s.next_time END AS next_time,
+       CASE WHEN s.paused_at IS NULL THEN s.due_at END AS due_at,
+       s.last_time,
+       s.last_run_id,
+       r.status AS last_status,
+       (SELECT count(*) FROM meshhook.schedule_firing f
+        WHERE f.project_id = s.project_id AND f.schedule_id = s.schedule_id AND f.run_id IS NOT NULL
+          AND (SELECT run.finished_at IS NULL FROM meshhook.run
+               WHERE run.project_id = f.project_id AND run.run_id = f.run_id)) AS open_runs,
+       s.waiting,
+       s.missed,
+       s.skipped,
+       s.paused_at IS NOT NULL AS paused,
+       s.paused_at,
+       s.paused_by,
+       s.pause_reason,
+       s.created_at,
+       s.created_by
+FROM meshhook.schedule s
+JOIN meshhook.workflow w ON w.project_id = s.project_id AND w.workflow_id = s.workflow_id
+LEFT JOIN LATERAL (
+    SELECT run.status FROM meshhook.run
+    WHERE run.project_id = s.project_id AND run.run_id = s.last_run_id
+    OFFSET 0
+) r ON true;
+COMMENT ON VIEW meshhook.schedules IS 'The schedules of your project: what they start and when, the next time and when it is due, the last one started and how its run stands, how many of its runs are open, how many times wait, were missed (longer ago than catch_up) and were skipped (by the overlap policy). paused_by is null where meshhook paused it because a run could not be started; pause_reason says why.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:104
+-- requires:
+--   schedule_views
+
+CREATE VIEW meshhook.endpoints WITH (security_invoker = true) AS
+SELECT e.endpoint_id AS endpoint,
+       '/hooks/' || e.endpoint_id AS path,
+       w.name AS workflow,
+       e.preset,
+       e.scheme,
+       e.tolerance,
+       e.keep,
+       e.dedupe_window,
+       e.filter,
+       e.route,
+       e.action,
+       e.business_key,
+       e.signal,
+       e.schema,
+       e.respond_within,
+       CASE WHEN e.rpc THEN '/rpc/hook_' || e.endpoint_id END AS rpc_path,
+       e.rate_limit,
+       e.rate_ms * interval '1 ms' AS rate_per,
+       e.created_at,
+       last.received_at AS last_received_at,
+       last.status AS last_status,
+       last.reason AS last_reason
+FROM meshhook.endpoint e
+JOIN meshhook.workflow w ON w.project_id = e.project_id AND w.workflow_id = e.workflow_id
+LEFT JOIN LATERAL (
+    SELECT d.received_at, d.status, d.reason FROM meshhook.delivery d
+    WHERE d.project_id = e.project_id AND d.endpoint_id = e.endpoint_id
+    ORDER BY d.delivery_id DESC LIMIT 1
+) last ON true
+WHERE e.dropped_at IS NULL;
+COMMENT ON VIEW meshhook.endpoints IS 'The webhook endpoints of your project: where they are, what deliveries do, how senders sign, which ones are wanted and whom each is for, what is kept and for how long a delivery is recognised, the limit (rate_limit deliveries in each rate_per), and the last delivery with its answer.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:105
+-- requires:
+--   endpoint_views
+
+CREATE VIEW meshhook.secrets WITH (security_invoker = true) AS
+SELECT s.name, split_part(s.sealed, ':', 2) AS key, s.changed_at FROM meshhook.secret s;
+COMMENT ON VIEW meshhook.secrets IS 'The secrets that calls of your project send: their names, the key each is sealed under, and since when. Their values are nowhere in the database.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:106
+-- requires:
+--   secret_views
+
+CREATE VIEW meshhook.blobs WITH (security_invoker = true) AS
+SELECT encode(b.sha256, 'hex') AS sha256, b.size, b.created_at,
+       (SELECT count(DISTINCT u.run_id) FROM meshhook.blob_use u
+        WHERE u.project_id = b.project_id AND u.sha256 = b.sha256) AS runs
+FROM meshhook.blob b;
+COMMENT ON VIEW meshhook.blobs IS 'Bodies of your project that were too large for a log: the SHA-256, the size in bytes, since when they are there, and how many runs refer to them. The same bytes may be there more than once where they came at the same moment.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:107
+-- requires:
+--   secret_views
+
+CREATE VIEW meshhook.subscriptions WITH (security_invoker = true) AS
+SELECT s.name AS subscription,
+       s.subscription_id,
+       s.url,
+       ARRAY(SELECT e.pattern FROM meshhook.subscription_event e
+             WHERE e.project_id = s.project_id AND e.subscription_id = s.subscription_id ORDER BY e.pattern) AS events,
+       s.secret,
+       CASE WHEN s.disabled_at IS NULL THEN 'active' ELSE 'disabled' END AS status,
+       s.disabled_at,
+       s.disabled_reason,
+       s.failing_since,
+       s.disable_after,
+       s.created_at,
+       s.created_by
+FROM meshhook.subscription s;
+COMMENT ON VIEW meshhook.subscriptions IS 'The subscriptions of your project: what each is told of and where, the name of the secret that signs, since when all attempts have failed, and why it is disabled.';
+
+-- The tag leads to a subscription's runs, all else is in their logs.
+CREATE VIEW meshhook.subscription_deliveries WITH (security_invoker = true) AS
+SELECT s.name AS subscription,
+       start.data -> 'input' -> 'event' ->> 'type' AS event_type,
+       start.data -> 'input' ->> 'id' AS webhook_id,
+       r.run_id,
+       CASE r.status WHEN 'succeeded' THEN 'delivered' WHEN 'failed' THEN 'failed' WHEN 'canceled' THEN 'canceled'
+                     ELSE 'pending' END AS state,
+       coalesce(made.attempts, 0) AS attempts,
+       made.last_status,
+       made.last_error,
+       CASE WHEN r.finished_at IS NULL THEN coalesce(
+           (SELECT min(t.due_at) FROM meshhook.timer t WHERE t.project_id = r.project_id AND t.run_id = r.run_id),
+           r.created_at) END AS next_attempt_at,
+       start.data -> 'trigger' ->> 'replay_of' AS replay_of,
+       r.created_at,
+       r.finished_at
+FROM meshhook.subscription s
+JOIN meshhook.run_tag t ON t.project_id = s.project_id AND t.tag = 'meshhook:subscription:' || s.subscription_id
+JOIN meshhook.run r ON r.project_id = t.project_id AND r.run_id = t.run_id
+JOIN meshhook.workflow_version v ON v.project_id = r.project_id AND v.version_id = r.version_id
+JOIN meshhook.workflow w ON w.project_id = v.project_id AND w.workflow_id = v.workflow_id AND w.name = 'meshhook:delivery'
+LEFT JOIN LATERAL (
+    SELECT e.data FROM meshhook.run_event e
+    WHERE e.project_id = r.project_id AND e.run_id = r.run_id AND e."position" = 1
+    UNION ALL
+    SELECT i.data FROM meshhook.inbox i
+    WHERE r."position" = 0 AND i.project_id = r.project_id AND i.run_id = r.run_id AND i.kind = 'run.start'
+    UNION ALL
+    SELECT q.data FROM meshhook.run_queue q
+    WHERE r."position" = 0 AND q.project_id = r.project_id AND q.run_id = r.run_id
+) start ON true
+LEFT JOIN LATERAL (
+    SELECT count(*) AS attempts,
+           (array_agg(CASE WHEN e.type = 'node.succeeded' THEN (e.data -> 'output' ->> 'status')::integer
+                           ELSE (e.data -> 'error' ->> 'status')::integer END ORDER BY e."position" DESC))[1] AS last_status,
+           (array_agg(e.data -> 'error' ->> 'message' ORDER BY e."position" DESC))[1] AS last_error
+    FROM meshhook.run_event e
+    WHERE e.project_id = r.project_id AND e.run_id = r.run_id AND e.data ->> 'node' ~ '/(signed|unsigned)$'
+      AND e.type IN ('node.succeeded', 'node.failed', 'node.retry_scheduled')
+) made ON true;
+COMMENT ON VIEW meshhook.subscription_deliveries IS 'What was published to each subscription of your project: the run that delivers it and where that stands, how often it was tried, what the receiver last answered, and when it is tried next. state is pending, delivered, failed (given up) or canceled. Name a subscription or a run_id in WHERE; run_history has the rest.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -4021,7 +4211,7 @@ AS 'MODULE_PATHNAME', 'simulate_run_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/intervene.rs:89
+-- src/run/intervene.rs:90
 -- meshhook::run::intervene::skip_node
 CREATE  FUNCTION "skip_node"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -4036,7 +4226,7 @@ AS 'MODULE_PATHNAME', 'skip_node_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/start.rs:217
+-- src/run/start.rs:233
 -- meshhook::run::start::start_run
 CREATE  FUNCTION "start_run"(
 	"workflow" TEXT, /* Option < & str > */
@@ -4106,7 +4296,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'stream_category
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:109
+-- src/lib.rs:112
 -- requires:
 --   views
 --   event_store::native::holders_of_positions
@@ -4189,7 +4379,7 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'stream_version_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/run/intervene.rs:234
+-- src/run/intervene.rs:238
 -- meshhook::run::intervene::submit_event
 CREATE  FUNCTION "submit_event"(
 	"run" uuid, /* Option < pgrx :: Uuid > */
@@ -4274,7 +4464,7 @@ AS 'MODULE_PATHNAME', 'use_resume_url_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/publish.rs:131
+-- src/workflow/publish.rs:145
 -- meshhook::workflow::publish::validate_workflow
 CREATE  FUNCTION "validate_workflow"(
 	"definition" jsonb /* Option < RawJsonb > */
@@ -4372,7 +4562,7 @@ AS 'MODULE_PATHNAME', 'workflow_diff_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/workflow/publish.rs:141
+-- src/workflow/publish.rs:155
 -- meshhook::workflow::publish::workflow_schema
 CREATE  FUNCTION "workflow_schema"() RETURNS jsonb /* RawJsonb */
 IMMUTABLE STRICT
@@ -4391,42 +4581,55 @@ CREATE FUNCTION "settings_changed"()
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:129
+-- src/lib.rs:132
 -- requires:
 --   schema_webhook
 --   kept::settings_changed
 
--- Backends keep what these tables say (src/kept.rs) until one of them is written: also by a restore or by hand.
+-- Backends keep what these tables say (src/kept.rs) until one of them is written: also by a restore, by hand or
+-- by a subscription of logical replication, which fires triggers for each row and no others.
 
 ALTER FUNCTION meshhook.settings_changed() SET search_path = pg_catalog, pg_temp;
 
-CREATE TRIGGER settings_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON meshhook.project
+CREATE TRIGGER settings_changed AFTER INSERT OR UPDATE OR DELETE ON meshhook.project
+    FOR EACH ROW EXECUTE FUNCTION meshhook.settings_changed();
+CREATE TRIGGER settings_gone AFTER TRUNCATE ON meshhook.project
     FOR EACH STATEMENT EXECUTE FUNCTION meshhook.settings_changed();
-ALTER TABLE meshhook.project ENABLE ALWAYS TRIGGER settings_changed;
+ALTER TABLE meshhook.project ENABLE ALWAYS TRIGGER settings_changed, ENABLE ALWAYS TRIGGER settings_gone;
 
-CREATE TRIGGER settings_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON meshhook.workflow
+CREATE TRIGGER settings_changed AFTER INSERT OR UPDATE OR DELETE ON meshhook.workflow
+    FOR EACH ROW EXECUTE FUNCTION meshhook.settings_changed();
+CREATE TRIGGER settings_gone AFTER TRUNCATE ON meshhook.workflow
     FOR EACH STATEMENT EXECUTE FUNCTION meshhook.settings_changed();
-ALTER TABLE meshhook.workflow ENABLE ALWAYS TRIGGER settings_changed;
+ALTER TABLE meshhook.workflow ENABLE ALWAYS TRIGGER settings_changed, ENABLE ALWAYS TRIGGER settings_gone;
 
-CREATE TRIGGER settings_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON meshhook.workflow_version
+CREATE TRIGGER settings_changed AFTER INSERT OR UPDATE OR DELETE ON meshhook.workflow_version
+    FOR EACH ROW EXECUTE FUNCTION meshhook.settings_changed();
+CREATE TRIGGER settings_gone AFTER TRUNCATE ON meshhook.workflow_version
     FOR EACH STATEMENT EXECUTE FUNCTION meshhook.settings_changed();
-ALTER TABLE meshhook.workflow_version ENABLE ALWAYS TRIGGER settings_changed;
+ALTER TABLE meshhook.workflow_version ENABLE ALWAYS TRIGGER settings_changed, ENABLE ALWAYS TRIGGER settings_gone;
 
-CREATE TRIGGER settings_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON meshhook.endpoint
+CREATE TRIGGER settings_changed AFTER INSERT OR UPDATE OR DELETE ON meshhook.endpoint
+    FOR EACH ROW EXECUTE FUNCTION meshhook.settings_changed();
+CREATE TRIGGER settings_gone AFTER TRUNCATE ON meshhook.endpoint
     FOR EACH STATEMENT EXECUTE FUNCTION meshhook.settings_changed();
-ALTER TABLE meshhook.endpoint ENABLE ALWAYS TRIGGER settings_changed;
+ALTER TABLE meshhook.endpoint ENABLE ALWAYS TRIGGER settings_changed, ENABLE ALWAYS TRIGGER settings_gone;
 
-CREATE TRIGGER settings_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON meshhook.endpoint_secret
+CREATE TRIGGER settings_changed AFTER INSERT OR UPDATE OR DELETE ON meshhook.endpoint_secret
+    FOR EACH ROW EXECUTE FUNCTION meshhook.settings_changed();
+CREATE TRIGGER settings_gone AFTER TRUNCATE ON meshhook.endpoint_secret
     FOR EACH STATEMENT EXECUTE FUNCTION meshhook.settings_changed();
-ALTER TABLE meshhook.endpoint_secret ENABLE ALWAYS TRIGGER settings_changed;
+ALTER TABLE meshhook.endpoint_secret ENABLE ALWAYS TRIGGER settings_changed, ENABLE ALWAYS TRIGGER settings_gone;
 
-CREATE TRIGGER settings_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON meshhook.webhook_rate
+CREATE TRIGGER settings_changed AFTER INSERT OR UPDATE OR DELETE ON meshhook.webhook_rate
+    FOR EACH ROW EXECUTE FUNCTION meshhook.settings_changed();
+CREATE TRIGGER settings_gone AFTER TRUNCATE ON meshhook.webhook_rate
     FOR EACH STATEMENT EXECUTE FUNCTION meshhook.settings_changed();
-ALTER TABLE meshhook.webhook_rate ENABLE ALWAYS TRIGGER settings_changed;
+ALTER TABLE meshhook.webhook_rate ENABLE ALWAYS TRIGGER settings_changed, ENABLE ALWAYS TRIGGER settings_gone;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:137
+-- src/lib.rs:140
 -- finalize
 -- Run last: what every function means (docs/sql-reference.md is generated from these texts), and who may call it.
 
@@ -4540,6 +4743,14 @@ COMMENT ON FUNCTION meshhook.fail_jobs(text[], bigint[], jsonb[]) IS
 'Reports failed attempts: one job id, token and error each. An error is a text or {"class","message","retryable","retry_after_ms","details"}; retryable false ends the retries. The node''s retry policy decides what follows. outcome as in complete_jobs.';
 COMMENT ON FUNCTION meshhook.release_jobs(text[], bigint[], interval) IS
 'Gives claimed jobs back unstarted: no attempt is spent. They are ready again at once, or after delay (at most 1 hour; whoever waits for it looks again by himself, for nobody is woken). outcome as in complete_jobs.';
+COMMENT ON FUNCTION meshhook.put_job_blob(text, bigint, bytea) IS
+'Keeps a body (at most 16 MiB) beside the log of the run of a job that you hold, and returns its SHA-256 in hexadecimal, for the output to refer to: {"sha256", "size", "content_type"}. The same bytes lie in a project once. It is kept as long as a run refers to it. Null where the lease was lost; 54000 if it is too large.';
+COMMENT ON FUNCTION meshhook.read_job_blob(text, bigint, text) IS
+'The bytes of a blob that the input of a job refers to by its SHA-256. Null where the lease was lost; P0002 if the job''s project does not have it, 22023 for what is no SHA-256.';
+COMMENT ON FUNCTION meshhook.create_blob(bytea, text) IS
+'Keeps bytes (at most 16 MiB) in your project and returns a reference, {"sha256", "size", "content_type"}: give it to runs in their input, and an http node sends the bytes with "body_blob". It is kept as long as a run refers to it, and for a day at least. content_type has at most 255 printable ASCII characters. 54000 if it is too large.';
+COMMENT ON FUNCTION meshhook.read_blob(text) IS
+'The bytes of a blob of your project by its SHA-256 in hexadecimal: what a reference, such as the body_blob of an http node''s output, has in "sha256". P0002 if there is none, 22023 for what is no SHA-256.';
 COMMENT ON FUNCTION meshhook.sync_executor(text, text, text[], text[], bigint[]) IS
 'Says that an executor of a queue is there, and in which hosts'' stead its calls wait (project, host, milliseconds; up to 1000, each up to a minute). Returns how many executors were there within 15 s, and what the others leave alone, one row each; one row with nulls if that is nothing. Executors share the limits of hosts by that number. Members of meshhook_executor count for every project, others for theirs, of whose hosts alone they tell and hear. Call it every second while there is work; nothing of it outlasts a crash.';
 COMMENT ON FUNCTION meshhook.complete_job(text, bigint, jsonb) IS 'complete_jobs for one job; returns its outcome.';
@@ -4578,6 +4789,8 @@ COMMENT ON FUNCTION meshhook.expired_condition(integer) IS 'When a run may be fo
 COMMENT ON FUNCTION meshhook.closed_leaves() IS 'The leaves of runs that nothing is added to any more. For maintenance.';
 COMMENT ON FUNCTION meshhook.retention_plan(integer, bigint) IS 'What is to be forgotten. For preview_retention.';
 COMMENT ON FUNCTION meshhook.apply_retention(integer, bigint) IS 'One step of forgetting. For maintain.';
+COMMENT ON FUNCTION meshhook.forget_blobs() IS 'One step of forgetting blobs that no run refers to. For maintain.';
+COMMENT ON FUNCTION meshhook.blob_use_ended() IS 'Has a blob looked at that a run no longer refers to. The trigger of blob_use.';
 COMMENT ON FUNCTION meshhook.forget_deliveries(integer) IS 'One step of forgetting deliveries older than so many days, -1 for none. For maintain.';
 COMMENT ON FUNCTION meshhook.version() IS 'The extension''s version.';
 COMMENT ON FUNCTION meshhook.is_active() IS
@@ -4707,9 +4920,9 @@ COMMENT ON FUNCTION meshhook.preview_schedule(text, interval, text, integer, tim
 'The next count (1 to 1000) times of a cron pattern or period after a moment (default: now), with what the clocks of the time zone read. Needs no schedule. 22023 as in create_schedule.';
 
 COMMENT ON FUNCTION meshhook.create_subscription(text, text, text[], text, interval) IS
-'Has events of some types delivered to a URL, and returns the subscription''s id. events are types ("invoice.paid"), all that begin with one ("invoice.*"), or "*". secret is the name of a secret of the form whsec_… that signs by Standard Webhooks; without one deliveries are not signed, and a WARNING says so. disable_after is how long every attempt may fail before the subscription is disabled (null: for ever). 23505 if the name is taken, 42704 if there is no such secret, 22023 for a URL or type that is none.';
+'Has events of some types delivered to a URL, and returns the subscription''s id. events are types ("invoice.paid"), all that begin with one ("invoice.*"), or "*". secret is the name of a secret of the form whsec_… that signs by Standard Webhooks; without one deliveries are not signed, and a WARNING says so. disable_after is how long every attempt may fail before the subscription is disabled, silence of more than 36 hours not counted (null: for ever). 23505 if the name is taken, 42704 if there is no such secret, 22023 for a URL or type that is none.';
 COMMENT ON FUNCTION meshhook.alter_subscription(text, text, text[], text, interval, text[]) IS
-'Changes what is given of a subscription, audited; the rest stays. clear takes away: {secret} leaves deliveries unsigned, {disable_after} lets it fail for ever. Deliveries that wait go to the new URL, signed with the new secret, from their next attempt on. 42704 if it does not exist.';
+'Changes what is given of a subscription, audited; the rest stays. clear takes away: {secret} leaves deliveries unsigned, {disable_after} lets it fail for ever. Deliveries that wait go to the new URL, signed with the new secret, from their next attempt on; a new URL is not failing yet, and one that was disabled stays so. 42704 if it does not exist.';
 COMMENT ON FUNCTION meshhook.enable_subscription(text) IS
 'Lets a subscription have deliveries again and forgets that it was failing; true if it was disabled. What was given up meanwhile replay_failed delivers. 42704 if it does not exist.';
 COMMENT ON FUNCTION meshhook.disable_subscription(text, text) IS
@@ -4717,16 +4930,16 @@ COMMENT ON FUNCTION meshhook.disable_subscription(text, text) IS
 COMMENT ON FUNCTION meshhook.drop_subscription(text) IS
 'Forgets a subscription. Deliveries that wait are canceled when their next attempt is due; their runs stay. 42704 if it does not exist.';
 COMMENT ON FUNCTION meshhook.publish_event(text, jsonb, text) IS
-'Publishes an event in the caller''s transaction: each active subscription that wants its type gets a run that delivers {"type", "timestamp", "data"}, and the runs are returned. Under the same idempotency_key a subscription gets an event once, and the run that has it is returned. No row: nobody wants it. 22023 for a type that is none, 54000 for a payload of more than 1 MiB.';
+'Publishes an event in the caller''s transaction: each active subscription that wants its type gets a run that delivers {"type", "timestamp", "data"}, and the runs are returned. Under the same idempotency_key a subscription gets an event once, and the run that has it is returned. No row: nobody wants it. 22023 for a type that is none, 54000 for an event of more than 1 MiB, or nested too deep.';
 COMMENT ON FUNCTION meshhook.publish_event(jsonb) IS
 'publish_event for sql nodes: takes {"type", "data", "idempotency_key"?}, returns {"deliveries": [{"subscription", "run_id"}]}. In a run it publishes in the run''s project, exactly once.';
 COMMENT ON FUNCTION meshhook.replay_delivery(uuid) IS
 'Delivers once more what a run has delivered or given up, under the same webhook-id, so that a receiver that has it takes it for a repeat; returns the new run. Audited. P0002 if there is no such delivery, 55000 if it is under way, or its subscription disabled or dropped.';
 COMMENT ON FUNCTION meshhook.replay_failed(text, timestamptz, integer) IS
 'Delivers once more what was published to a subscription since a time and given up or canceled, oldest first, at most max_deliveries (1 to 10000), and returns how many; 0: none is left. What was replayed already counts as its newest replay does. Audited. 42704 if there is no such subscription, 55000 if it is disabled.';
-COMMENT ON FUNCTION meshhook.delivery_target(jsonb) IS 'Where an attempt goes: {"url", "secret"}, or {"reason"} why it goes nowhere. For the workflow that delivers.';
-COMMENT ON FUNCTION meshhook.delivery_succeeded(jsonb) IS 'Notes that a subscription is not failing. For the workflow that delivers.';
-COMMENT ON FUNCTION meshhook.delivery_failed(jsonb) IS 'Notes that an attempt failed; {"disabled": reason} if that disables the subscription. For the workflow that delivers.';
+COMMENT ON FUNCTION meshhook.delivery_target(jsonb) IS 'Where an attempt goes: {"url", "secret", "revision"}, or {"reason"} why it goes nowhere. For the workflow that delivers.';
+COMMENT ON FUNCTION meshhook.delivery_succeeded(jsonb) IS 'Notes that a subscription is not failing, if it still is of the revision given. For the workflow that delivers.';
+COMMENT ON FUNCTION meshhook.delivery_failed(jsonb) IS 'Notes that an attempt failed by the receiver''s fault, if the subscription still is of the revision given; {"disabled": reason} if that disables it. For the workflow that delivers.';
 
 COMMENT ON FUNCTION meshhook.uuid_floor(timestamptz) IS 'The smallest UUIDv7 of a time, in milliseconds: a bound of a leaf. For maintenance.';
 COMMENT ON FUNCTION meshhook.uuid_time(uuid) IS 'The time in a UUIDv7, in milliseconds: when a run was started.';
@@ -4782,13 +4995,13 @@ BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'meshhook'::regnamespace AND p.proname = ANY (ARRAY[
-            'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'create_snapshot',
+            'backfill_schedule', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_jobs', 'create_blob', 'create_snapshot',
             'decide_approval', 'delete_stream', 'delivery_failed', 'delivery_succeeded',
             'delivery_target', 'drop_consumer', 'edit_run', 'enqueue_event', 'fail_jobs',
             'fork_run',
             'heartbeat_jobs', 'kill_run', 'last_message_of_run', 'messages_of_run', 'messages_of_runs',
             'open_outcome', 'open_resume_url', 'pause_run', 'publish_event',
-            'purge_stream', 'read_consumer', 'receive_webhook', 'redeliver',
+            'purge_stream', 'put_job_blob', 'read_blob', 'read_consumer', 'read_job_blob', 'receive_webhook', 'redeliver',
             'release_jobs',
             'replay_delivery', 'replay_failed', 'replay_run', 'reset_run',
             'resize_consumer', 'resume_run', 'retry_run', 'run_diff', 'run_log',
@@ -4813,7 +5026,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'append_messages', 'archive_workflow', 'await_run',
         'backfill_schedule',
         'cancel_bulk_operation', 'cancel_run', 'claim_jobs', 'commit_consumer', 'complete_job', 'complete_jobs',
-        'create_bulk_operation', 'create_endpoint', 'create_schedule',
+        'create_blob', 'create_bulk_operation', 'create_endpoint', 'create_schedule',
         'create_snapshot', 'create_subscription', 'current_project_id',
         'decide_approval', 'disable_subscription', 'discard_draft', 'drop_consumer', 'drop_endpoint',
         'drop_schedule', 'drop_secret', 'drop_subscription', 'edit_run', 'enable_subscription',
@@ -4822,7 +5035,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'kill_run', 'last_message', 'log_job', 'pause_project', 'pause_run', 'pause_schedule', 'pause_workflow',
         'preview_expression', 'preview_schedule', 'preview_template',
         'project_is_paused', 'publish_draft', 'publish_event',
-        'publish_workflow', 'read_all', 'read_category', 'read_consumer', 'read_stream', 'redeliver', 'release_jobs',
+        'publish_workflow', 'put_job_blob', 'read_all', 'read_blob', 'read_category', 'read_consumer', 'read_job_blob',
+        'read_stream', 'redeliver', 'release_jobs',
         'replay_delivery', 'replay_failed', 'replay_run', 'reset_run',
         'resize_consumer', 'resume_project', 'resume_run', 'resume_schedule',
         'resume_workflow', 'retry_run', 'rollback_workflow', 'rotate_endpoint_secret', 'run_diff', 'run_filter',
@@ -4847,7 +5061,7 @@ BEGIN
     FOREACH readable IN ARRAY ARRAY['runs', 'run_steps', 'run_audit_trail', 'stuck_runs', 'diverging_runs', 'run_divergence', 'queued_runs', 'dead_letters', 'run', 'run_queue', 'run_lane',
         'run_slot', 'run_rate', 'run_tag', 'bulk_operations', 'bulk_operation', 'bulk_failure', 'run_event', 'inbox', 'job', 'timer',
         'workflow', 'workflow_draft', 'workflow_version', 'workflow_versions',
-        'workflows', 'drafts', 'delivery', 'endpoint', 'endpoints', 'secret', 'secrets',
+        'workflows', 'drafts', 'delivery', 'endpoint', 'endpoints', 'secret', 'secrets', 'blob', 'blob_use', 'blobs',
         'subscription', 'subscription_event', 'subscriptions', 'subscription_deliveries',
         'audit_log', 'streams', 'stream', 'message', 'position_holders', 'consumer_lag', 'consumer', 'consumer_position',
         'schedules', 'schedule', 'schedule_firing'] LOOP
@@ -4870,6 +5084,8 @@ GRANT EXECUTE ON FUNCTION
     meshhook.complete_job(text, bigint, jsonb),
     meshhook.fail_job(text, bigint, jsonb),
     meshhook.log_job(text, bigint, text, text, jsonb),
+    meshhook.put_job_blob(text, bigint, bytea),
+    meshhook.read_job_blob(text, bigint, text),
     meshhook.release_jobs(text[], bigint[], interval),
     meshhook.sync_executor(text, text, text[], text[], bigint[]),
     meshhook.receive_webhook(text, text, jsonb, text, bytea),

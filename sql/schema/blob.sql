@@ -47,11 +47,12 @@ CREATE TRIGGER blob_use_ended AFTER DELETE ON meshhook.blob_use REFERENCING OLD 
 
 -- One step of forgetting blobs that no run refers to any more. A blob is locked before its uses are looked for, with a
 -- newer snapshot, so whoever found it unlocked and began to use it meanwhile is seen; one that is locked is looked at
--- again later.
+-- again later. A transaction whose snapshot stands still cannot do that, and forgets nothing.
 CREATE FUNCTION meshhook.forget_blobs() RETURNS TABLE (step text, target text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     bytes_left bigint := 64 * 1024 * 1024;
+    looked_at bigint := 0;
     gone bigint := 0;
     candidate record;
     locked bigint[];
@@ -59,28 +60,40 @@ DECLARE
     touched bigint;
     busy boolean;
 BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RETURN;
+    END IF;
     FOR candidate IN
         SELECT c.check_id, c.project_id, c.sha256 FROM meshhook.blob_check c
         WHERE c.due_at <= now() ORDER BY c.due_at LIMIT 500 FOR UPDATE SKIP LOCKED
     LOOP
-        SELECT array_agg(b.blob_id) INTO locked FROM (
-            SELECT blob_id FROM meshhook.blob
-            WHERE project_id = candidate.project_id AND sha256 = candidate.sha256 FOR UPDATE SKIP LOCKED) b;
-        WITH unused AS (
-            DELETE FROM meshhook.blob b
-            WHERE b.project_id = candidate.project_id AND b.blob_id = ANY (locked)
-              AND NOT EXISTS (
-                  SELECT FROM meshhook.blob_use u
-                  WHERE u.project_id = candidate.project_id AND u.sha256 = candidate.sha256)
-              AND NOT EXISTS (
-                  SELECT FROM meshhook.blob_check c
-                  WHERE c.project_id = candidate.project_id AND c.sha256 = candidate.sha256 AND c.due_at > now())
-            RETURNING b.size)
-        SELECT count(*), coalesce(sum(size), 0) INTO touched, freed FROM unused;
-        busy := EXISTS (
-            SELECT FROM meshhook.blob b
-            WHERE b.project_id = candidate.project_id AND b.sha256 = candidate.sha256
-              AND b.blob_id <> ALL (coalesce(locked, '{}')));
+        looked_at := looked_at + 1;
+        busy := false;
+        -- One that is used is looked at again when the use ends.
+        IF NOT EXISTS (
+            SELECT FROM meshhook.blob_use u
+            WHERE u.project_id = candidate.project_id AND u.sha256 = candidate.sha256)
+        THEN
+            SELECT coalesce(array_agg(b.blob_id), '{}') INTO locked FROM (
+                SELECT blob_id FROM meshhook.blob
+                WHERE project_id = candidate.project_id AND sha256 = candidate.sha256 FOR UPDATE SKIP LOCKED) b;
+            WITH unused AS (
+                DELETE FROM meshhook.blob b
+                WHERE b.project_id = candidate.project_id AND b.blob_id = ANY (locked)
+                  AND NOT EXISTS (
+                      SELECT FROM meshhook.blob_use u
+                      WHERE u.project_id = candidate.project_id AND u.sha256 = candidate.sha256)
+                  AND NOT EXISTS (
+                      SELECT FROM meshhook.blob_check c
+                      WHERE c.project_id = candidate.project_id AND c.sha256 = candidate.sha256 AND c.due_at > now())
+                RETURNING b.size)
+            SELECT count(*), coalesce(sum(size), 0) INTO touched, freed FROM unused;
+            gone := gone + touched;
+            bytes_left := bytes_left - freed;
+            busy := EXISTS (
+                SELECT FROM meshhook.blob b
+                WHERE b.project_id = candidate.project_id AND b.sha256 = candidate.sha256 AND b.blob_id <> ALL (locked));
+        END IF;
         IF busy THEN
             UPDATE meshhook.blob_check c SET due_at = now() + interval '1 minute'
             WHERE c.project_id = candidate.project_id AND c.check_id = candidate.check_id;
@@ -88,12 +101,10 @@ BEGIN
             DELETE FROM meshhook.blob_check c
             WHERE c.project_id = candidate.project_id AND c.check_id = candidate.check_id;
         END IF;
-        gone := gone + touched;
-        bytes_left := bytes_left - freed;
         EXIT WHEN bytes_left <= 0;
     END LOOP;
-    IF gone > 0 THEN
-        RETURN QUERY SELECT 'forget', format('%s blobs', gone);
+    IF looked_at > 0 THEN
+        RETURN QUERY SELECT 'forget', format('%s of %s blobs looked at', gone, looked_at);
     END IF;
 END
 $$;

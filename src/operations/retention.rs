@@ -78,9 +78,14 @@ fn preview_retention() -> TableIterator<
     TableIterator::new(rows)
 }
 
-/// The next step of forgetting: of runs, then of blobs that none of them refers to, and then of deliveries, of which some
-/// may expire every moment. Called as the owner role.
+/// The next step of forgetting: of blobs that no run refers to any more, of runs, and then of deliveries, of which some may
+/// expire every moment. Called as the owner role.
 pub(super) fn step() -> Vec<(String, String)> {
+    let of_blobs =
+        spi::run("SELECT step, target FROM meshhook.forget_blobs()", &[], |row| (row.must(1), row.must(2)));
+    if !of_blobs.is_empty() {
+        return of_blobs;
+    }
     let of_runs = spi::run(
         "SELECT step, target FROM meshhook.apply_retention($1, $2)",
         &[arg(guc::RETENTION_DAYS.get()), arg(MAX_SURVIVORS)],
@@ -88,11 +93,6 @@ pub(super) fn step() -> Vec<(String, String)> {
     );
     if !of_runs.is_empty() {
         return of_runs;
-    }
-    let of_blobs =
-        spi::run("SELECT step, target FROM meshhook.forget_blobs()", &[], |row| (row.must(1), row.must(2)));
-    if !of_blobs.is_empty() {
-        return of_blobs;
     }
     spi::run(
         "SELECT step, target FROM meshhook.forget_deliveries($1)",

@@ -16,6 +16,7 @@ use serde_json::json;
 use super::read::{self, RunRow};
 use super::turn::{RunKey, submit};
 use super::{MAX_PATH_BYTES, check_text, signal_fact, start};
+use crate::blob::Uses;
 use crate::error::{bad_parameter, bug, refuse, required};
 use crate::flow::waiting;
 use crate::owner::{Role, as_owner};
@@ -226,11 +227,9 @@ impl Asked {
              SELECT project_id, $3, tag FROM meshhook.run_tag WHERE project_id = $1 AND run_id = $2 AND $4 > 0",
             &key,
         );
-        spi::exec(
-            "INSERT INTO meshhook.blob_use (project_id, run_id, sha256)
-             SELECT project_id, $3, sha256 FROM meshhook.blob_use WHERE project_id = $1 AND run_id = $2 AND $4 > 0",
-            &key,
-        );
+        let mut uses = Uses::default();
+        uses.add_all_of(project_id, run, fork);
+        uses.keep();
         fork
     }
 }

@@ -110,7 +110,6 @@ pub fn start(start: &Start) -> pgrx::Uuid {
     }
     fault::around!("start.run");
     tags::add(start.project, run, &start.options.tags);
-    keep_blobs(start);
     if flow::must_wait(&start.version, &start.options) {
         enqueue(start);
         return run;
@@ -122,6 +121,7 @@ pub fn start(start: &Start) -> pgrx::Uuid {
         ),
         &recorded(start),
     );
+    keep_blobs(start);
     shmem::wake_on_commit();
     run
 }
@@ -141,6 +141,7 @@ fn keep_blobs(start: &Start) {
 /// Makes a run that waits for admission. Called as the owner role.
 pub fn enqueue(start: &Start) {
     flow::enqueue(start, recorded(start));
+    keep_blobs(start);
 }
 
 /// The arguments of [`recorded_start`].

@@ -109,43 +109,36 @@ fn lock(project: Project, name: &str) -> Option<i64> {
 }
 
 thread_local! {
-    /// Checksums of versions that were found to be no older than a definition that meshhook brings along, by definition.
-    static OWN: RefCell<HashMap<&'static str, Vec<u8>>> = RefCell::new(HashMap::new());
+    /// Revisions of definitions that meshhook brings along.
+    static OWN: RefCell<HashMap<&'static str, Option<i64>>> = RefCell::new(HashMap::new());
 }
 
 /// Makes a definition that meshhook brings along the newest version of its workflow, unless what is there is of the same
 /// `vars.revision` or a later one: while a cluster is updated two releases publish side by side. Called as the owner role.
 pub fn ensure_own(project: Project, owner: Role, name: &str, definition: &'static str) {
-    let newest = || {
-        spi::run_one(
-            "SELECT v.checksum, v.definition -> 'vars' -> 'revision' FROM meshhook.workflow w
+    let revision = || {
+        let own = Json::parse(definition).ok();
+        own.as_ref().and_then(|own| own.get("vars")?.get("revision")?.as_i64())
+    };
+    let own = OWN.with_borrow_mut(|known| *known.entry(definition).or_insert_with(revision));
+    let is_there = || {
+        let newest: Option<Option<i64>> = spi::run_one(
+            "SELECT (v.definition -> 'vars' -> 'revision')::text FROM meshhook.workflow w
              JOIN meshhook.workflow_version v ON v.project_id = w.project_id AND v.workflow_id = w.workflow_id
              WHERE w.project_id = $1 AND w.name = $2 ORDER BY v.version DESC LIMIT 1",
             &[arg(project.0), arg(name.to_owned())],
-            |row| {
-                (row.must::<Vec<u8>>(1), row.raw_jsonb(2).and_then(|revision| revision.text().parse().ok()))
-            },
-        )
+            |row| row.get::<String>(1).and_then(|revision| revision.parse().ok()),
+        );
+        newest.is_some_and(|revision| revision >= own)
     };
-    let known = OWN.with_borrow(|known| known.get(definition).cloned());
-    if known.is_some_and(|known| newest().is_some_and(|(checksum, _)| checksum == known)) {
+    if is_there() {
         return;
     }
-    let own = Json::parse(definition).ok();
-    let own = own.as_ref().and_then(|own| own.get("vars")?.get("revision")?.as_i64());
-    // Looked at under the lock that publishers take: another release may be publishing now.
+    // Looked at again under the lock that publishers take: another release may be publishing now.
     lock(project, name);
-    let there: Option<(Vec<u8>, Option<i64>)> = newest();
-    let checksum = match there {
-        Some((checksum, revision)) if revision >= own => checksum,
-        _ => {
-            let sound = Sound::of(RawJsonb::of_text(definition));
-            let checksum = sound.checksum.clone();
-            sound.publish(project, owner, None);
-            checksum
-        }
-    };
-    OWN.with_borrow_mut(|known| known.insert(definition, checksum));
+    if !is_there() {
+        Sound::of(RawJsonb::of_text(definition)).publish(project, owner, None);
+    }
 }
 
 /// Every fault of a definition; see the COMMENT.

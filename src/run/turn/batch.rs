@@ -338,10 +338,10 @@ impl Batch {
         let data = recorded.event.data();
         for sha256 in references_in(&data) {
             self.uses.add(key.project, key.run, &sha256);
-            let child = if let Event::NodeScheduled(scheduled) = &recorded.event {
-                scheduled.child.as_ref()
-            } else {
-                None
+            let child = match &recorded.event {
+                Event::NodeScheduled(scheduled) => scheduled.child.as_ref(),
+                Event::RunHandlerStarted(handler) => Some(&handler.child),
+                _ => None,
             };
             // It may be kept longer than the one that starts it.
             if let Some(child) = child.and_then(|child| uuid::Uuid::parse_str(&child.run).ok()) {

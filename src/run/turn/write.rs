@@ -23,6 +23,7 @@ pub(super) fn all(batch: &mut Batch) {
     timers(batch);
     database(batch);
     children::start(&batch.children);
+    batch.uses.keep();
     runs(batch);
     returns(batch);
     slots(batch);
@@ -77,12 +78,11 @@ pub(super) fn take_back_work(projects: &[i32], runs: &[pgrx::Uuid]) {
 
 /// What is too large for the log, before the log refers to it.
 fn blobs(batch: &Batch) {
-    if batch.blobs.is_empty() && batch.uses.is_empty() {
+    if batch.blobs.is_empty() {
         return;
     }
     fault::around!("turn.blobs");
     blob::put_all(&batch.blobs);
-    batch.uses.keep();
 }
 
 fn events(batch: &Batch) {
