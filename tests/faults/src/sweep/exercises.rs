@@ -272,7 +272,8 @@ fn freight(outside: &str) -> Vec<Value> {
     vec![json!({"name": "freight", "nodes": [
         post("depot", "body", "{{ [range(20000)] }}"),
         post("yard", "body_blob", "{{ .nodes.depot.output.body_blob }}"),
-    ], "edges": [{"from": "depot", "to": "yard"}]})]
+        {"id": "done", "type": "transform", "with": {"output": "{{ .nodes.yard.output.status }}"}},
+    ], "edges": [{"from": "depot", "to": "yard"}, {"from": "yard", "to": "done"}]})]
 }
 
 fn carry(play: &mut Play) -> Result<(), Trouble> {
