@@ -115,7 +115,10 @@ impl Proxy {
         limit: Duration,
     ) -> Result<(TokioIo<TcpStream>, &'a str), BoxError> {
         let opening = async {
-            let addresses = names.look_up(&self.host, self.port).await?;
+            let addresses = names.look_up(&self.host, self.port).await.map_err(|error| {
+                tracing::debug!(proxy = ?self, reason = chain(&error), "the proxy's name is not known");
+                BoxError::from("its name is not known")
+            })?;
             self.open_from(addresses, ends, limit).await
         };
         opening.await.map_err(|error| {

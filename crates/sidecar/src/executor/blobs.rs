@@ -28,16 +28,19 @@ impl<S: JobStore> Blobs<'_, S> {
     /// # Errors
     /// When one is not there, or the body cannot be sent.
     pub async fn fetch(&self, prepared: &mut Prepared) -> Result<(), CallError> {
+        let invalid = |message| CallError { class: Class::InvalidRequest, message, hopeless: true };
         let mut blobs = body::Blobs::new();
+        let mut size = 0;
         for sha256 in prepared.blobs().into_iter().map(str::to_owned).collect::<Vec<_>>() {
             let bytes = self.insist(|| self.store.read_blob(self.job, &sha256)).await?;
+            size += bytes.len();
+            if size > body::MAX_BYTES {
+                return Err(invalid(body::too_large()));
+            }
             blobs.insert(sha256, Bytes::from(bytes));
         }
-        prepared.fill(&blobs).map_err(|message| CallError {
-            class: Class::InvalidRequest,
-            message,
-            hopeless: true,
-        })
+        let filled = prepared.fill(&blobs);
+        filled.map_err(|message| invalid(prepared.redactor.text(&message)))
     }
 
     /// Has the answer's body kept, if it is to be, and refers to it.
@@ -46,6 +49,14 @@ impl<S: JobStore> Blobs<'_, S> {
     /// When it cannot be kept.
     pub async fn keep(&self, mut answer: Answer) -> Result<Answer, CallError> {
         let Some(kept) = answer.kept.take() else { return Ok(answer) };
+        // What stands in the place of secrets may be longer than they are.
+        if kept.bytes.len() > body::MAX_BYTES {
+            return Err(CallError {
+                class: Class::ResponseTooLarge,
+                message: format!("the response body is larger than {} bytes", body::MAX_BYTES),
+                hopeless: true,
+            });
+        }
         let sha256 = self.insist(|| self.store.put_blob(self.job, &kept.bytes)).await?;
         answer.output["body_blob"] = kept.reference(&sha256);
         // What is left of it to be reported is small.

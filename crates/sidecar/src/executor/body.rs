@@ -14,8 +14,8 @@ use sha2::{Digest, Sha256};
 
 use super::request::scalars;
 
-/// No larger body is sent.
-const MAX_BYTES: usize = 16 << 20;
+/// No larger body is sent, and none kept.
+pub const MAX_BYTES: usize = 16 << 20;
 
 /// One part of a `multipart/form-data` body.
 #[derive(Deserialize)]
@@ -97,10 +97,15 @@ impl Given {
             );
         }
         if encoded.bytes.len() > MAX_BYTES {
-            return Err(format!("the body is larger than {MAX_BYTES} bytes"));
+            return Err(too_large());
         }
         Ok(encoded)
     }
+}
+
+/// What is wrong with a body of more than [`MAX_BYTES`].
+pub fn too_large() -> String {
+    format!("the body is larger than {MAX_BYTES} bytes")
 }
 
 fn raw(given: &RawValue) -> Result<Encoded, String> {
@@ -147,6 +152,10 @@ fn multipart(parts: &[Part], blobs: &Blobs) -> Result<Encoded, String> {
     let mut contents = Vec::with_capacity(parts.len());
     for part in parts {
         contents.push((part.head()?, part.content(blobs)?));
+    }
+    // Before they are copied: a hundred parts may refer to the same large blob.
+    if contents.iter().map(|(head, content)| head.len() + content.len()).sum::<usize>() > MAX_BYTES {
+        return Err(too_large());
     }
     // What the parts say decides the boundary: every attempt sends the same bytes, and nobody can write it into a part.
     let mut digest = Sha256::new();
@@ -291,6 +300,8 @@ mod tests {
             let error = encode(given).unwrap_err();
             assert!(!error.contains("secret"), "{error}");
         }
+        let half = json!({"name": "a", "value": "x".repeat(MAX_BYTES / 2)});
+        assert!(encode(json!({"multipart": [half, half]})).unwrap_err().contains("larger"));
         let large = encode(json!({"body_base64": STANDARD.encode(vec![0; MAX_BYTES + 1])}));
         assert!(large.unwrap_err().contains("larger"));
     }

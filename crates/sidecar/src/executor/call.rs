@@ -98,9 +98,6 @@ impl Call<'_> {
         };
         if !self.redactor.is_empty() {
             self.redactor.value(&mut answer.output);
-            if let Some(content_type) = answer.kept.as_mut().and_then(|kept| kept.content_type.as_mut()) {
-                *content_type = self.redactor.text(content_type);
-            }
         }
         Ok(answer)
     }
@@ -109,7 +106,10 @@ impl Call<'_> {
         let (status, host) = (reply.status.as_u16(), reply.host);
         let body = self.redactor.bytes(reply.body);
         let body_bytes = body.len();
-        let (output, kept) = response::output(status, &reply.headers, body, form, begun.elapsed());
+        let (output, mut kept) = response::output(status, &reply.headers, body, form, begun.elapsed());
+        if let Some(kept) = kept.as_mut().filter(|_| !self.redactor.is_empty()) {
+            kept.strike_out(&self.redactor);
+        }
         Answer { status, output, kept, body_bytes, host }
     }
 

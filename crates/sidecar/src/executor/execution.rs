@@ -52,10 +52,11 @@ pub(super) async fn execute<S: JobStore>(
     reports: mpsc::UnboundedSender<Report>,
 ) {
     let Ready { claimed, mut prepared, since } = ready;
-    let begun = Instant::now();
-    metrics::histogram!("meshhook_sidecar_start_lag_seconds").record(begun - since);
+    metrics::histogram!("meshhook_sidecar_start_lag_seconds").record(since.elapsed());
     let blobs = Blobs { store: &*store, leases: &guard.leases, job: &claimed.job };
-    let result = match blobs.fetch(&mut prepared).await {
+    let fetched = blobs.fetch(&mut prepared).await;
+    let begun = Instant::now();
+    let result = match fetched {
         Ok(()) => client.call(&claimed.project, prepared).await,
         Err(error) => Err(error),
     };
@@ -81,6 +82,8 @@ pub(super) async fn execute<S: JobStore>(
         }
     }
     guard.sign = sign(&result);
+    // It has a result from now on, which whoever drains waits for.
+    guard.leases.reporting(&claimed.job);
     guard.free();
     let result = match result {
         Ok(answer) => Blobs { store: &*store, leases: &guard.leases, job: &claimed.job }.keep(answer).await,

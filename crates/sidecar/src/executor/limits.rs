@@ -284,7 +284,7 @@ impl<T> Queue<T> {
             if host.running.len() >= slots {
                 continue;
             }
-            let early = every.and_then(|every| Some(self.paces.get(&key)?.next(every)));
+            let early = every.and_then(|every| Some(self.paces.get(&key)?.next(every, now)));
             if let Some(at) = early.filter(|at| *at > now) {
                 self.due.insert((at, key));
                 continue;
@@ -427,10 +427,13 @@ impl<T> Queue<T> {
     fn take_late(&mut self, key: &HostKey, now: Instant, out: &mut Vec<(Duration, T)>) {
         let Some(limits) = self.hosts.get(key).map(|host| host.limits) else { return };
         let (slots, every) = (self.slots(limits), self.every(limits).unwrap_or_default().as_secs_f64());
+        // Where many hosts are far from their turns, jobs at hand for each would keep all others from being claimed.
+        let is_hoard = self.waiting > self.concurrency / 2 && every > PATIENCE.as_secs_f64();
         let Some(host) = self.hosts.get_mut(key) else { return };
         let (by_pace, waiting) = (host.pace(now) / slots as f64, host.waiting());
         // Something stays at hand for a slot that comes free. Where time is what is short, no slot is waited for.
         let (each, at_hand, running) = match every > by_pace {
+            true if is_hoard => (every, 0, 1),
             true => (every, AT_HAND, 0),
             false => (by_pace, slots.div_ceil(4), host.running.len()),
         };

@@ -20,13 +20,19 @@ impl Pace {
     }
 
     /// When the next call may begin, where one may in every `every`.
-    pub fn next(&self, every: Duration) -> Instant {
-        self.full.checked_sub(AT_ONCE.saturating_sub(every)).unwrap_or(self.full)
+    pub fn next(&self, every: Duration, now: Instant) -> Instant {
+        let full = self.full(every, now);
+        full.checked_sub(AT_ONCE.saturating_sub(every)).unwrap_or(full)
     }
 
     /// A call begins.
     pub fn begin(&mut self, every: Duration, now: Instant) {
-        self.full = self.full.max(now) + every;
+        self.full = self.full(every, now).max(now) + every;
+    }
+
+    /// When the bucket would be full: it never takes longer than this, whatever the rate was before.
+    fn full(&self, every: Duration, now: Instant) -> Instant {
+        self.full.min(now + every.max(AT_ONCE))
     }
 
     /// Whether there is nothing left to remember.
@@ -44,7 +50,7 @@ mod tests {
         let start = Instant::now();
         let (mut pace, mut now, mut count) = (Pace::new(start), start, 0);
         while now < start + within {
-            while pace.next(every) <= now {
+            while pace.next(every, now) <= now {
                 pace.begin(every, now);
                 count += 1;
             }
@@ -67,6 +73,9 @@ mod tests {
         let later = now + 60 * second;
         assert!(pace.is_idle(later) && !pace.is_idle(now));
         pace.begin(second, later);
-        assert_eq!(pace.next(second), later + second);
+        assert_eq!(pace.next(second, later), later + second);
+        // A rate that is raised holds at once.
+        pace.begin(3_600 * second, later);
+        assert_eq!(pace.next(second, later), later + second);
     }
 }

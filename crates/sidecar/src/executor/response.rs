@@ -8,6 +8,8 @@ use http::header::{CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::secrets::redact::Redactor;
+
 /// JSON nested deeper than this is passed on as base64. The database and its engine read JSON up to
 /// a depth of 128, and the body lies a few levels down in an event.
 const MAX_DEPTH: usize = 100;
@@ -52,6 +54,22 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// Strikes secrets out of the strings of a body that is JSON, in which they may be spelled in many ways, and out of the
+    /// content type.
+    pub fn strike_out(&mut self, redactor: &Redactor) {
+        let Some(content_type) = &mut self.content_type else { return };
+        if is_json(content_type)
+            && let Ok(value) = serde_json::from_slice::<Value>(&self.bytes)
+        {
+            let mut struck_out = value.clone();
+            redactor.value(&mut struck_out);
+            if struck_out != value {
+                self.bytes = struck_out.to_string().into_bytes();
+            }
+        }
+        *content_type = redactor.text(content_type);
+    }
+
     /// What the output has in its place once it is kept.
     pub fn reference(&self, sha256: &str) -> Value {
         let mut reference = json!({"sha256": sha256, "size": self.bytes.len()});
@@ -298,6 +316,12 @@ mod tests {
                 );
             }
         }
+        let mut redactor = Redactor::default();
+        redactor.also("key", "ab/cdé");
+        let escaped = br#"{"n":1,"echo":"ab\/cd\u00e9"}"#;
+        let mut kept = Kept { bytes: escaped.to_vec(), content_type: Some("application/json".to_owned()) };
+        kept.strike_out(&redactor);
+        assert_eq!(String::from_utf8(kept.bytes).unwrap(), r#"{"echo":"[secret key]","n":1}"#);
         let mut list = json!({"body": [1, 2]});
         assert!(take_json(&mut list, Form::Auto).is_none());
         assert_eq!(take_json(&mut list, Form::Blob).unwrap().bytes, b"[1,2]");

@@ -61,11 +61,26 @@ impl Redactor {
         self.0.is_empty()
     }
 
-    /// The text without them.
+    /// The text without them. What has been put in their place is not looked at again: it could be part of another one.
     pub fn text(&self, text: &str) -> String {
-        self.0.iter().fold(text.to_owned(), |text, (form, instead)| {
-            if text.contains(form.as_str()) { text.replace(form.as_str(), instead) } else { text }
-        })
+        let mut found: Vec<_> = self.0.iter().map(|(form, _)| text.find(form.as_str())).collect();
+        let (mut out, mut done) = (String::new(), 0);
+        // The earliest; of those that begin alike the longest, which comes first.
+        while let Some((at, place)) =
+            found.iter().enumerate().filter_map(|(place, at)| Some(((*at)?, place))).min()
+        {
+            let (form, instead) = &self.0[place];
+            out.push_str(&text[done..at]);
+            out.push_str(instead);
+            done = at + form.len();
+            for (next, (form, _)) in found.iter_mut().zip(&self.0) {
+                if next.is_some_and(|next| next < done) {
+                    *next = text[done..].find(form.as_str()).map(|at| done + at);
+                }
+            }
+        }
+        out.push_str(&text[done..]);
+        out
     }
 
     /// Strikes them out of every string and every name in a value.
@@ -103,6 +118,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_is_put_in_is_not_looked_at_again() {
+        let grown = redactor(&[("bbbbbb", "aaaaaa"), ("cccccc", "bbbbbb")]);
+        assert_eq!(grown.text("xaaaaaay bbbbbb"), "x[secret bbbbbb]y [secret cccccc]");
+        let overlapping = redactor(&[("long", "secret-secret"), ("short", "secret")]);
+        assert_eq!(overlapping.text("secret secret-secret"), "[secret short] [secret long]");
+    }
 
     fn redactor(secrets: &[(&str, &str)]) -> Redactor {
         let opened =

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -35,6 +35,8 @@ const USE_RESUME_URL: &str =
 pub struct PgStore {
     link: Link,
     incoming: Pool,
+    /// Who may carry large bodies over those connections: half of them stay for what comes in.
+    carriers: Semaphore,
     wake: Arc<Notify>,
     state: watch::Receiver<DatabaseState>,
 }
@@ -51,6 +53,7 @@ impl PgStore {
         Ok(Self {
             link: Link::start(connector.clone(), wake.clone(), sender),
             incoming: Pool::new(connector, pool),
+            carriers: Semaphore::new((pool / 2).max(1)),
             wake,
             state,
         })
@@ -147,10 +150,12 @@ impl JobStore for PgStore {
 
     // By the connections of webhooks: a large body would keep claims and reports waiting.
     async fn put_blob(&self, job: &JobRef, bytes: &[u8]) -> Result<Option<String>, StoreError> {
+        let _carrier = self.carriers.acquire().await;
         self.told(PUT_BLOB, &[&&*job.id, &job.token, &bytes], |row| row.try_get(0)).await
     }
 
     async fn read_blob(&self, job: &JobRef, sha256: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let _carrier = self.carriers.acquire().await;
         self.told(READ_BLOB, &[&&*job.id, &job.token, &sha256], |row| row.try_get(0)).await
     }
 

@@ -361,3 +361,22 @@ async fn a_body_is_kept_once_the_database_is_back() {
     assert_eq!(stub.seen().len(), 1);
     stop(trigger, running).await;
 }
+
+#[tokio::test]
+async fn a_drain_waits_for_bodies_that_are_being_kept() {
+    let (fake, stub) = (Fake::new(), Stub::start().await);
+    let (trigger, running) = start(&fake, settings());
+    let mut payload = get(stub.url("/gate"));
+    payload["response"] = json!("blob");
+    fake.add("j", payload);
+    until("the call is made", || stub.now("/gate") == 1).await;
+    fake.set_down(true);
+    stub.open_gate();
+    until("the database is asked in vain", || fake.inner.lock().unwrap().refused > 0).await;
+    trigger.drain();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    fake.set_down(false);
+    tokio::time::timeout(Duration::from_secs(8), running).await.expect("does not drain").unwrap();
+    let (function, output) = fake.outcome("j").unwrap();
+    assert_eq!((function, &output["body_blob"]["size"]), ("complete", &json!(6)));
+}
