@@ -96,9 +96,7 @@ impl Call<'_> {
                 self.answer(reply, form, begun)
             }
         };
-        if !self.redactor.is_empty() {
-            self.redactor.value(&mut answer.output);
-        }
+        self.redactor.value(&mut answer.output);
         Ok(answer)
     }
 

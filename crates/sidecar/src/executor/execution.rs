@@ -53,7 +53,8 @@ pub(super) async fn execute<S: JobStore>(
 ) {
     let Ready { claimed, mut prepared, since } = ready;
     metrics::histogram!("meshhook_sidecar_start_lag_seconds").record(since.elapsed());
-    let blobs = Blobs { store: &*store, leases: &guard.leases, job: &claimed.job };
+    let leases = guard.leases.clone();
+    let blobs = Blobs { store: &*store, leases: &leases, job: &claimed.job };
     let fetched = blobs.fetch(&mut prepared).await;
     let begun = Instant::now();
     let result = match fetched {
@@ -83,14 +84,14 @@ pub(super) async fn execute<S: JobStore>(
     }
     guard.sign = sign(&result);
     // It has a result from now on, which whoever drains waits for.
-    guard.leases.reporting(&claimed.job);
+    leases.reporting(&claimed.job);
     guard.free();
     let result = match result {
-        Ok(answer) => Blobs { store: &*store, leases: &guard.leases, job: &claimed.job }.keep(answer).await,
+        Ok(answer) => blobs.keep(answer).await,
         Err(error) => Err(error),
     };
     guard.reported = true;
-    report(&guard.leases, &reports, claimed.job, result);
+    report(&leases, &reports, claimed.job, result);
 }
 
 /// What an outcome says about the host.

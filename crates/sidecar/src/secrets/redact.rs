@@ -85,6 +85,9 @@ impl Redactor {
 
     /// Strikes them out of every string and every name in a value.
     pub fn value(&self, value: &mut Value) {
+        if self.is_empty() {
+            return;
+        }
         match value {
             Value::String(text) => *text = self.text(text),
             Value::Array(items) => items.iter_mut().for_each(|item| self.value(item)),

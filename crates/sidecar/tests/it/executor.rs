@@ -344,8 +344,8 @@ async fn what_is_too_large_for_a_log_goes_beside_it_and_is_sent_from_there() {
     stop(trigger, running).await;
 }
 
-#[tokio::test]
-async fn a_body_is_kept_once_the_database_is_back() {
+/// A job whose response is here, and whose body the database is asked in vain to keep.
+async fn kept_in_vain() -> (Arc<Fake>, Stub, Trigger, JoinHandle<()>) {
     let (fake, stub) = (Fake::new(), Stub::start().await);
     let (trigger, running) = start(&fake, settings());
     let mut payload = get(stub.url("/gate"));
@@ -354,7 +354,19 @@ async fn a_body_is_kept_once_the_database_is_back() {
     until("the call is made", || stub.now("/gate") == 1).await;
     fake.set_down(true);
     stub.open_gate();
-    until("the database is asked in vain", || fake.inner.lock().unwrap().refused > 1).await;
+    asked_in_vain(&fake).await;
+    (fake, stub, trigger, running)
+}
+
+async fn asked_in_vain(fake: &Fake) {
+    let refused = || fake.inner.lock().unwrap().refused;
+    let before = refused();
+    until("the database is asked in vain", || refused() > before + 1).await;
+}
+
+#[tokio::test]
+async fn a_body_is_kept_once_the_database_is_back() {
+    let (fake, stub, trigger, running) = kept_in_vain().await;
     fake.set_down(false);
     until("the job is done", || fake.finished() == 1).await;
     assert_eq!(fake.outcome("j").unwrap().1["body_blob"]["size"], 6);
@@ -364,17 +376,9 @@ async fn a_body_is_kept_once_the_database_is_back() {
 
 #[tokio::test]
 async fn a_drain_waits_for_bodies_that_are_being_kept() {
-    let (fake, stub) = (Fake::new(), Stub::start().await);
-    let (trigger, running) = start(&fake, settings());
-    let mut payload = get(stub.url("/gate"));
-    payload["response"] = json!("blob");
-    fake.add("j", payload);
-    until("the call is made", || stub.now("/gate") == 1).await;
-    fake.set_down(true);
-    stub.open_gate();
-    until("the database is asked in vain", || fake.inner.lock().unwrap().refused > 0).await;
+    let (fake, _stub, trigger, running) = kept_in_vain().await;
     trigger.drain();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    asked_in_vain(&fake).await;
     fake.set_down(false);
     tokio::time::timeout(Duration::from_secs(8), running).await.expect("does not drain").unwrap();
     let (function, output) = fake.outcome("j").unwrap();

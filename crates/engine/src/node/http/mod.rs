@@ -181,10 +181,9 @@ const MAX_REDIRECTS: i64 = 5;
 const MAX_PARTS: usize = 100;
 /// The forms a body is given in.
 const BODIES: [&str; 5] = ["body", "form", "multipart", "body_base64", "body_blob"];
-/// What becomes of a response's body; where a list comes page by page, only the first [`LIST_RESPONSES`].
+/// What becomes of a response's body.
 const RESPONSES: [(&str, &str); 5] =
     [("auto", "auto"), ("inline", "inline"), ("blob", "blob"), ("text", "text"), ("base64", "base64")];
-const LIST_RESPONSES: usize = 3;
 
 const METHODS: [(&str, &str); 7] = [
     ("GET", "GET"),
@@ -251,7 +250,7 @@ fn compile(with: &mut Fields, problems: &mut Problems) -> Option<Box<dyn Node>> 
     let first_byte_timeout_ms = with.duration_ms("first_byte_timeout", problems);
     let redirects = with.integer("redirects", 0..=MAX_REDIRECTS, problems).unwrap_or(0);
     let response = with.word("response", &RESPONSES, problems).unwrap_or("auto");
-    if pages.is_some() && !RESPONSES[..LIST_RESPONSES].iter().any(|(name, _)| *name == response) {
+    if pages.is_some() && !matches!(response, "auto" | "inline" | "blob") {
         let message = format!("pages are read as JSON: \"{response}\" has no use here");
         problems.add(with.at("response"), "conflict", message);
     }
